@@ -1,0 +1,281 @@
+//! The admission step: what an I/O command may do, decided before it can reach a drive.
+//!
+//! The drive gets data pointers that are ours and a transfer length that the command itself implies, so the length
+//! that the command implies is computed here and compared with what the host's SGL declares. What cannot be
+//! computed is refused.
+
+use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
+use gangway_spec::identify::IdentifyNamespace;
+use gangway_spec::opcode::nvm;
+use gangway_spec::status::Status;
+
+/// The block format of a namespace, as far as transfer lengths depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Bytes of data in a logical block.
+    pub block_size: u32,
+    /// Bytes of metadata that follow each block's data in the same buffer (extended blocks); 0 when there are none.
+    pub metadata_size: u32,
+    /// Whether the namespace keeps protection information in that metadata.
+    pub protected: bool,
+}
+
+impl Format {
+    /// The format of a namespace, or `None` when NVMe/TCP cannot carry it: metadata in a separate buffer has no
+    /// place in a capsule (NVMe over Fabrics has no metadata pointer).
+    pub fn of(namespace: &IdentifyNamespace) -> Option<Self> {
+        let block_size = namespace.block_size()?;
+        let metadata_size = u32::from(namespace.metadata_size());
+        let extended = namespace.flbas & 0x10 != 0;
+        if metadata_size > 0 && !extended {
+            return None;
+        }
+        Some(Self { block_size, metadata_size, protected: namespace.dps & 0x7 != 0 })
+    }
+
+    /// Bytes that `entry` transfers for its blocks.
+    fn transfer_length(&self, entry: &SubmissionQueueEntry) -> u64 {
+        let blocks = u64::from(entry.cdw12.get() & 0xffff) + 1;
+        // PRACT with eight bytes of metadata: the controller inserts and strips them (NVM Command Set 1.0, 5.2.2).
+        let action = entry.cdw12.get() & (1 << 29) != 0;
+        let stripped = self.protected && action && self.metadata_size == 8;
+        let per_block = u64::from(self.block_size) + if stripped { 0 } else { u64::from(self.metadata_size) };
+        blocks * per_block
+    }
+}
+
+/// One namespace as an export shows it.
+#[derive(Clone, Debug)]
+pub struct NamespaceView {
+    /// The NSID that hosts use.
+    pub nsid: u32,
+    /// Index of the drive in the process.
+    pub drive: usize,
+    /// The NSID on the drive.
+    pub drive_nsid: u32,
+    /// Index of the software queue that its commands wait in, unique in the process.
+    pub queue: usize,
+    /// Its block format.
+    pub format: Format,
+    /// Whether commands that change data are refused.
+    pub read_only: bool,
+}
+
+/// What an export shows to the reactors: an immutable snapshot, replaced as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct ExportView {
+    /// Rises with every published change.
+    pub version: u64,
+    /// Ordered by `nsid`.
+    pub namespaces: Vec<NamespaceView>,
+    /// The drive that commands to all namespaces (NSID FFFFFFFFh) go to, when it allows them.
+    pub broadcast_flush: bool,
+    /// Bytes that one command may transfer at most.
+    pub max_transfer: u32,
+}
+
+/// A command that may go to the drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// Index of the drive.
+    pub drive: usize,
+    /// Software queue that the command waits in.
+    pub queue: usize,
+    /// The NSID to put into the entry.
+    pub nsid: u32,
+    /// Which way its data goes.
+    pub direction: TransferDirection,
+    /// Bytes of data.
+    pub length: u32,
+}
+
+const BROADCAST: u32 = u32::MAX;
+
+impl ExportView {
+    fn namespace(&self, nsid: u32) -> Option<&NamespaceView> {
+        self.namespaces
+            .binary_search_by_key(&nsid, |namespace| namespace.nsid)
+            .ok()
+            .map(|at| &self.namespaces[at])
+    }
+
+    /// Decides on an I/O command whose capsule declares `declared` bytes of data.
+    ///
+    /// # Errors
+    /// The status to answer with; `DNR` is set where the same command can never succeed.
+    pub fn admit(&self, entry: &SubmissionQueueEntry, declared: u32) -> Result<Admitted, Status> {
+        let opcode = entry.opcode;
+        let nsid = entry.nsid.get();
+        if nsid == BROADCAST && opcode == nvm::FLUSH && self.broadcast_flush {
+            let first = self.namespaces.first().ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+            if declared != 0 {
+                return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+            }
+            return Ok(Admitted {
+                drive: first.drive,
+                queue: first.queue,
+                nsid: BROADCAST,
+                direction: TransferDirection::None,
+                length: 0,
+            });
+        }
+        let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        let (direction, length) = transfer(entry, &namespace.format)?;
+        if namespace.read_only && changes_data(opcode) {
+            return Err(Status::NAMESPACE_IS_WRITE_PROTECTED.with_dnr());
+        }
+        if length != u64::from(declared) {
+            return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+        }
+        if declared > self.max_transfer {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        Ok(Admitted {
+            drive: namespace.drive,
+            queue: namespace.queue,
+            nsid: namespace.drive_nsid,
+            direction,
+            length: declared,
+        })
+    }
+}
+
+/// Direction and length of the data that an NVM command moves.
+fn transfer(entry: &SubmissionQueueEntry, format: &Format) -> Result<(TransferDirection, u64), Status> {
+    use TransferDirection::{ControllerToHost, HostToController, None};
+    let ranges = u64::from(entry.cdw10.get() & 0xff) + 1;
+    Ok(match entry.opcode {
+        nvm::FLUSH | nvm::WRITE_UNCORRECTABLE | nvm::WRITE_ZEROES | nvm::VERIFY => (None, 0),
+        nvm::READ => (ControllerToHost, format.transfer_length(entry)),
+        nvm::WRITE | nvm::COMPARE => (HostToController, format.transfer_length(entry)),
+        nvm::DATASET_MANAGEMENT => (HostToController, ranges * 16),
+        nvm::COPY => (HostToController, (u64::from(entry.cdw12.get() & 0xff) + 1) * copy_range_size(entry)?),
+        _ => return Err(Status::INVALID_OPCODE.with_dnr()),
+    })
+}
+
+/// Size of a source range of Copy. Formats 2h and 3h name source namespaces, which an export may not show.
+fn copy_range_size(entry: &SubmissionQueueEntry) -> Result<u64, Status> {
+    match (entry.cdw12.get() >> 8) & 0xf {
+        0 => Ok(32),
+        1 => Ok(40),
+        _ => Err(Status::INVALID_FIELD.with_dnr()),
+    }
+}
+
+fn changes_data(opcode: u8) -> bool {
+    matches!(
+        opcode,
+        nvm::WRITE | nvm::WRITE_UNCORRECTABLE | nvm::WRITE_ZEROES | nvm::DATASET_MANAGEMENT | nvm::COPY
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> ExportView {
+        let format = Format { block_size: 512, metadata_size: 0, protected: false };
+        let namespace =
+            NamespaceView { nsid: 3, drive: 1, drive_nsid: 7, queue: 5, format, read_only: false };
+        let locked = NamespaceView { nsid: 4, read_only: true, ..namespace.clone() };
+        ExportView { namespaces: vec![namespace, locked], max_transfer: 128 * 1024, ..ExportView::default() }
+    }
+
+    fn command(opcode: u8, nsid: u32, cdw12: u32) -> SubmissionQueueEntry {
+        let mut entry = SubmissionQueueEntry::new(opcode);
+        entry.nsid = nsid.into();
+        entry.cdw12 = cdw12.into();
+        entry
+    }
+
+    #[test]
+    fn a_read_is_admitted_with_the_length_that_it_implies_and_the_nsid_of_the_drive() {
+        let admitted = view().admit(&command(nvm::READ, 3, 7), 4096).unwrap();
+        assert_eq!(
+            admitted,
+            Admitted {
+                drive: 1,
+                queue: 5,
+                nsid: 7,
+                direction: TransferDirection::ControllerToHost,
+                length: 4096
+            }
+        );
+    }
+
+    #[test]
+    fn an_sgl_longer_or_shorter_than_the_command_implies_is_refused() {
+        for declared in [0, 512, 4095, 4097, 8192] {
+            let refused = view().admit(&command(nvm::WRITE, 3, 7), declared).unwrap_err();
+            assert_eq!(refused, Status::DATA_SGL_LENGTH_INVALID.with_dnr(), "{declared} bytes");
+        }
+    }
+
+    #[test]
+    fn control_bits_above_nlb_do_not_change_the_length() {
+        let fua = 1 << 30;
+        assert_eq!(view().admit(&command(nvm::WRITE, 3, 7 | fua), 4096).unwrap().length, 4096);
+    }
+
+    #[test]
+    fn transfers_beyond_the_limit_are_refused() {
+        let refused = view().admit(&command(nvm::READ, 3, 256), 257 * 512).unwrap_err();
+        assert_eq!(refused, Status::INVALID_FIELD.with_dnr());
+    }
+
+    #[test]
+    fn namespaces_outside_the_export_do_not_exist() {
+        for nsid in [0, 1, 7, BROADCAST] {
+            let refused = view().admit(&command(nvm::FLUSH, nsid, 0), 0).unwrap_err();
+            assert_eq!(refused, Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr(), "NSID {nsid:#x}");
+        }
+    }
+
+    #[test]
+    fn a_read_only_namespace_refuses_everything_that_changes_data_and_nothing_else() {
+        let view = view();
+        let mut refused = Vec::new();
+        for opcode in 0..=255_u8 {
+            let mut entry = command(opcode, 4, 0);
+            entry.cdw10 = 0.into();
+            for declared in [0, 16, 32, 512] {
+                if view.admit(&entry, declared) == Err(Status::NAMESPACE_IS_WRITE_PROTECTED.with_dnr()) {
+                    refused.push(opcode);
+                    break;
+                }
+            }
+        }
+        let mut expected =
+            [nvm::WRITE, nvm::WRITE_UNCORRECTABLE, nvm::WRITE_ZEROES, nvm::DATASET_MANAGEMENT, nvm::COPY];
+        expected.sort_unstable();
+        assert_eq!(refused, expected);
+        assert!(view.admit(&command(nvm::READ, 4, 0), 512).is_ok());
+    }
+
+    #[test]
+    fn opcodes_that_are_not_listed_are_refused() {
+        for opcode in [0x0d, 0x11, 0x18, 0x79, 0x7d, 0x80, 0xff] {
+            let refused = view().admit(&command(opcode, 3, 0), 0).unwrap_err();
+            assert_eq!(refused, Status::INVALID_OPCODE.with_dnr(), "opcode {opcode:#x}");
+        }
+    }
+
+    #[test]
+    fn interleaved_metadata_counts_unless_the_drive_inserts_it_itself() {
+        let format = Format { block_size: 4096, metadata_size: 8, protected: true };
+        let read = command(nvm::READ, 1, 1);
+        assert_eq!(format.transfer_length(&read), 2 * 4104);
+        let pract = command(nvm::READ, 1, 1 | 1 << 29);
+        assert_eq!(format.transfer_length(&pract), 2 * 4096);
+    }
+
+    #[test]
+    fn copy_is_refused_when_its_ranges_name_other_namespaces() {
+        assert!(view().admit(&command(nvm::COPY, 3, 0), 32).is_ok());
+        for format in 2..16 {
+            let refused = view().admit(&command(nvm::COPY, 3, format << 8), 32).unwrap_err();
+            assert_eq!(refused, Status::INVALID_FIELD.with_dnr());
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Associations: what one host's connections have in common, and who is still alive.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gangway_fabric::connect::ConnectRequest;
+use tokio::sync::{OnceCell, watch};
+
+/// One host's association with one controller of ours (NVMe Base 2.0, 3.3.2; NVMe over Fabrics 1.1, 1.5.2).
+#[derive(Debug)]
+pub(crate) struct Association {
+    /// Unique in the process; unlike `cntlid` never used again.
+    pub(crate) id: u64,
+    pub(crate) cntlid: u16,
+    /// Index of the export that it is with; `None` for a discovery controller.
+    pub(crate) export: Option<usize>,
+    /// The Connect command of its admin queue: who the host is.
+    pub(crate) connect: ConnectRequest,
+    /// Done when no command of the host's earlier associations is left on a drive.
+    pub(crate) fence: OnceCell<()>,
+    /// Set by reactors when commands arrive, taken by the keep-alive timer (traffic-based keep-alive).
+    activity: AtomicBool,
+    /// Whether CC.EN is set: I/O queues can be connected.
+    enabled: AtomicBool,
+    queues: Mutex<Queues>,
+    closed: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    /// I/O queues that Number of Queues granted.
+    granted: u16,
+    connected: BTreeSet<u16>,
+}
+
+impl Association {
+    pub(crate) fn new(
+        id: u64,
+        cntlid: u16,
+        export: Option<usize>,
+        connect: ConnectRequest,
+        granted: u16,
+    ) -> Self {
+        Self {
+            id,
+            cntlid,
+            export,
+            connect,
+            fence: OnceCell::new(),
+            activity: AtomicBool::new(false),
+            enabled: AtomicBool::new(false),
+            queues: Mutex::new(Queues { granted, ..Queues::default() }),
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    /// By what reactors recognise the commands of one host. Two hosts with one key would only wait for each other
+    /// when they connect.
+    pub(crate) fn host_key(&self) -> u64 {
+        let (high, low) = self.connect.host_id.0.split_at(8);
+        let word = |half: &[u8]| half.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        word(high) ^ word(low)
+    }
+
+    /// Notes that a command arrived. Writes only when nothing was noted since the timer looked, so that the line is
+    /// not passed between cores for every command.
+    pub(crate) fn note_activity(&self) {
+        if !self.activity.load(Ordering::Relaxed) {
+            self.activity.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn take_activity(&self) -> bool {
+        self.activity.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_enabled(&self, enabled: bool) {
+        self.enabled.store(enabled, Ordering::Release);
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
+    /// Ends the association; its admin queue and its I/O queues notice.
+    pub(crate) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Number of Queues: grants at most `limit` I/O queues and returns how many.
+    pub(crate) fn grant_queues(&self, wanted: u16, limit: u16) -> u16 {
+        let granted = wanted.clamp(1, limit);
+        self.queues().granted = granted;
+        granted
+    }
+
+    pub(crate) fn granted_queues(&self) -> u16 {
+        self.queues().granted
+    }
+
+    /// Takes queue `qid` for a connection; `None` when it is taken. Dropping the claim frees it.
+    pub(crate) fn claim_queue(self: &Arc<Self>, qid: u16) -> Option<QueueClaim> {
+        self.queues().connected.insert(qid).then(|| QueueClaim { association: Arc::clone(self), qid })
+    }
+}
+
+/// An I/O queue identifier in use by a connection.
+#[derive(Debug)]
+pub(crate) struct QueueClaim {
+    association: Arc<Association>,
+    qid: u16,
+}
+
+impl QueueClaim {
+    pub(crate) fn association(&self) -> &Arc<Association> {
+        &self.association
+    }
+}
+
+impl Drop for QueueClaim {
+    fn drop(&mut self) {
+        self.association.queues().connected.remove(&self.qid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gangway_spec::fabrics::HostId;
+
+    use super::*;
+
+    fn association() -> Arc<Association> {
+        let connect = ConnectRequest {
+            qid: 0,
+            queue_size: 32,
+            flow_control_disabled: false,
+            kato: std::time::Duration::from_secs(5),
+            host_id: HostId([1; 16]),
+            cntlid: 0xffff,
+            subsystem: "nqn.2014-08.org.example:drive".parse().unwrap(),
+            host: "nqn.2014-08.org.example:host".parse().unwrap(),
+        };
+        Arc::new(Association::new(1, 1, Some(0), connect, 4))
+    }
+
+    #[test]
+    fn a_queue_is_free_again_when_its_connection_is_gone() {
+        let association = association();
+        let first = association.claim_queue(1).unwrap();
+        assert!(association.claim_queue(1).is_none());
+        assert!(association.claim_queue(2).is_some());
+        drop(first);
+        assert!(association.claim_queue(1).is_some());
+    }
+
+    #[test]
+    fn activity_is_reported_once() {
+        let association = association();
+        assert!(!association.take_activity());
+        association.note_activity();
+        association.note_activity();
+        assert!(association.take_activity());
+        assert!(!association.take_activity());
+    }
+
+    #[test]
+    fn granted_queues_stay_within_the_limit() {
+        let association = association();
+        assert_eq!(association.grant_queues(200, 64), 64);
+        assert_eq!(association.grant_queues(0, 64), 1);
+        assert_eq!(association.granted_queues(), 1);
+    }
+}

@@ -1,0 +1,158 @@
+//! The admin queue of an association, from Connect to its end.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use gangway_fabric::properties::Effect;
+use gangway_fabric::target::{Reply, Slot};
+use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::completion::CompletionQueueEntry;
+use gangway_spec::status::Status;
+use tokio::sync::mpsc;
+
+use super::Shared;
+use super::link::{Arrived, Link, LinkEnd};
+use crate::drive::AdminReply;
+use crate::remote::policy::Finish;
+use crate::remote::{Action, RemoteController, limits};
+
+/// Commands of one host that the drive has at a time; further ones wait unread.
+const MOST_FORWARDED: usize = 16;
+
+struct Forwarded {
+    slot: Slot,
+    entry: SubmissionQueueEntry,
+    finish: Finish,
+    answer: AdminReply,
+}
+
+/// What ends an admin queue without an error of its connection.
+enum Ending {
+    Disconnect,
+    KeepAlive,
+    Closed,
+}
+
+/// Serves an admin queue until it ends, and its association with it.
+pub(super) async fn serve(
+    mut link: Link,
+    mut controller: RemoteController,
+    shared: &Arc<Shared>,
+) -> Result<(), (Link, LinkEnd)> {
+    let association = Arc::clone(controller.association());
+    let ended = run(&mut link, &mut controller, shared).await;
+    shared.close(&association).await;
+    let (host, cntlid) = (&association.connect.host, association.cntlid);
+    match ended {
+        Ok(Ending::Disconnect) => {
+            tracing::info!(%host, cntlid, "host disconnected");
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), link.flush()).await;
+            Ok(())
+        }
+        Ok(Ending::KeepAlive) => {
+            tracing::warn!(%host, cntlid, "nothing was heard of the host for its keep-alive time; its association is ended");
+            Ok(())
+        }
+        Ok(Ending::Closed) => Ok(()),
+        Err(end) => {
+            tracing::info!(%host, cntlid, "host gone");
+            Err((link, end))
+        }
+    }
+}
+
+async fn run(
+    link: &mut Link,
+    controller: &mut RemoteController,
+    shared: &Arc<Shared>,
+) -> Result<Ending, LinkEnd> {
+    let (answers, mut answered) = mpsc::unbounded_channel::<Forwarded>();
+    let mut closed = controller.association().closed();
+    let mut forwarded = 0;
+    loop {
+        let now = Instant::now();
+        let deadline = controller.keep_alive_deadline(now);
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            return Ok(Ending::KeepAlive);
+        }
+        let expiry = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            arrived = link.next(), if forwarded < MOST_FORWARDED => {
+                let arrived = arrived?;
+                let Arrived { slot, entry, declared, data } = &arrived;
+                match controller.handle(*slot, entry, *declared, data, Instant::now()) {
+                    Action::Answer { reply, data } => link.respond_with(*slot, &reply, &data),
+                    Action::Hold => {}
+                    Action::Forward { entry: command, length, finish } => {
+                        forwarded += 1;
+                        forward(controller, &answers, &arrived, command, length, finish);
+                    }
+                    Action::Effect { reply, effect } => {
+                        apply(effect, link, controller, shared).await;
+                        link.respond(*slot, &reply);
+                    }
+                    Action::Disconnect { reply } => {
+                        link.respond(*slot, &reply);
+                        return Ok(Ending::Disconnect);
+                    }
+                }
+            }
+            Some(Forwarded { slot, entry, finish, answer }) = answered.recv() => {
+                forwarded -= 1;
+                if let Action::Answer { reply, data } = controller.finish(&entry, finish, answer) {
+                    link.respond_with(slot, &reply, &data);
+                }
+            }
+            () = expiry => {}
+            _ = closed.changed() => return Ok(Ending::Closed),
+        }
+    }
+}
+
+/// Sends a command to the drive; its answer comes back through `answers`.
+fn forward(
+    controller: &RemoteController,
+    answers: &mpsc::UnboundedSender<Forwarded>,
+    arrived: &Arrived,
+    command: SubmissionQueueEntry,
+    length: u32,
+    finish: Finish,
+) {
+    let Some(export) = controller.export().cloned() else { return };
+    let (answers, slot, entry) = (answers.clone(), arrived.slot, arrived.entry);
+    tokio::spawn(async move {
+        let answer = export.drive.admin(command, length as usize, limits::ADMIN_TIMEOUT).await;
+        let answer = answer.unwrap_or_else(|| AdminReply {
+            entry: CompletionQueueEntry::new(0, Status::INTERNAL_PATH_ERROR),
+            data: Vec::new(),
+        });
+        // The queue may have ended meanwhile; then nobody waits for the answer.
+        let _ = answers.send(Forwarded { slot, entry, finish, answer });
+    });
+}
+
+/// Carries out what a change of CC asks for.
+async fn apply(effect: Effect, link: &mut Link, controller: &mut RemoteController, shared: &Arc<Shared>) {
+    let association = Arc::clone(controller.association());
+    match effect {
+        Effect::None => {}
+        Effect::Enabled => association.set_enabled(true),
+        Effect::Disabled => {
+            association.set_enabled(false);
+            shared.close_queues(&association).await;
+            for slot in controller.drain_events() {
+                link.respond(slot, &Reply::status(Status::ABORT_REQUESTED));
+            }
+        }
+        Effect::Shutdown { .. } => {
+            association.set_enabled(false);
+            shared.close_queues(&association).await;
+            controller.properties().shutdown_complete();
+        }
+    }
+}

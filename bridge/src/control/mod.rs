@@ -1,0 +1,250 @@
+//! The control plane, on tokio: accepting connections, Connect, admin queues, and the life of associations. It talks
+//! to reactors through messages and is never on the way of an I/O.
+
+mod admin;
+mod link;
+mod registry;
+mod session;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gangway_driver::dma::DmaDomain;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+
+use self::registry::Registry;
+use crate::association::Association;
+use crate::drive::{Drive, DriveError};
+use crate::export::{Export, ExportConfig};
+use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, Scope};
+
+/// Connections at most that have not said yet what they are for.
+const STRANGERS: usize = 256;
+/// How long commands on drives may take when the target ends, before the drives are stopped with them.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// What a target serves, and with what.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// The CPUs to run a reactor on, one each.
+    pub reactors: Vec<usize>,
+    /// Sizes of each reactor's memory.
+    pub reactor: ReactorConfig,
+    /// Where to listen. Port 0 takes any free port.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// Why a target cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A reactor cannot be started.
+    #[error(transparent)]
+    Reactor(#[from] ReactorError),
+    /// A drive cannot be used.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// Two exports have one name.
+    #[error("two drives would be exported as {0}; give each drive a name of its own with --nqn")]
+    SameName(String),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            " (another program, or another gangway, listens there; choose with --listen)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (this machine has no such address)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need root)",
+        _ => "",
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) exports: Vec<Arc<Export>>,
+    reactors: Vec<ReactorHandle>,
+    registry: Registry,
+    listeners: Vec<SocketAddr>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Sends every reactor a message and waits until all have answered.
+    async fn tell_all(&self, message: impl Fn(oneshot::Sender<()>) -> Message) {
+        let mut answers = Vec::new();
+        for reactor in &self.reactors {
+            let (done, answer) = oneshot::channel();
+            if reactor.send(message(done)) {
+                answers.push(answer);
+            }
+        }
+        for answer in answers {
+            let _ = answer.await;
+        }
+    }
+
+    /// Waits until no command in `scope` is left on a drive.
+    async fn drain(&self, scope: Scope) {
+        self.tell_all(|done| Message::Drain { scope, done }).await;
+    }
+
+    /// Drops the I/O queues of an association.
+    async fn close_queues(&self, association: &Association) {
+        let association = association.id;
+        self.tell_all(|done| Message::Close { association, done }).await;
+    }
+
+    /// Ends an association: its I/O queues and its admin queue.
+    async fn close(&self, association: &Association) {
+        association.close();
+        self.registry.remove(association);
+        self.close_queues(association).await;
+    }
+}
+
+/// A running target.
+pub struct Target {
+    shared: Arc<Shared>,
+    listeners: JoinSet<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Target {
+    /// Starts reactors, connects the drives to them and listens.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    pub async fn start(
+        config: TargetConfig,
+        domain: &DmaDomain,
+        drives: Vec<(Drive, ExportConfig)>,
+    ) -> Result<Self, TargetError> {
+        let mut sockets = Vec::new();
+        for address in &config.listen {
+            let listen = |source| TargetError::Listen { address: *address, source };
+            sockets.push(listen_on(*address).map_err(listen)?);
+        }
+        let listeners = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+
+        let mut reactors = Vec::new();
+        let mut threads = Vec::new();
+        for (index, cpu) in config.reactors.iter().enumerate() {
+            let (handle, thread) = reactor::spawn(index, *cpu, domain, &config.reactor)?;
+            reactors.push(handle);
+            threads.push(thread);
+        }
+        let mut exports: Vec<Arc<Export>> = Vec::new();
+        let mut queues = 0;
+        for (index, (drive, settings)) in drives.into_iter().enumerate() {
+            if exports.iter().any(|export| export.nqn == settings.nqn) {
+                return Err(TargetError::SameName(settings.nqn.to_string()));
+            }
+            drive.connect(reactors.clone()).await?;
+            let export = Export::new(index, settings, Arc::new(drive), queues, &config.reactor);
+            queues += export.view.namespaces.len();
+            exports.push(Arc::new(export));
+        }
+        let shared = Arc::new(Shared {
+            exports,
+            reactors,
+            registry: Registry::default(),
+            listeners,
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+        });
+        for export in &shared.exports {
+            let (index, view) = (export.index, &export.view);
+            shared.tell_all(|done| Message::Publish { export: index, view: Arc::clone(view), done }).await;
+        }
+        let mut listeners = JoinSet::new();
+        for socket in sockets {
+            listeners.spawn(accept(socket, Arc::clone(&shared)));
+        }
+        Ok(Self { shared, listeners, threads })
+    }
+
+    /// The addresses that it listens on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.shared.listeners
+    }
+
+    /// Associations that exist now.
+    pub fn associations(&self) -> usize {
+        self.shared.registry.all().len()
+    }
+
+    /// Ends in order: no new connections, hosts dropped, commands on the drives completed, drives shut down.
+    pub async fn shutdown(mut self) {
+        self.listeners.shutdown().await;
+        for association in self.shared.registry.all() {
+            self.shared.close(&association).await;
+        }
+        let drained = async {
+            for export in &self.shared.exports {
+                self.shared.drain(Scope::Export(export.index)).await;
+            }
+        };
+        if tokio::time::timeout(FAREWELL, drained).await.is_err() {
+            tracing::warn!("drives still have commands of hosts that are gone; they are stopped with them");
+        }
+        for export in &self.shared.exports {
+            export.drive.shutdown().await;
+        }
+        self.shared.tell_all(|done| Message::Stop { done }).await;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reactor panicked");
+            }
+        }
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // Connections of an earlier run may linger in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut sessions = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => meet(stream, peer, &shared, &mut sessions),
+                Err(error) => {
+                    // Out of descriptors, most likely: connections that end make room.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = sessions.join_next() => {}
+        }
+    }
+}
+
+fn meet(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, sessions: &mut JoinSet<()>) {
+    let Ok(permit) = Arc::clone(&shared.strangers).try_acquire_owned() else {
+        tracing::warn!(%peer, "too many connections that have not said what they are for; this one is closed");
+        return;
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "Nagle's algorithm stays on");
+    }
+    sessions.spawn(session::serve(stream, peer, Arc::clone(shared), permit));
+}

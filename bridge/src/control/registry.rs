@@ -1,0 +1,123 @@
+//! The associations of the process, by controller identifier.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gangway_fabric::connect::{ConnectError, ConnectRequest};
+
+use crate::association::Association;
+
+/// Identifiers from FFF0h on are reserved (NVMe Base 2.0, 3.1.2).
+const LAST_CNTLID: u16 = 0xffef;
+
+/// Associations at most. Each costs a socket and a task, so a peer must not be able to make them without end.
+const MOST: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    associations: BTreeMap<u16, Arc<Association>>,
+    last_cntlid: u16,
+    last_id: u64,
+}
+
+impl Registry {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an association for the host that asks for an admin queue.
+    ///
+    /// # Errors
+    /// Connect Controller Busy when there are as many as there can be.
+    pub(super) fn create(
+        &self,
+        export: Option<usize>,
+        connect: ConnectRequest,
+        granted: u16,
+    ) -> Result<Arc<Association>, ConnectError> {
+        let mut state = self.state();
+        if state.associations.len() >= MOST {
+            return Err(ConnectError::busy());
+        }
+        // Upwards and around, so that an identifier is not handed out again at once.
+        loop {
+            state.last_cntlid = if state.last_cntlid >= LAST_CNTLID { 1 } else { state.last_cntlid + 1 };
+            if !state.associations.contains_key(&state.last_cntlid) {
+                break;
+            }
+        }
+        state.last_id += 1;
+        let (id, cntlid) = (state.last_id, state.last_cntlid);
+        let association = Arc::new(Association::new(id, cntlid, export, connect, granted));
+        state.associations.insert(cntlid, Arc::clone(&association));
+        Ok(association)
+    }
+
+    pub(super) fn find(&self, cntlid: u16) -> Option<Arc<Association>> {
+        self.state().associations.get(&cntlid).cloned()
+    }
+
+    pub(super) fn remove(&self, association: &Association) {
+        self.state().associations.remove(&association.cntlid);
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Association>> {
+        self.state().associations.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gangway_spec::fabrics::HostId;
+
+    use super::*;
+
+    fn connect() -> ConnectRequest {
+        ConnectRequest {
+            qid: 0,
+            queue_size: 32,
+            flow_control_disabled: false,
+            kato: Duration::ZERO,
+            host_id: HostId([7; 16]),
+            cntlid: 0xffff,
+            subsystem: "nqn.2014-08.org.example:drive".parse().unwrap(),
+            host: "nqn.2014-08.org.example:host".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn controller_identifiers_are_not_handed_out_again_at_once() {
+        let registry = Registry::default();
+        let first = registry.create(None, connect(), 1).unwrap();
+        registry.remove(&first);
+        let second = registry.create(None, connect(), 1).unwrap();
+        assert_ne!(first.cntlid, second.cntlid);
+        assert!(registry.find(first.cntlid).is_none());
+        assert_eq!(registry.find(second.cntlid).unwrap().id, second.id);
+    }
+
+    #[test]
+    fn identifiers_wrap_around_those_in_use() {
+        let registry = Registry::default();
+        let kept = registry.create(None, connect(), 1).unwrap();
+        registry.state().last_cntlid = LAST_CNTLID;
+        let next = registry.create(None, connect(), 1).unwrap();
+        assert_eq!((kept.cntlid, next.cntlid), (1, 2));
+    }
+
+    #[test]
+    fn there_is_a_limit_to_associations() {
+        let registry = Registry::default();
+        for _ in 0..MOST {
+            registry.create(None, connect(), 1).unwrap();
+        }
+        assert_eq!(registry.create(None, connect(), 1).unwrap_err(), ConnectError::busy());
+    }
+}

@@ -1,0 +1,39 @@
+//! What joins NVMe/TCP connections to the hardware queues of drives.
+//!
+//! - [`Target`]: listens, makes associations, keeps admin queues. The control plane, on tokio.
+//! - Reactors: one pinned thread per core asked for. Each owns some connections and one queue pair per drive, and
+//!   moves commands between them.
+//! - [`Drive`]: a started controller and its manager, which owns the admin queue and resets.
+//! - [`admission`]: what an I/O command may do, decided before it can reach a drive.
+//!
+//! # What always holds
+//!
+//! - Hardware sees no address and no length that a host chose: data pointers are the driver's, and the length of a
+//!   transfer is computed from the command and must equal what its SGL declares.
+//! - A command is copied once; the copy is what is checked and what is executed.
+//! - A buffer that a drive may touch is free again only when the drive completed its command or is known to be
+//!   stopped, whatever happened to the host.
+//! - Before a host's new association gets its first I/O queue, every command of its earlier ones has left the drive.
+//! - A malformed PDU costs its connection, a drive that dies costs its namespaces, and neither costs anything else.
+//!
+//! # What this does not do yet
+//!
+//! - Only commands that look at the drive are forwarded from the admin queue; there is no way to open others.
+//! - Abort answers that the command was not aborted; asynchronous events of the drive are not forwarded.
+//! - Reservations, header and data digests, TLS and in-band authentication.
+//! - Namespaces with metadata in a separate buffer, and command sets other than NVM, are left out of an export.
+
+#![forbid(unsafe_code)]
+
+pub mod admission;
+mod association;
+mod control;
+mod drive;
+mod export;
+mod reactor;
+mod remote;
+
+pub use control::{Target, TargetConfig, TargetError};
+pub use drive::{Drive, DriveError, DriveInfo, DriveNamespace};
+pub use export::{Access, ExportConfig};
+pub use reactor::{ReactorConfig, ReactorError};

@@ -1,0 +1,567 @@
+//! One I/O queue's connection on a reactor: bytes become commands, completions become replies.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use gangway_driver::dma::{CommandData, DmaSlice};
+use gangway_fabric::target::{self, CapsuleData, Event, Reply, Slot, Want};
+use gangway_fabric::term::Fatal;
+use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
+use gangway_spec::fabrics::fctype;
+use gangway_spec::opcode::admin;
+use gangway_spec::status::Status;
+
+use super::batch::SendBatch;
+use super::commands::{Command, Engine, GivenUp, Stage};
+use super::message::LoadShare;
+use super::sockets::{Filling, Receive};
+use crate::admission::{Admitted, ExportView};
+use crate::association::QueueClaim;
+
+/// No command in this slot.
+const VACANT: usize = usize::MAX;
+
+/// What the connection does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// A last PDU is to leave, then the connection ends.
+    Closing {
+        since: Instant,
+    },
+}
+
+pub(super) struct Connection {
+    pub(super) socket: usize,
+    fabric: target::Connection,
+    pub(super) claim: QueueClaim,
+    pub(super) export: usize,
+    _load: LoadShare,
+    /// Indices of commands by their slot.
+    slots: Vec<usize>,
+    /// Replies that leave with the next send; `None` only while the batch is being swapped.
+    pub(super) out: Box<SendBatch>,
+    /// The other batch, when it is not with the socket.
+    spare: Option<Box<SendBatch>>,
+    pub(super) phase: Phase,
+    /// Received bytes that could not be taken yet for want of a buffer.
+    stash: Option<(DmaSlice, usize)>,
+    /// Waits for a buffer for in-capsule data; nothing is received meanwhile.
+    pub(super) starved: bool,
+    /// Bytes of write data that were asked for with R2T and have not all arrived.
+    requested: usize,
+    /// Writes that wait until `requested` falls.
+    held: VecDeque<usize>,
+    pub(super) flush_listed: bool,
+}
+
+/// What a connection reaches while it works.
+pub(super) struct Context<'a> {
+    pub(super) engine: &'a mut Engine,
+    pub(super) view: &'a ExportView,
+    pub(super) now: Instant,
+    /// Key of the connection, for its commands.
+    pub(super) key: usize,
+    /// Bytes of write data that one connection may have on the way.
+    pub(super) request_limit: usize,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// It said something it must not; a termination request was queued.
+    Protocol(Fatal),
+    /// The host ended it, by Disconnect or by a termination request.
+    ByHost,
+}
+
+impl Connection {
+    pub(super) fn new(
+        socket: usize,
+        fabric: target::Connection,
+        claim: QueueClaim,
+        export: usize,
+        queue_size: u16,
+        load: LoadShare,
+    ) -> Self {
+        let depth = usize::from(queue_size);
+        Self {
+            socket,
+            fabric,
+            claim,
+            export,
+            _load: load,
+            slots: vec![VACANT; depth + 1],
+            out: Box::new(SendBatch::with_room(depth)),
+            spare: Some(Box::new(SendBatch::with_room(depth))),
+            phase: Phase::Open,
+            stash: None,
+            starved: false,
+            requested: 0,
+            held: VecDeque::with_capacity(depth + 1),
+            flush_listed: false,
+        }
+    }
+
+    /// The batch to send now, if there is one and none is on its way.
+    pub(super) fn take_batch(&mut self) -> Option<Box<SendBatch>> {
+        if self.out.is_empty() {
+            return None;
+        }
+        let next = self.spare.take()?;
+        Some(std::mem::replace(&mut self.out, next))
+    }
+
+    /// A batch has left; its buffers are free again.
+    pub(super) fn batch_sent(&mut self, mut batch: Box<SendBatch>, engine: &mut Engine) {
+        batch.recycle(|buffer| engine.release_buffer(buffer));
+        self.spare = Some(batch);
+    }
+
+    /// Whether all replies have left.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.out.is_empty() && self.spare.is_some()
+    }
+
+    /// Takes received bytes. Returns where the next ones go, or `None` while none may be received.
+    pub(super) fn received(
+        &mut self,
+        filling: Option<Filling>,
+        bytes: Option<DmaSlice>,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Receive>, End> {
+        if self.phase != Phase::Open {
+            if let Some(filling) = filling {
+                context.engine.release_buffer(filling.buffer);
+            }
+            return Ok(Some(Receive::Stream));
+        }
+        self.claim.association().note_activity();
+        if let Some(filling) = filling {
+            self.filled(filling, context)?;
+        }
+        match bytes {
+            Some(bytes) => self.consume(bytes, 0, context)?,
+            None => self.settle(context)?,
+        }
+        Ok(self.next_receive(context))
+    }
+
+    /// Tries again after buffers became free.
+    pub(super) fn resume(&mut self, context: &mut Context<'_>) -> Result<Option<Receive>, End> {
+        self.starved = false;
+        if let Some((bytes, at)) = self.stash.take() {
+            self.consume(bytes, at, context)?;
+        }
+        Ok(self.next_receive(context))
+    }
+
+    fn filled(&mut self, filling: Filling, context: &mut Context<'_>) -> Result<(), End> {
+        let Want::Payload { slot, offset, .. } = self.fabric.want() else {
+            context.engine.release_buffer(filling.buffer);
+            return Ok(());
+        };
+        let placed = filling.filled - offset as usize;
+        if let Some(command) = self.command_of(slot, context.engine) {
+            command.data = CommandData::Buffer(filling.buffer);
+        } else {
+            context.engine.release_buffer(filling.buffer);
+        }
+        self.place(placed as u32, context)
+    }
+
+    fn command_of<'e>(&self, slot: Slot, engine: &'e mut Engine) -> Option<&'e mut Command> {
+        engine.commands.get_mut(*self.slots.get(usize::from(slot))?)
+    }
+
+    fn place(&mut self, count: u32, context: &mut Context<'_>) -> Result<(), End> {
+        match self.fabric.placed(count) {
+            Some(event) => self.happened(event, context),
+            None => Ok(()),
+        }
+    }
+
+    /// Works through `bytes` from `at` on.
+    fn consume(&mut self, bytes: DmaSlice, mut at: usize, context: &mut Context<'_>) -> Result<(), End> {
+        while at < bytes.len() && self.phase == Phase::Open {
+            let available = bytes.len() - at;
+            match self.fabric.want() {
+                Want::Header { .. } => {
+                    let (fabric, out) = (&mut self.fabric, &mut self.out);
+                    match out.headers(|out| fabric.receive(&bytes[at..], out)) {
+                        Ok((taken, event)) => {
+                            at += taken;
+                            if let Some(event) = event {
+                                self.happened(event, context)?;
+                            }
+                        }
+                        Err(fatal) => return Err(self.terminate(fatal)),
+                    }
+                }
+                Want::Discard { remaining } => {
+                    let count = available.min(remaining as usize);
+                    at += count;
+                    if let Some(event) = self.fabric.discarded(count as u32) {
+                        self.happened(event, context)?;
+                    }
+                }
+                Want::Payload { slot, offset, remaining } => {
+                    let count = available.min(remaining as usize);
+                    let whole = offset == 0 && count == remaining as usize;
+                    if !self.store(slot, offset as usize, &bytes, at, count, whole, context) {
+                        self.stash = Some((bytes, at));
+                        self.starved = true;
+                        return Ok(());
+                    }
+                    at += count;
+                    self.place(count as u32, context)?;
+                }
+                Want::Nothing => return Ok(()),
+            }
+        }
+        self.settle(context)
+    }
+
+    /// Puts `count` received bytes into the command in `slot`. False when a buffer is needed and none is free.
+    #[allow(clippy::too_many_arguments)]
+    fn store(
+        &mut self,
+        slot: Slot,
+        offset: usize,
+        bytes: &DmaSlice,
+        at: usize,
+        count: usize,
+        whole: bool,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
+        let Some(command) = context.engine.commands.get_mut(index) else { return true };
+        if matches!(command.stage, Stage::Refused(_)) {
+            return true;
+        }
+        if let CommandData::Buffer(buffer) = &mut command.data {
+            buffer[offset..offset + count].copy_from_slice(&bytes[at..at + count]);
+            return true;
+        }
+        // Dword-aligned data that arrived in one piece goes to the drive from where the socket put it.
+        let aligned = (bytes.iova() + at as u64).is_multiple_of(4);
+        if whole && aligned {
+            command.data = CommandData::Shared(bytes.slice(at..at + count));
+            return true;
+        }
+        let length = command.admitted.length;
+        let Some(mut buffer) = context.engine.take_buffer(TransferDirection::HostToController, length) else {
+            return false;
+        };
+        buffer[offset..offset + count].copy_from_slice(&bytes[at..at + count]);
+        context.engine.commands[index].data = CommandData::Buffer(buffer);
+        true
+    }
+
+    /// Lets held writes ask for their data when there is room for more.
+    fn settle(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        while let Some(&index) = self.held.front() {
+            let length =
+                context.engine.commands.get(index).map_or(0, |command| command.admitted.length as usize);
+            if self.requested > 0 && self.requested + length > context.request_limit {
+                break;
+            }
+            self.held.pop_front();
+            self.request_data(index, context);
+        }
+        Ok(())
+    }
+
+    fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
+        if self.starved {
+            return None;
+        }
+        let Want::Payload { slot, offset, remaining } = self.fabric.want() else {
+            return Some(Receive::Stream);
+        };
+        let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
+        let (refused, length) = match context.engine.commands.get(index) {
+            Some(command) => (matches!(command.stage, Stage::Refused(_)), command.admitted.length),
+            None => (true, 0),
+        };
+        if refused {
+            return Some(Receive::Stream);
+        }
+        let buffer = match std::mem::replace(&mut context.engine.commands[index].data, CommandData::None) {
+            CommandData::Buffer(buffer) => Some(buffer),
+            _ => context.engine.take_buffer(TransferDirection::HostToController, length),
+        };
+        let Some(buffer) = buffer else {
+            self.starved = true;
+            return None;
+        };
+        let filled = offset as usize;
+        Some(Receive::Buffer(Filling { buffer, filled, end: filled + remaining as usize }))
+    }
+
+    fn happened(&mut self, event: Event, context: &mut Context<'_>) -> Result<(), End> {
+        match event {
+            // The handshake was done before a reactor took the connection.
+            Event::Initialized => Ok(()),
+            Event::Command { slot, entry, data } => self.command(slot, entry, data, context),
+            Event::Refused { slot, status, .. } => {
+                self.respond(slot, &Reply { status, result: 0 });
+                Ok(())
+            }
+            Event::DataComplete { slot } => {
+                self.data_complete(slot, context);
+                Ok(())
+            }
+            Event::HostTerminated { fes, fei } => {
+                tracing::warn!(%fes, fei, "the host terminated an I/O connection");
+                Err(End::ByHost)
+            }
+        }
+    }
+
+    fn command(
+        &mut self,
+        slot: Slot,
+        entry: SubmissionQueueEntry,
+        data: CapsuleData,
+        context: &mut Context<'_>,
+    ) -> Result<(), End> {
+        let (declared, in_capsule) = match data {
+            CapsuleData::None => (0, false),
+            CapsuleData::InCapsule { len } => (len, true),
+            CapsuleData::Transport { len } => (len, false),
+        };
+        if entry.opcode == admin::FABRICS {
+            return self.fabrics_command(slot, &entry, in_capsule, context);
+        }
+        let decision = context.view.admit(&entry, declared).and_then(|admitted| {
+            // A read cannot put its data into the command's own capsule.
+            let wrong_place = in_capsule && admitted.direction != TransferDirection::HostToController;
+            if wrong_place { Err(Status::SGL_DESCRIPTOR_TYPE_INVALID.with_dnr()) } else { Ok(admitted) }
+        });
+        let (admitted, stage) = match decision {
+            Ok(admitted) => (admitted, Stage::Receiving),
+            Err(status) if in_capsule => (nowhere(), Stage::Refused(status)),
+            Err(status) => {
+                self.respond(slot, &Reply { status, result: 0 });
+                return Ok(());
+            }
+        };
+        let index = self.enter(slot, entry, admitted, stage, context);
+        if in_capsule {
+            return Ok(());
+        }
+        match admitted.direction {
+            TransferDirection::HostToController => {
+                let busy =
+                    self.requested > 0 && self.requested + admitted.length as usize > context.request_limit;
+                if busy || !self.held.is_empty() {
+                    context.engine.commands[index].stage = Stage::Held;
+                    self.held.push_back(index);
+                } else {
+                    self.request_data(index, context);
+                }
+            }
+            TransferDirection::ControllerToHost => self.read(index, context),
+            _ => self.dispatch(index, context),
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &mut self,
+        slot: Slot,
+        entry: SubmissionQueueEntry,
+        admitted: Admitted,
+        stage: Stage,
+        context: &mut Context<'_>,
+    ) -> usize {
+        let sequence = context.engine.next_sequence();
+        let index = context.engine.commands.insert(Command {
+            entry,
+            connection: Some(context.key),
+            slot,
+            host: self.claim.association().host_key(),
+            export: self.export,
+            sequence,
+            admitted,
+            data: CommandData::None,
+            requested: false,
+            stage,
+        });
+        if let Some(place) = self.slots.get_mut(usize::from(slot)) {
+            *place = index;
+        }
+        index
+    }
+
+    /// Fabrics commands on an I/O queue: only Disconnect has a place here.
+    fn fabrics_command(
+        &mut self,
+        slot: Slot,
+        entry: &SubmissionQueueEntry,
+        in_capsule: bool,
+        context: &mut Context<'_>,
+    ) -> Result<(), End> {
+        let kind = entry.nsid.get().to_le_bytes()[0];
+        let status = match kind {
+            fctype::DISCONNECT => Status::SUCCESS,
+            fctype::CONNECT => Status::COMMAND_SEQUENCE_ERROR.with_dnr(),
+            _ => Status::INVALID_FIELD.with_dnr(),
+        };
+        if in_capsule {
+            self.enter(slot, *entry, nowhere(), Stage::Refused(status), context);
+            return Ok(());
+        }
+        self.respond(slot, &Reply { status, result: 0 });
+        if kind == fctype::DISCONNECT { Err(End::ByHost) } else { Ok(()) }
+    }
+
+    /// Asks the host for the data of a write, once there is memory for it.
+    pub(super) fn request_data(&mut self, index: usize, context: &mut Context<'_>) {
+        let Some(command) = context.engine.commands.get(index) else { return };
+        let (slot, length) = (command.slot, command.admitted.length);
+        match context.engine.take_buffer(TransferDirection::HostToController, length) {
+            Some(buffer) => self.request_into(index, slot, CommandData::Buffer(buffer), context),
+            None => {
+                context.engine.commands[index].stage = Stage::Memory;
+                context.engine.awaiting_to.push_back(index);
+            }
+        }
+    }
+
+    fn request_into(&mut self, index: usize, slot: Slot, data: CommandData, context: &mut Context<'_>) {
+        self.requested += data.len();
+        let command = &mut context.engine.commands[index];
+        command.data = data;
+        command.requested = true;
+        command.stage = Stage::Receiving;
+        let (fabric, out) = (&mut self.fabric, &mut self.out);
+        out.headers(|out| fabric.request_data(slot, out));
+    }
+
+    /// Sends a read to its drive, once there is memory for its data.
+    pub(super) fn read(&mut self, index: usize, context: &mut Context<'_>) {
+        let Some(command) = context.engine.commands.get(index) else { return };
+        let length = command.admitted.length;
+        match context.engine.take_buffer(TransferDirection::ControllerToHost, length) {
+            Some(buffer) => {
+                context.engine.commands[index].data = CommandData::Buffer(buffer);
+                self.dispatch(index, context);
+            }
+            None => {
+                context.engine.commands[index].stage = Stage::Memory;
+                context.engine.awaiting_from.push_back(index);
+            }
+        }
+    }
+
+    fn data_complete(&mut self, slot: Slot, context: &mut Context<'_>) {
+        let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
+        let Some(command) = context.engine.commands.get(index) else { return };
+        match command.stage {
+            Stage::Refused(status) => {
+                self.leave(slot, index, context.engine);
+                self.respond(slot, &Reply { status, result: 0 });
+            }
+            Stage::Receiving => {
+                if command.requested {
+                    self.requested = self.requested.saturating_sub(command.admitted.length as usize);
+                }
+                self.dispatch(index, context);
+            }
+            _ => {}
+        }
+    }
+
+    fn dispatch(&mut self, index: usize, context: &mut Context<'_>) {
+        if let Some(GivenUp { command, status }) = context.engine.dispatch(index, context.now) {
+            self.give_up(command, status, context.engine);
+        }
+    }
+
+    /// Answers a command that will not reach its drive.
+    pub(super) fn give_up(&mut self, index: usize, status: Status, engine: &mut Engine) {
+        let Some(slot) = engine.commands.get(index).map(|command| command.slot) else { return };
+        self.leave(slot, index, engine);
+        self.respond(slot, &Reply { status, result: 0 });
+    }
+
+    fn leave(&mut self, slot: Slot, index: usize, engine: &mut Engine) {
+        if let Some(place) = self.slots.get_mut(usize::from(slot)) {
+            *place = VACANT;
+        }
+        engine.forget(index);
+    }
+
+    /// A drive completed the command: its reply goes into the batch, with its data if it read any.
+    pub(super) fn completed(
+        &mut self,
+        command: Command,
+        data: CommandData,
+        reply: &Reply,
+        engine: &mut Engine,
+    ) {
+        let slot = command.slot;
+        if let Some(place) = self.slots.get_mut(usize::from(slot)) {
+            *place = VACANT;
+        }
+        let reads = command.admitted.direction == TransferDirection::ControllerToHost;
+        match data {
+            CommandData::Buffer(buffer) if reads && reply.status.is_success() => {
+                let (fabric, out) = (&mut self.fabric, &mut self.out);
+                let done = out.headers(|out| fabric.data_header(slot, buffer.len() as u32, reply, out));
+                self.out.payload(buffer);
+                if !done {
+                    self.respond(slot, reply);
+                }
+            }
+            data => {
+                engine.release(data);
+                self.respond(slot, reply);
+            }
+        }
+    }
+
+    fn respond(&mut self, slot: Slot, reply: &Reply) {
+        let (fabric, out) = (&mut self.fabric, &mut self.out);
+        out.headers(|out| fabric.respond(slot, reply, out));
+    }
+
+    fn terminate(&mut self, fatal: Fatal) -> End {
+        let (fabric, out) = (&mut self.fabric, &mut self.out);
+        out.headers(|out| fabric.terminate(&fatal, out));
+        End::Protocol(fatal)
+    }
+
+    /// Gives back everything that the connection holds, but what drives have: that is freed when they complete it.
+    pub(super) fn dissolve(
+        &mut self,
+        receive: Option<Receive>,
+        batch: Option<Box<SendBatch>>,
+        engine: &mut Engine,
+    ) {
+        if let Some(Receive::Buffer(filling)) = receive {
+            engine.release_buffer(filling.buffer);
+        }
+        if let Some(mut batch) = batch {
+            batch.recycle(|buffer| engine.release_buffer(buffer));
+        }
+        self.out.recycle(|buffer| engine.release_buffer(buffer));
+        self.stash = None;
+        self.held.clear();
+        for place in &mut self.slots {
+            let index = std::mem::replace(place, VACANT);
+            match engine.commands.get_mut(index) {
+                Some(command) if command.stage == Stage::WithDrive => command.connection = None,
+                Some(_) => engine.withdraw(index),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Where a refused command would have gone.
+fn nowhere() -> Admitted {
+    Admitted { drive: usize::MAX, queue: usize::MAX, nsid: 0, direction: TransferDirection::None, length: 0 }
+}

@@ -1,0 +1,127 @@
+//! What the control plane tells reactors, and how it wakes them.
+
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+
+use gangway_driver::dma::CommandData;
+use gangway_driver::queue::QueuePair;
+use gangway_fabric::target;
+use tokio::sync::oneshot;
+
+use crate::admission::ExportView;
+use crate::association::QueueClaim;
+use crate::drive::DriveLink;
+
+/// An I/O queue's connection on its way to the reactor that will keep it.
+pub(crate) struct Adoption {
+    pub(crate) stream: TcpStream,
+    pub(crate) fabric: target::Connection,
+    pub(crate) claim: QueueClaim,
+    pub(crate) export: usize,
+    /// Entries of the queue.
+    pub(crate) queue_size: u16,
+    /// The response to Connect, which leaves when the reactor owns the connection.
+    pub(crate) greeting: Vec<u8>,
+    pub(crate) load: LoadShare,
+}
+
+/// Counts a connection for its reactor as long as it lives.
+pub(crate) struct LoadShare(Arc<AtomicUsize>);
+
+impl Drop for LoadShare {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whose commands a drain waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All commands of a host, by its key.
+    Host(u64),
+    /// All commands to an export.
+    Export(usize),
+}
+
+/// What became of a drive.
+pub(crate) enum DriveState {
+    /// It works; this is the reactor's new queue pair.
+    Ready(QueuePair),
+    /// It is lost: commands to it fail.
+    Failed,
+}
+
+/// One instruction to a reactor.
+pub(crate) enum Message {
+    Adopt(Box<Adoption>),
+    /// Drop the I/O connections of an association, by its id.
+    Close {
+        association: u64,
+        done: oneshot::Sender<()>,
+    },
+    /// Notice hang-ups that happened until now, then answer once every command in `scope` that is with a drive, or on
+    /// its way to one, has completed.
+    Drain {
+        scope: Scope,
+        done: oneshot::Sender<()>,
+    },
+    /// Replace what an export shows. Answered when it is in force.
+    Publish {
+        export: usize,
+        view: Arc<ExportView>,
+        done: oneshot::Sender<()>,
+    },
+    /// A drive that the reactor may use from now on.
+    Link {
+        drive: usize,
+        link: DriveLink,
+    },
+    /// Stop using a drive's queue pair and give it back.
+    Freeze {
+        drive: usize,
+        reply: mpsc::Sender<(usize, Option<QueuePair>)>,
+    },
+    /// End of a freeze. `interrupted` are commands that the drive never completed, by their user value.
+    Thaw {
+        drive: usize,
+        state: DriveState,
+        interrupted: Vec<(u64, CommandData)>,
+    },
+    Stop {
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// The control plane's end of a reactor.
+#[derive(Clone)]
+pub(crate) struct ReactorHandle {
+    pub(crate) index: usize,
+    sender: mpsc::Sender<Message>,
+    wake: Arc<OwnedFd>,
+    load: Arc<AtomicUsize>,
+}
+
+impl ReactorHandle {
+    pub(crate) fn new(index: usize, sender: mpsc::Sender<Message>, wake: Arc<OwnedFd>) -> Self {
+        Self { index, sender, wake, load: Arc::default() }
+    }
+
+    /// Sends a message; false when the reactor has ended.
+    pub(crate) fn send(&self, message: Message) -> bool {
+        let sent = self.sender.send(message).is_ok();
+        // A full counter (EAGAIN) means that the wake-up is pending already.
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        sent
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn share_load(&self) -> LoadShare {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        LoadShare(Arc::clone(&self.load))
+    }
+}

@@ -1,0 +1,334 @@
+//! The seam between a reactor and its sockets, shaped by completions: an operation takes its buffers by value and
+//! gives them back with a result.
+//!
+//! Behind it stands epoll today, edge-triggered, one system call per operation. A backend that completes by itself
+//! (io_uring, TLS records) fits behind the same calls, which a seam made of "readable" and "writable" would not allow.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+
+use gangway_driver::dma::{DmaBuffer, DmaSlice, ReceiveChunk, ReceivePool};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use slab::Slab;
+
+use super::batch::SendBatch;
+
+/// Slices that one system call sends at most. The kernel's own limit is 1024; beyond 128 the call's fixed cost no
+/// longer shows.
+const SLICES_PER_SEND: usize = 128;
+/// Room that a receive into the shared chunk wants; with less the chunk is given up for a fresh one.
+const CHUNK_ROOM: usize = 16 * 1024;
+/// Sockets that one wait reports at most; the next one reports the others.
+const READY_AT_ONCE: usize = 128;
+/// The key under which the wake-up eventfd is registered.
+const WAKE: u64 = u64::MAX;
+
+/// A buffer that is being filled from a socket.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    pub(crate) buffer: DmaBuffer,
+    /// Bytes of the buffer that are in place already.
+    pub(crate) filled: usize,
+    /// Where this piece ends; what follows it in the stream is not data of the buffer.
+    pub(crate) end: usize,
+}
+
+/// Where the next bytes of a socket go.
+#[derive(Debug)]
+pub(crate) enum Receive {
+    /// Into receive memory that the seam takes when there is something to receive.
+    Stream,
+    /// Into the rest of this buffer first, what follows it into receive memory.
+    Buffer(Filling),
+}
+
+/// What came of an operation, with the buffers it had.
+#[derive(Debug)]
+pub(crate) enum SocketEvent {
+    Received {
+        key: usize,
+        filling: Option<Filling>,
+        bytes: Option<DmaSlice>,
+        result: io::Result<()>,
+    },
+    Sent {
+        key: usize,
+        batch: Box<SendBatch>,
+        result: io::Result<()>,
+    },
+    /// The peer closed its side. NVMe/TCP knows no half-closed connection, so what is still unread is void.
+    HungUp {
+        key: usize,
+    },
+}
+
+#[derive(Debug)]
+struct Socket {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    listed: bool,
+    receive: Option<Receive>,
+    send: Option<Box<SendBatch>>,
+}
+
+impl Socket {
+    fn can_progress(&self) -> bool {
+        (self.readable && self.receive.is_some()) || (self.writable && self.send.is_some())
+    }
+}
+
+/// Receive memory of a reactor: one chunk that all its sockets fill in turn, and the pool behind it. An idle
+/// connection holds none of it.
+pub(crate) struct ReceiveMemory {
+    pool: ReceivePool,
+    chunk: Option<ReceiveChunk>,
+}
+
+impl ReceiveMemory {
+    pub(crate) fn new(pool: ReceivePool) -> Self {
+        Self { pool, chunk: None }
+    }
+
+    fn chunk(&mut self) -> Option<&mut ReceiveChunk> {
+        if self.chunk.as_mut().is_none_or(|chunk| chunk.spare_mut().len() < CHUNK_ROOM) {
+            self.chunk = None;
+            self.chunk = self.pool.take();
+        }
+        self.chunk.as_mut()
+    }
+}
+
+/// The sockets of one reactor.
+pub(crate) struct Sockets {
+    epoll: OwnedFd,
+    sockets: Slab<Socket>,
+    runnable: VecDeque<usize>,
+}
+
+impl Sockets {
+    /// Makes the epoll instance with `wake` registered on it.
+    pub(crate) fn new(wake: &OwnedFd) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(Self { epoll, sockets: Slab::new(), runnable: VecDeque::new() })
+    }
+
+    /// Takes over a connected, non-blocking stream.
+    pub(crate) fn add(&mut self, stream: TcpStream) -> io::Result<usize> {
+        let entry = self.sockets.vacant_entry();
+        let key = entry.key();
+        let flags =
+            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, stream.as_fd(), epoll::EventData::new_u64(key as u64), flags)?;
+        entry.insert(Socket {
+            stream,
+            readable: true,
+            writable: true,
+            listed: false,
+            receive: None,
+            send: None,
+        });
+        // Each socket is listed at most once, so the list never grows on the path of an I/O.
+        self.runnable.reserve(self.sockets.len());
+        Ok(key)
+    }
+
+    /// Closes a socket and gives back what its operations held.
+    pub(crate) fn remove(&mut self, key: usize) -> (Option<Receive>, Option<Box<SendBatch>>) {
+        let Some(socket) = self.sockets.try_remove(key) else { return (None, None) };
+        self.runnable.retain(|listed| *listed != key);
+        // Closing the last descriptor takes the socket out of the epoll set.
+        (socket.receive, socket.send)
+    }
+
+    pub(crate) fn start_receive(&mut self, key: usize, receive: Receive) {
+        if let Some(socket) = self.sockets.get_mut(key) {
+            socket.receive = Some(receive);
+            self.list(key);
+        }
+    }
+
+    pub(crate) fn start_send(&mut self, key: usize, batch: Box<SendBatch>) {
+        if let Some(socket) = self.sockets.get_mut(key) {
+            socket.send = Some(batch);
+            self.list(key);
+        }
+    }
+
+    /// Says that nothing more will be sent; the peer's answer to that is a hang-up.
+    pub(crate) fn finish(&mut self, key: usize) {
+        if let Some(socket) = self.sockets.get_mut(key) {
+            // An error means that the peer is gone already, which a hang-up reports.
+            let _ = socket.stream.shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    /// Whether an operation can go on without waiting for the kernel.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.runnable.is_empty()
+    }
+
+    /// Learns what became ready, waiting at most `timeout` (`None`: as long as it takes). Returns whether the
+    /// wake-up eventfd fired; hang-ups go to `events`.
+    pub(crate) fn wait(
+        &mut self,
+        timeout: Option<&Timespec>,
+        events: &mut Vec<SocketEvent>,
+    ) -> io::Result<bool> {
+        let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; READY_AT_ONCE];
+        let ready = match epoll::wait(&self.epoll, &mut room, timeout) {
+            Ok((ready, _)) => ready,
+            Err(rustix::io::Errno::INTR) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let mut woken = false;
+        for event in ready {
+            let (flags, data) = (event.flags, event.data.u64());
+            if data == WAKE {
+                woken = true;
+                continue;
+            }
+            let key = data as usize;
+            let Some(socket) = self.sockets.get_mut(key) else { continue };
+            if flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                events.push(SocketEvent::HungUp { key });
+                continue;
+            }
+            socket.readable |= flags.contains(epoll::EventFlags::IN);
+            socket.writable |= flags.contains(epoll::EventFlags::OUT);
+            self.list(key);
+        }
+        Ok(woken)
+    }
+
+    /// Lets every operation that can progress do so once.
+    pub(crate) fn advance(&mut self, memory: &mut ReceiveMemory, events: &mut Vec<SocketEvent>) {
+        for _ in 0..self.runnable.len() {
+            let Some(key) = self.runnable.pop_front() else { break };
+            let Some(socket) = self.sockets.get_mut(key) else { continue };
+            socket.listed = false;
+            if socket.writable && socket.send.is_some() {
+                send(key, socket, events);
+            }
+            if socket.readable && socket.receive.is_some() {
+                receive(key, socket, memory, events);
+            }
+            self.list(key);
+        }
+    }
+
+    fn list(&mut self, key: usize) {
+        let socket = &mut self.sockets[key];
+        if !socket.listed && socket.can_progress() {
+            socket.listed = true;
+            self.runnable.push_back(key);
+        }
+    }
+}
+
+fn send(key: usize, socket: &mut Socket, events: &mut Vec<SocketEvent>) {
+    let Some(batch) = socket.send.as_mut() else { return };
+    let result = loop {
+        let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
+        let count = batch.slices(&mut slices);
+        if count == 0 {
+            break Ok(());
+        }
+        match socket.stream.write_vectored(&slices[..count]) {
+            Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+            Ok(sent) => batch.advance(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                socket.writable = false;
+                return;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => break Err(error),
+        }
+    };
+    if let Some(batch) = socket.send.take() {
+        events.push(SocketEvent::Sent { key, batch, result });
+    }
+}
+
+fn receive(key: usize, socket: &mut Socket, memory: &mut ReceiveMemory, events: &mut Vec<SocketEvent>) {
+    // Without a free chunk nothing can be received that is not data of a command; the socket stays listed and is
+    // looked at again next turn, when completions may have freed one.
+    let chunk = memory.chunk();
+    let mut nothing = [];
+    let (start, spare) = match chunk.as_deref() {
+        Some(chunk) => (chunk.filled(), true),
+        None => (0, false),
+    };
+    let mut chunk = chunk;
+    let stream_room: &mut [u8] = match chunk.as_mut() {
+        Some(chunk) => chunk.spare_mut(),
+        None => &mut nothing,
+    };
+    let (wanted, outcome) = match socket.receive.as_mut() {
+        Some(Receive::Buffer(filling)) => {
+            let rest = &mut filling.buffer[filling.filled..filling.end];
+            let wanted = rest.len();
+            let room = wanted + stream_room.len();
+            (wanted, read(&mut socket.stream, rest, stream_room).map(|n| (n, n == room)))
+        }
+        Some(Receive::Stream) if spare => {
+            let room = stream_room.len();
+            (0, read(&mut socket.stream, &mut [], stream_room).map(|n| (n, n == room)))
+        }
+        _ => return,
+    };
+    let (received, result) = match outcome {
+        Ok((0, _)) => {
+            events.push(SocketEvent::HungUp { key });
+            socket.readable = false;
+            return;
+        }
+        Ok((received, full)) => {
+            // Fewer bytes than room means the socket is drained: the next arrival makes a new edge.
+            socket.readable = full;
+            (received, Ok(()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            socket.readable = false;
+            return;
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+        Err(error) => (0, Err(error)),
+    };
+    let in_buffer = received.min(wanted);
+    let in_stream = received - in_buffer;
+    let bytes = match chunk {
+        Some(chunk) if in_stream > 0 => {
+            chunk.advance(in_stream);
+            Some(chunk.slice(start..start + in_stream))
+        }
+        _ => None,
+    };
+    let filling = match socket.receive.take() {
+        Some(Receive::Buffer(mut filling)) => {
+            filling.filled += in_buffer;
+            Some(filling)
+        }
+        _ => None,
+    };
+    events.push(SocketEvent::Received { key, filling, bytes, result });
+}
+
+fn read(stream: &mut TcpStream, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
+    if first.is_empty() {
+        stream.read(second)
+    } else if second.is_empty() {
+        stream.read(first)
+    } else {
+        stream.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)])
+    }
+}
+
+/// Makes the eventfd that wakes a reactor.
+pub(crate) fn wake_descriptor() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}

@@ -1,0 +1,292 @@
+//! The controller of one association.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use gangway_fabric::events::AsyncEvents;
+use gangway_fabric::keep_alive::KeepAlive;
+use gangway_fabric::properties::{Capabilities, Effect, Properties};
+use gangway_fabric::target::{Reply, Slot};
+use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::fabrics::{PropertyGet, PropertySet, fctype};
+use gangway_spec::log::{GetLogPage, lid};
+use gangway_spec::opcode::admin;
+use gangway_spec::registers::{ControllerCapabilities, Version};
+use gangway_spec::status::Status;
+
+use super::discovery::DiscoveryService;
+use super::policy::{self, Finish};
+use super::{features, finish, identity, limits};
+use crate::association::Association;
+use crate::drive::AdminReply;
+use crate::export::Export;
+
+/// What the owner of the connection has to do about a command.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Answer, with data if there is any.
+    Answer { reply: Reply, data: Vec<u8> },
+    /// Keep it: an event will answer it.
+    Hold,
+    /// Let the drive execute it, then give its answer to [`RemoteController::finish`].
+    Forward { entry: SubmissionQueueEntry, length: u32, finish: Finish },
+    /// Answer, then do what the property change asks for.
+    Effect { reply: Reply, effect: Effect },
+    /// Answer, then end the connection.
+    Disconnect { reply: Reply },
+}
+
+impl Action {
+    fn status(status: Status) -> Self {
+        Action::Answer { reply: Reply::status(status), data: Vec::new() }
+    }
+
+    pub(super) fn result(result: u32) -> Self {
+        Action::Answer { reply: Reply { status: Status::SUCCESS, result: result.into() }, data: Vec::new() }
+    }
+
+    pub(super) fn data(data: Vec<u8>) -> Self {
+        Action::Answer { reply: Reply::SUCCESS, data }
+    }
+}
+
+/// What stands behind the controller.
+pub(crate) enum Role {
+    Drive(Arc<Export>),
+    Discovery(DiscoveryService),
+}
+
+/// One host's controller: properties, keep-alive timer, event requests, and the rules by which commands are treated.
+pub(crate) struct RemoteController {
+    pub(super) association: Arc<Association>,
+    role: Role,
+    pub(super) properties: Properties,
+    pub(super) events: AsyncEvents<Slot>,
+    pub(super) keep_alive: KeepAlive,
+}
+
+impl RemoteController {
+    /// A controller in front of an export.
+    pub(crate) fn for_export(
+        association: Arc<Association>,
+        export: Arc<Export>,
+        kato: std::time::Duration,
+        now: Instant,
+    ) -> Self {
+        let version = identity::version(export.drive.info().version);
+        let capabilities = capabilities(version);
+        Self {
+            association,
+            role: Role::Drive(export),
+            properties: Properties::new(capabilities, version),
+            events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
+            keep_alive: KeepAlive::new(kato, now),
+        }
+    }
+
+    /// A discovery controller.
+    pub(crate) fn for_discovery(
+        association: Arc<Association>,
+        service: DiscoveryService,
+        kato: std::time::Duration,
+        now: Instant,
+    ) -> Self {
+        let version = Version::V2_0;
+        Self {
+            association,
+            role: Role::Discovery(service),
+            properties: Properties::discovery(capabilities(version), version),
+            events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
+            keep_alive: KeepAlive::discovery(kato, now),
+        }
+    }
+
+    pub(crate) fn association(&self) -> &Arc<Association> {
+        &self.association
+    }
+
+    pub(crate) fn export(&self) -> Option<&Arc<Export>> {
+        match &self.role {
+            Role::Drive(export) => Some(export),
+            Role::Discovery(_) => None,
+        }
+    }
+
+    pub(crate) fn properties(&mut self) -> &mut Properties {
+        &mut self.properties
+    }
+
+    /// Notes commands, here or on I/O queues, and says when the keep-alive timer has to be looked at again.
+    /// `None`: it is off.
+    pub(crate) fn keep_alive_deadline(&mut self, now: Instant) -> Option<Instant> {
+        if self.association.take_activity() {
+            self.keep_alive.touch(now);
+        }
+        self.keep_alive.deadline()
+    }
+
+    /// Event requests that end because the controller was reset.
+    pub(crate) fn drain_events(&mut self) -> Vec<Slot> {
+        self.events.drain()
+    }
+
+    /// Decides on a command. `declared` are the bytes of data that its SGL declares, `data` those that arrived.
+    pub(crate) fn handle(
+        &mut self,
+        slot: Slot,
+        entry: &SubmissionQueueEntry,
+        declared: u32,
+        data: &[u8],
+        now: Instant,
+    ) -> Action {
+        self.keep_alive.touch(now);
+        if entry.opcode == admin::FABRICS {
+            return self.fabrics(entry);
+        }
+        if !self.properties.is_ready() {
+            return Action::status(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+        }
+        let outcome = match entry.opcode {
+            admin::KEEP_ALIVE => Ok(Action::status(Status::SUCCESS)),
+            admin::ASYNC_EVENT_REQUEST => self.events.request(slot).map(|event| match event {
+                Some((_, dword)) => Action::result(dword),
+                None => Action::Hold,
+            }),
+            // Bit 0: the command was not aborted. What is on the drive is left to complete.
+            admin::ABORT => Ok(Action::result(1)),
+            admin::SET_FEATURES => features::set(self, entry, data, now),
+            admin::GET_FEATURES if policy::feature_is_ours((entry.cdw10.get() & 0xff) as u8) => {
+                features::get(self, entry, declared)
+            }
+            _ => self.look(entry, declared),
+        };
+        outcome.unwrap_or_else(Action::status)
+    }
+
+    fn fabrics(&mut self, entry: &SubmissionQueueEntry) -> Action {
+        // FCTYPE stands where other commands have the lowest byte of the NSID.
+        match entry.nsid.get().to_le_bytes()[0] {
+            fctype::PROPERTY_GET => match self.properties.get(&PropertyGet::from(*entry)) {
+                Ok(value) => Action::Answer {
+                    reply: Reply { status: Status::SUCCESS, result: value },
+                    data: Vec::new(),
+                },
+                Err(status) => Action::status(status),
+            },
+            fctype::PROPERTY_SET => match self.properties.set(&PropertySet::from(*entry)) {
+                Ok(effect) => Action::Effect { reply: Reply::SUCCESS, effect },
+                Err(status) => Action::status(status),
+            },
+            fctype::DISCONNECT => Action::Disconnect { reply: Reply::SUCCESS },
+            fctype::CONNECT => Action::status(Status::COMMAND_SEQUENCE_ERROR.with_dnr()),
+            _ => Action::status(Status::INVALID_FIELD.with_dnr()),
+        }
+    }
+
+    /// Commands that look: at the drive, at the discovery log, at what is kept here.
+    fn look(&mut self, entry: &SubmissionQueueEntry, declared: u32) -> Result<Action, Status> {
+        if let Role::Discovery(service) = &mut self.role {
+            let answer = service.answer(entry, declared, &self.association)?;
+            self.note_log_read(entry);
+            return Ok(Action::data(answer));
+        }
+        let Role::Drive(export) = &self.role else { return Err(Status::INTERNAL_ERROR) };
+        let own_log =
+            entry.opcode == admin::GET_LOG_PAGE && GetLogPage::from(entry).lid == lid::CHANGED_NAMESPACES;
+        if own_log {
+            // Namespaces of an export do not change while it is served.
+            let data = slice_of(&[0; 4096], entry, declared)?;
+            self.note_log_read(entry);
+            return Ok(Action::data(data));
+        }
+        let forward = policy::inspect(entry)?;
+        if forward.length != declared {
+            return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+        }
+        if declared > export.max_transfer() {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        if names_foreign_namespace(entry, export) {
+            return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+        }
+        let entry = policy::to_drive(entry, export.drive.info().version);
+        Ok(Action::Forward { entry, length: forward.length, finish: forward.finish })
+    }
+
+    fn note_log_read(&mut self, entry: &SubmissionQueueEntry) {
+        if entry.opcode == admin::GET_LOG_PAGE {
+            let command = GetLogPage::from(entry);
+            self.events.log_read(command.lid, command.rae);
+        }
+    }
+
+    /// Turns what the drive answered into what the host gets.
+    pub(crate) fn finish(
+        &mut self,
+        entry: &SubmissionQueueEntry,
+        finish: Finish,
+        answer: AdminReply,
+    ) -> Action {
+        let AdminReply { entry: completion, data } = answer;
+        let status = completion.status().with_crd(0);
+        let mut reply = Reply { status, result: completion.result() };
+        if !status.is_success() {
+            return Action::Answer { reply, data: Vec::new() };
+        }
+        self.note_log_read(entry);
+        let Role::Drive(export) = &self.role else { return Action::Answer { reply, data } };
+        let identity = identity::Identity {
+            cntlid: self.association.cntlid,
+            subsystem: &self.association.connect.subsystem,
+            version: self.properties.version(),
+            max_transfer: export.max_transfer(),
+        };
+        let data = finish::data(finish, data, &identity, export);
+        if finish == Finish::FeatureCapabilities {
+            // Set Features is refused, so nothing can be saved or changed: bits 0 and 2.
+            reply.result &= !0b101;
+        }
+        Action::Answer { reply, data }
+    }
+}
+
+/// Whether a command names a namespace that the export does not have. Lists and controller-wide structures take any
+/// NSID; a structure of a namespace that is not shown looks like that of an inactive one (see [`finish::data`]).
+fn names_foreign_namespace(entry: &SubmissionQueueEntry, export: &Export) -> bool {
+    let nsid = entry.nsid.get();
+    match entry.opcode {
+        admin::IDENTIFY => false,
+        _ => nsid != 0 && nsid != u32::MAX && !export.shows(nsid),
+    }
+}
+
+/// The piece of a log page kept here that a Get Log Page asks for.
+///
+/// # Errors
+/// When the length is not the declared one, or the offset is beyond the page.
+pub(super) fn slice_of(page: &[u8], entry: &SubmissionQueueEntry, declared: u32) -> Result<Vec<u8>, Status> {
+    let command = GetLogPage::from(entry);
+    if command.length() != u64::from(declared) {
+        return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+    }
+    if declared > limits::MAX_H2C_DATA {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    let offset = usize::try_from(command.lpo).unwrap_or(usize::MAX);
+    if command.offset_is_index || offset > page.len() || !offset.is_multiple_of(4) {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    let mut data = vec![0; declared as usize];
+    let count = (page.len() - offset).min(data.len());
+    data[..count].copy_from_slice(&page[offset..offset + count]);
+    Ok(data)
+}
+
+fn capabilities(version: Version) -> ControllerCapabilities {
+    Capabilities {
+        max_queue_entries: limits::QUEUE_ENTRIES,
+        timeout: limits::READY_TIMEOUT,
+        css: ControllerCapabilities::CSS_NVM,
+    }
+    .build(version)
+}

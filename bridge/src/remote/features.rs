@@ -1,0 +1,87 @@
+//! Features that are kept here, because they are about the association and not about the drive.
+
+use std::time::Instant;
+
+use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::feature::fid;
+use gangway_spec::status::Status;
+
+use super::controller::{Action, RemoteController};
+use super::policy::{SELECT_CAPABILITIES, feature_is_ours};
+
+/// Set Features. Features of the drive are not changed from afar: the class `tune` is not open.
+pub(super) fn set(
+    controller: &mut RemoteController,
+    entry: &SubmissionQueueEntry,
+    data: &[u8],
+    now: Instant,
+) -> Result<Action, Status> {
+    let id = (entry.cdw10.get() & 0xff) as u8;
+    let value = entry.cdw11.get();
+    if !feature_is_ours(id) || id == fid::HOST_IDENTIFIER {
+        return Err(Status::FEATURE_NOT_CHANGEABLE.with_dnr());
+    }
+    if entry.cdw10.get() & (1 << 31) != 0 {
+        return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
+    }
+    if !data.is_empty() {
+        return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+    }
+    match id {
+        fid::NUMBER_OF_QUEUES => {
+            let (submission, completion) = (value as u16, (value >> 16) as u16);
+            let limit = controller.export().map_or(0, |export| export.max_io_queues);
+            if submission == u16::MAX || completion == u16::MAX || limit == 0 {
+                return Err(Status::INVALID_FIELD.with_dnr());
+            }
+            // Over fabrics a queue is a pair, so the smaller number counts. Both are 0's based.
+            controller.association.grant_queues(submission.min(completion) + 1, limit);
+            Ok(Action::result(queues(controller)))
+        }
+        fid::ASYNC_EVENT_CONFIGURATION => {
+            controller.events.configure(value);
+            Ok(Action::result(0))
+        }
+        _ => {
+            controller.keep_alive.set_kato_millis(value, now);
+            Ok(Action::result(0))
+        }
+    }
+}
+
+/// Get Features of what [`feature_is_ours`] names.
+pub(super) fn get(
+    controller: &mut RemoteController,
+    entry: &SubmissionQueueEntry,
+    declared: u32,
+) -> Result<Action, Status> {
+    let id = (entry.cdw10.get() & 0xff) as u8;
+    let select = (entry.cdw10.get() >> 8) & 0x7;
+    if select > SELECT_CAPABILITIES {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    let has_data = id == fid::HOST_IDENTIFIER && select != SELECT_CAPABILITIES;
+    // EXHID: a fabrics host has a 128-bit identifier (NVMe Base 2.0, 5.27.1.25).
+    if has_data && entry.cdw11.get() & 1 == 0 {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    if declared != if has_data { 16 } else { 0 } {
+        return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
+    }
+    if select == SELECT_CAPABILITIES {
+        // Bit 2: changeable.
+        return Ok(Action::result(if id == fid::HOST_IDENTIFIER { 0 } else { 1 << 2 }));
+    }
+    Ok(match id {
+        fid::HOST_IDENTIFIER => Action::data(controller.association.connect.host_id.0.to_vec()),
+        fid::NUMBER_OF_QUEUES => Action::result(queues(controller)),
+        fid::ASYNC_EVENT_CONFIGURATION => Action::result(controller.events.configuration()),
+        _ => Action::result(controller.keep_alive.kato_millis()),
+    })
+}
+
+/// Number of Queues as its result reports it: both halves 0's based.
+fn queues(controller: &RemoteController) -> u32 {
+    let granted = u32::from(controller.association.granted_queues()).saturating_sub(1);
+    granted << 16 | granted
+}

@@ -1,0 +1,137 @@
+//! What the drive answered, as the host gets it.
+
+use gangway_spec::identify::{CommandSetIndependentNamespace, IdentifyController, IdentifyNamespace};
+use gangway_spec::opcode::nvm;
+use zerocopy::FromBytes;
+
+use super::identity::{self, Identity};
+use super::policy::{self, Finish};
+use crate::export::Export;
+
+/// Applies `finish` to the data of a successful command.
+pub(super) fn data(finish: Finish, mut data: Vec<u8>, identity: &Identity<'_>, export: &Export) -> Vec<u8> {
+    match finish {
+        Finish::AsItIs | Finish::FeatureCapabilities => {}
+        Finish::Controller => {
+            if let Ok(structure) = IdentifyController::mut_from_bytes(&mut data) {
+                identity::controller(structure, identity);
+            }
+        }
+        Finish::Namespace { nsid } => {
+            // FFFFFFFFh asks for what namespaces have in common.
+            if nsid != u32::MAX && !export.shows(nsid) {
+                data.fill(0);
+            } else if let Ok(structure) = IdentifyNamespace::mut_from_bytes(&mut data) {
+                identity::namespace(structure, export.read_only);
+            }
+        }
+        Finish::IndependentNamespace { nsid } => {
+            if !export.shows(nsid) {
+                data.fill(0);
+            } else if let Ok(structure) = CommandSetIndependentNamespace::mut_from_bytes(&mut data) {
+                identity::independent_namespace(structure, export.read_only);
+            }
+        }
+        Finish::Descriptors { nsid } => {
+            if nsid != u32::MAX && !export.shows(nsid) {
+                data.fill(0);
+            }
+        }
+        Finish::NamespaceList => keep_shown(&mut data, export),
+        Finish::EffectsLog { offset } => refuse_in_effects(&mut data, offset),
+        Finish::SupportedLogPages { offset } => refuse_in_log_pages(&mut data, offset),
+    }
+    data
+}
+
+/// Takes namespaces that are not exported out of a list, which is zero-terminated.
+fn keep_shown(data: &mut [u8], export: &Export) {
+    let shown: Vec<[u8; 4]> = data
+        .chunks_exact(4)
+        .map(|nsid| u32::from_le_bytes([nsid[0], nsid[1], nsid[2], nsid[3]]))
+        .take_while(|nsid| *nsid != 0)
+        .filter(|nsid| export.shows(*nsid))
+        .map(u32::to_le_bytes)
+        .collect();
+    data.fill(0);
+    for (place, nsid) in data.chunks_exact_mut(4).zip(shown) {
+        place.copy_from_slice(&nsid);
+    }
+}
+
+/// Commands Supported and Effects: 256 dwords for admin commands, 256 for I/O commands. Clearing CSUPP (bit 0) and the
+/// rest of a dword says that the command is not supported.
+fn refuse_in_effects(data: &mut [u8], offset: u64) {
+    for (index, dword) in data.chunks_exact_mut(4).enumerate() {
+        let index = offset / 4 + index as u64;
+        let open = match index {
+            0..=255 => policy::admin_opcode_is_open(index as u8),
+            256..=511 => io_opcode_is_open((index - 256) as u8),
+            _ => true,
+        };
+        if !open {
+            dword.fill(0);
+        }
+    }
+}
+
+fn io_opcode_is_open(opcode: u8) -> bool {
+    // An opcode is open when admission finds anything but "no such opcode" to say about it.
+    matches!(
+        opcode,
+        nvm::FLUSH
+            | nvm::WRITE
+            | nvm::READ
+            | nvm::WRITE_UNCORRECTABLE
+            | nvm::COMPARE
+            | nvm::WRITE_ZEROES
+            | nvm::DATASET_MANAGEMENT
+            | nvm::VERIFY
+            | nvm::COPY
+    )
+}
+
+/// Supported Log Pages: a dword per log page.
+fn refuse_in_log_pages(data: &mut [u8], offset: u64) {
+    for (index, dword) in data.chunks_exact_mut(4).enumerate() {
+        let id = offset / 4 + index as u64;
+        if id < 256 && !policy::log_page_is_listed(id as u8) {
+            dword.fill(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{ExportView, Format, NamespaceView};
+    use gangway_spec::command::SubmissionQueueEntry;
+    use gangway_spec::opcode::admin;
+    use gangway_spec::status::Status;
+
+    #[test]
+    fn the_effects_log_promises_exactly_the_io_commands_that_admission_knows() {
+        let format = Format { block_size: 512, metadata_size: 0, protected: false };
+        let namespace =
+            NamespaceView { nsid: 1, drive: 0, drive_nsid: 1, queue: 0, format, read_only: false };
+        let view = ExportView { namespaces: vec![namespace], max_transfer: 4096, ..ExportView::default() };
+        for opcode in 0..=255 {
+            let mut entry = SubmissionQueueEntry::new(opcode);
+            entry.nsid = 1.into();
+            let known = view.admit(&entry, 1) != Err(Status::INVALID_OPCODE.with_dnr());
+            assert_eq!(io_opcode_is_open(opcode), known, "opcode {opcode:#x}");
+        }
+    }
+
+    #[test]
+    fn refused_commands_are_not_promised_wherever_the_log_is_read_from() {
+        let mut page = vec![0xff; 2048];
+        refuse_in_effects(&mut page, 0);
+        let at = |opcode: u8| usize::from(opcode) * 4;
+        assert_eq!(page[at(admin::FORMAT_NVM)..][..4], [0; 4]);
+        assert_eq!(page[at(admin::IDENTIFY)..][..4], [0xff; 4]);
+        let mut piece = vec![0xff; 4];
+        refuse_in_effects(&mut piece, at(admin::FORMAT_NVM) as u64);
+        assert_eq!(piece, [0; 4]);
+    }
+}

@@ -1,0 +1,23 @@
+//! Limits that this target sets itself, wherever they have to be said.
+
+use std::time::Duration;
+
+/// Bytes of data that an I/O capsule may carry. IOCCSZ follows from it. Linux sends writes up to this size without
+/// waiting for an R2T.
+pub(crate) const IN_CAPSULE_DATA: u32 = 8192;
+/// Entries of an I/O queue at most: CAP.MQES and MAXCMD.
+pub(crate) const QUEUE_ENTRIES: u16 = 1024;
+/// Entries of an admin queue at most.
+pub(crate) const ADMIN_QUEUE_ENTRIES: u16 = 256;
+/// Asynchronous Event Requests at most: AERL + 1.
+pub(crate) const ASYNC_EVENT_REQUESTS: u8 = 4;
+/// Abort commands at most: ACL + 1.
+pub(crate) const ABORTS: u8 = 4;
+/// MAXH2CDATA: bytes of an H2CData PDU at most.
+pub(crate) const MAX_H2C_DATA: u32 = 1 << 20;
+/// How long a drive may take for an admin command of the class `inspect`.
+pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a peer may take from the TCP connection to a complete Connect.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// CAP.TO: what enabling a controller takes at most.
+pub(crate) const READY_TIMEOUT: Duration = Duration::from_millis(7500);

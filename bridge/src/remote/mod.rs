@@ -1,0 +1,16 @@
+//! Remote controllers: what one association sees on its admin queue.
+//!
+//! A remote controller decides what each admin command means (answered here, forwarded, refused) and how the drive's
+//! answers look to the host. It does no I/O: the task that owns the connection carries out what it decides.
+
+pub(crate) mod identity;
+pub(crate) mod limits;
+pub(crate) mod policy;
+
+mod controller;
+mod discovery;
+mod features;
+mod finish;
+
+pub(crate) use controller::{Action, RemoteController};
+pub(crate) use discovery::DiscoveryService;

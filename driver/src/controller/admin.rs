@@ -1,0 +1,242 @@
+//! Admin commands that are waited for, as start-up needs them.
+
+use std::time::Instant;
+
+use gangway_spec::identify::{IDENTIFY_LENGTH, cns};
+use gangway_spec::{
+    CompletionQueueEntry, IdentifyController, IdentifyNamespace, SubmissionQueueEntry, admin_opcode_name,
+    feature, opcode,
+};
+use zerocopy::FromBytes;
+
+use super::registers::Poll;
+use super::{Controller, ControllerError};
+use crate::dma::{CommandData, Direction};
+use crate::queue::Completion;
+
+/// Tags of the admin commands that the controller waits for itself have this bit; no others may.
+const WAITED_FOR: u64 = 1 << 63;
+
+/// Namespace identifiers in one Identify list.
+const IDS_PER_LIST: usize = IDENTIFY_LENGTH / size_of::<u32>();
+
+/// What an admin command transfers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminData<'a> {
+    /// Nothing.
+    None,
+    /// So many bytes from the controller.
+    In(usize),
+    /// These bytes to the controller.
+    Out(&'a [u8]),
+}
+
+impl Controller {
+    /// Runs one admin command and waits for it, at most for the time limit of the options. Gives the completion and
+    /// the bytes that were read.
+    ///
+    /// Completions of other admin commands that come meanwhile are kept for [`Controller::reap_admin`].
+    ///
+    /// # Errors
+    /// [`ControllerError::Status`] when the controller refuses the command, [`ControllerError::Timeout`] when it does
+    /// not answer; the command is then still outstanding, and its memory with it.
+    pub fn admin(
+        &mut self,
+        entry: SubmissionQueueEntry,
+        data: AdminData<'_>,
+    ) -> Result<(CompletionQueueEntry, Vec<u8>), ControllerError> {
+        let buffer = match data {
+            AdminData::None => CommandData::None,
+            AdminData::In(len) => CommandData::Buffer(self.buffer(len, Direction::DeviceWrites)?),
+            AdminData::Out(bytes) => {
+                let mut buffer = self.buffer(bytes.len(), Direction::DeviceReads)?;
+                buffer.copy_from_slice(bytes);
+                CommandData::Buffer(buffer)
+            }
+        };
+        let (tag, deadline) = (self.next_tag(), Instant::now() + self.options.admin_timeout);
+        if let Err(rejected) = self.admin.submit(&entry, buffer, tag, deadline) {
+            return Err(self.rejected(&entry, rejected.reason));
+        }
+        let completion = self.wait_for(&entry, tag)?;
+        let read =
+            if matches!(data, AdminData::In(_)) { completion.data.bytes().to_vec() } else { Vec::new() };
+        Ok((completion.entry, read))
+    }
+
+    /// Runs the creation of the queue at `iova`.
+    pub(super) fn admin_with_queue(
+        &mut self,
+        entry: SubmissionQueueEntry,
+        iova: u64,
+    ) -> Result<(), ControllerError> {
+        let (tag, deadline) = (self.next_tag(), Instant::now() + self.options.admin_timeout);
+        self.admin
+            .submit_with_queue(&entry, iova, tag, deadline)
+            .map_err(|reason| self.rejected(&entry, reason))?;
+        self.wait_for(&entry, tag).map(drop)
+    }
+
+    /// Appends the completions of admin commands that were submitted with [`Controller::admin_queue`] to `out`. To be
+    /// used instead of reaping that queue: some may have come while [`Controller::admin`] waited.
+    ///
+    /// # Errors
+    /// [`ControllerError::Queue`] when the admin queue is faulted: reset the controller.
+    pub fn reap_admin(&mut self, out: &mut Vec<Completion>) -> Result<usize, ControllerError> {
+        let before = out.len();
+        let result = self.reap_kept();
+        out.append(&mut self.kept);
+        result?;
+        Ok(out.len() - before)
+    }
+
+    /// The namespace identifiers that are active, ascending (CNS 02h).
+    ///
+    /// # Errors
+    /// As [`Controller::admin`].
+    pub fn active_namespaces(&mut self) -> Result<Vec<u32>, ControllerError> {
+        let mut found: Vec<u32> = Vec::new();
+        loop {
+            let after = found.last().copied().unwrap_or(0);
+            let list = self.identify_data(cns::ACTIVE_NAMESPACE_LIST, after)?;
+            let before = found.len();
+            let ids = list.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]));
+            for id in ids.take_while(|&id| id != 0) {
+                // Ascending by specification; a list that is not would never end.
+                if found.last().is_some_and(|&last| id <= last) {
+                    return Err(self.unsupported("its list of active namespaces is not ascending"));
+                }
+                found.push(id);
+            }
+            // FFFFFFFEh is the last identifier that a list may be asked to go on after.
+            if found.len() - before < IDS_PER_LIST || found.last().is_some_and(|&last| last >= 0xffff_fffd) {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Identify Namespace (CNS 00h) of a namespace.
+    ///
+    /// # Errors
+    /// As [`Controller::admin`].
+    pub fn identify_namespace(&mut self, nsid: u32) -> Result<Box<IdentifyNamespace>, ControllerError> {
+        let data = self.identify_data(cns::NAMESPACE, nsid)?;
+        self.parse(&data)
+    }
+
+    /// Identify Controller (CNS 01h), read anew.
+    ///
+    /// # Errors
+    /// As [`Controller::admin`].
+    pub fn read_identify(&mut self) -> Result<Box<IdentifyController>, ControllerError> {
+        let data = self.identify_data(cns::CONTROLLER, 0)?;
+        self.parse(&data)
+    }
+
+    /// Any 4096 bytes of Identify data that take no more than CNS and a namespace.
+    ///
+    /// # Errors
+    /// As [`Controller::admin`].
+    pub fn identify_data(&mut self, cns: u8, nsid: u32) -> Result<Vec<u8>, ControllerError> {
+        let mut entry = SubmissionQueueEntry::new(opcode::admin::IDENTIFY);
+        entry.nsid.set(nsid);
+        entry.cdw10.set(u32::from(cns));
+        Ok(self.admin(entry, AdminData::In(IDENTIFY_LENGTH))?.1)
+    }
+
+    /// Asks for `wanted` I/O queue pairs and gives how many are granted (NVMe Base 2.0, 5.27.1.5).
+    pub(super) fn set_number_of_queues(&mut self, wanted: u16) -> Result<u16, ControllerError> {
+        // 0's based, and FFFFh is reserved.
+        let count = u32::from(wanted.clamp(1, u16::MAX - 1) - 1);
+        let mut entry = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
+        entry.cdw10.set(u32::from(feature::fid::NUMBER_OF_QUEUES));
+        entry.cdw11.set(count << 16 | count);
+        let granted = self.admin(entry, AdminData::None)?.0.dw0.get();
+        let (submission, completion) = (granted & 0xffff, granted >> 16);
+        // A controller may grant more than was asked for; more are not counted on.
+        Ok(submission.min(completion).min(count) as u16 + 1)
+    }
+
+    fn buffer(&self, len: usize, direction: Direction) -> Result<crate::dma::DmaBuffer, ControllerError> {
+        self.domain().buffer(len, direction).map_err(|source| self.dma_error(source))
+    }
+
+    fn parse<T: FromBytes>(&self, data: &[u8]) -> Result<Box<T>, ControllerError> {
+        T::read_from_bytes(data)
+            .map(Box::new)
+            .map_err(|_| self.unsupported("Identify gave less than its 4096 bytes"))
+    }
+
+    fn next_tag(&mut self) -> u64 {
+        self.last_tag = self.last_tag.wrapping_add(1);
+        WAITED_FOR | self.last_tag
+    }
+
+    fn wait_for(&mut self, entry: &SubmissionQueueEntry, tag: u64) -> Result<Completion, ControllerError> {
+        self.admin.ring();
+        let limit = self.options.admin_timeout;
+        let mut poll = Poll::new(limit);
+        loop {
+            let waiting = self.reap_all()?;
+            let mut completion = None;
+            // Of others that were waited for once, nobody is left who wants to know.
+            for found in waiting {
+                if found.user == tag {
+                    completion = Some(found);
+                }
+            }
+            if let Some(completion) = completion {
+                let status = completion.entry.status();
+                if status.is_success() {
+                    return Ok(completion);
+                }
+                let (function, command) = (self.function_name().to_owned(), name(entry));
+                return Err(ControllerError::Status { function, command, status });
+            }
+            if !poll.again() {
+                let (function, action) =
+                    (self.function_name().to_owned(), format!("complete {}", name(entry)));
+                return Err(ControllerError::Timeout { function, action, limit });
+            }
+            // A controller that gave up does not answer either; better said at once.
+            self.check_alive(entry)?;
+        }
+    }
+
+    fn check_alive(&self, entry: &SubmissionQueueEntry) -> Result<(), ControllerError> {
+        if self.registers().status()?.cfs() {
+            let (function, action) = (self.function_name().to_owned(), format!("complete {}", name(entry)));
+            return Err(ControllerError::Fatal { function, action });
+        }
+        Ok(())
+    }
+
+    fn reap_kept(&mut self) -> Result<(), ControllerError> {
+        self.reap_all().map(drop)
+    }
+
+    /// Reaps the admin queue; gives the completions that are waited for and keeps the others.
+    fn reap_all(&mut self) -> Result<Vec<Completion>, ControllerError> {
+        let mut reaped = Vec::new();
+        let result = self.admin.reap(&mut reaped);
+        let (waiting, others): (Vec<_>, Vec<_>) =
+            reaped.into_iter().partition(|completion| completion.user & WAITED_FOR != 0);
+        self.kept.extend(others);
+        match result {
+            Ok(_) => Ok(waiting),
+            Err(fault) => Err(ControllerError::Queue { function: self.function_name().to_owned(), fault }),
+        }
+    }
+
+    fn rejected(&self, entry: &SubmissionQueueEntry, reason: crate::queue::SubmitError) -> ControllerError {
+        let (function, command) = (self.function_name().to_owned(), name(entry));
+        ControllerError::Rejected { function, command, reason }
+    }
+}
+
+fn name(entry: &SubmissionQueueEntry) -> String {
+    match admin_opcode_name(entry.opcode) {
+        Some(name) => name.to_owned(),
+        None => format!("admin command {:#04x}", entry.opcode),
+    }
+}

@@ -1,0 +1,56 @@
+//! The proof that lets go of memory.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static NEXT_CONTROLLER: AtomicU64 = AtomicU64::new(1);
+
+/// One run of a controller, from enabling it to disabling it. Queue pairs belong to the run they were made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch {
+    controller: u64,
+    number: u64,
+}
+
+impl Epoch {
+    /// The first run of a controller that no other has the identity of.
+    pub(crate) fn first() -> Self {
+        Self { controller: NEXT_CONTROLLER.fetch_add(1, Ordering::Relaxed), number: 1 }
+    }
+
+    /// The run after this one.
+    pub(crate) fn next(self) -> Self {
+        Self { number: self.number + 1, ..self }
+    }
+
+    /// The proof that this run is over. Only for who saw CSTS.RDY go to 0 after CC.EN did.
+    pub(crate) fn stopped(self) -> Stopped {
+        Stopped(self)
+    }
+}
+
+/// Proof that a controller was stopped (CC.EN is 0, and CSTS.RDY was seen to be 0), so that it touches none of the
+/// memory of the queue pairs that were made before. Only a [`Controller`](super::Controller) makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped(Epoch);
+
+impl Stopped {
+    /// Whether it is about the controller of `epoch`, and about that run or a later one.
+    pub(crate) fn covers(&self, epoch: Epoch) -> bool {
+        self.0.controller == epoch.controller && self.0.number >= epoch.number
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proof_covers_its_run_and_earlier_ones_of_the_same_controller_only() {
+        let first = Epoch::first();
+        let second = first.next();
+        assert!(first.stopped().covers(first));
+        assert!(second.stopped().covers(first));
+        assert!(!first.stopped().covers(second));
+        assert!(!Epoch::first().stopped().covers(first));
+    }
+}

@@ -1,0 +1,125 @@
+//! Creation and deletion of I/O queue pairs (NVMe Base 2.0, 5.4 to 5.7).
+
+use gangway_spec::registers::{
+    ControllerCapabilities, completion_queue_head_doorbell, submission_queue_tail_doorbell,
+};
+use gangway_spec::{SubmissionQueueEntry, opcode};
+
+use super::epoch::Epoch;
+use super::{AdminData, Controller, ControllerError};
+use crate::dma::CommandData;
+use crate::function::Function;
+use crate::queue::{Parts, QueuePair};
+
+/// Physically contiguous, in CDW11 of both Create commands.
+const PC: u32 = 1 << 0;
+
+impl Controller {
+    /// Makes an I/O queue pair: a completion queue without interrupts, and a submission queue on it.
+    ///
+    /// # Errors
+    /// [`ControllerError::NoMoreQueues`] when as many exist as the controller grants, else as [`Controller::admin`].
+    pub fn create_io_queue_pair(&mut self) -> Result<QueuePair, ControllerError> {
+        let limit = self.io_queue_limit;
+        let Some(qid) = (1..=limit).find(|&qid| !self.queues_in_use.contains(&qid)) else {
+            return Err(ControllerError::NoMoreQueues { function: self.function_name().to_owned(), limit });
+        };
+        let entries = self.options.io_entries(self.capabilities);
+        let max_transfer = self.max_transfer as usize;
+        let mut pair =
+            new_queue_pair(&*self.function, self.epoch, self.capabilities, qid, entries, max_transfer)?;
+        let (sq, cq) = pair.addresses();
+
+        if let Err(error) = self.admin_with_queue(create(opcode::admin::CREATE_IO_CQ, &pair, PC), cq) {
+            return Err(self.give_up(pair, error));
+        }
+        let on_queue = u32::from(qid) << 16 | PC;
+        if let Err(error) = self.admin_with_queue(create(opcode::admin::CREATE_IO_SQ, &pair, on_queue), sq) {
+            return Err(match self.admin(delete(opcode::admin::DELETE_IO_CQ, qid), AdminData::None) {
+                Ok(_) => self.give_up(pair, error),
+                Err(second) => {
+                    tracing::error!(%second, "a completion queue without submission queue is left behind");
+                    self.queues_in_use.insert(qid);
+                    self.orphans.push(pair);
+                    error
+                }
+            });
+        }
+        pair.set_stepper(self.function.stepper(qid));
+        self.queues_in_use.insert(qid);
+        Ok(pair)
+    }
+
+    /// Deletes an I/O queue pair, the submission queue first. The controller ends all commands of it before it says
+    /// that the queue is deleted; gives what was given with those that were outstanding, completed now or not.
+    ///
+    /// # Errors
+    /// [`ControllerError::ForeignQueue`] for a queue pair of another controller or an earlier run, else as
+    /// [`Controller::admin`]. The controller then keeps the queue pair until it is disabled: its memory is freed when
+    /// that is proven to be safe.
+    pub fn delete_io_queue_pair(
+        &mut self,
+        pair: QueuePair,
+    ) -> Result<Vec<(u64, CommandData)>, ControllerError> {
+        let qid = pair.qid();
+        if pair.epoch() != self.epoch || !self.queues_in_use.contains(&qid) {
+            // Kept: a later stop of this controller may be proof for it, and dropping it leaks it in any case.
+            self.orphans.push(pair);
+            return Err(ControllerError::ForeignQueue { function: self.function_name().to_owned(), qid });
+        }
+        for opcode in [opcode::admin::DELETE_IO_SQ, opcode::admin::DELETE_IO_CQ] {
+            if let Err(error) = self.admin(delete(opcode, qid), AdminData::None) {
+                self.orphans.push(pair);
+                return Err(error);
+            }
+        }
+        self.queues_in_use.remove(&qid);
+        Ok(pair.discard())
+    }
+
+    /// After a failed creation: the controller refused and knows nothing of the queue, or it did not answer and may.
+    fn give_up(&mut self, pair: QueuePair, error: ControllerError) -> ControllerError {
+        if matches!(error, ControllerError::Status { .. } | ControllerError::Rejected { .. }) {
+            pair.discard();
+        } else {
+            self.queues_in_use.insert(pair.qid());
+            self.orphans.push(pair);
+        }
+        error
+    }
+}
+
+/// Makes the memory of a queue pair; the controller is not told.
+pub(super) fn new_queue_pair(
+    function: &dyn Function,
+    epoch: Epoch,
+    capabilities: ControllerCapabilities,
+    qid: u16,
+    entries: u16,
+    max_transfer: usize,
+) -> Result<QueuePair, ControllerError> {
+    let stride = capabilities.dstrd();
+    let parts = Parts {
+        qid,
+        epoch,
+        entries,
+        max_transfer,
+        tail_doorbell: function.doorbell(submission_queue_tail_doorbell(qid, stride))?,
+        head_doorbell: function.doorbell(completion_queue_head_doorbell(qid, stride))?,
+    };
+    QueuePair::new(function.domain(), parts)
+        .map_err(|source| ControllerError::Dma { function: function.name().to_owned(), source })
+}
+
+fn create(opcode: u8, pair: &QueuePair, cdw11: u32) -> SubmissionQueueEntry {
+    let mut entry = SubmissionQueueEntry::new(opcode);
+    entry.cdw10.set(u32::from(pair.entries() - 1) << 16 | u32::from(pair.qid()));
+    entry.cdw11.set(cdw11);
+    entry
+}
+
+fn delete(opcode: u8, qid: u16) -> SubmissionQueueEntry {
+    let mut entry = SubmissionQueueEntry::new(opcode);
+    entry.cdw10.set(u32::from(qid));
+    entry
+}

@@ -1,0 +1,280 @@
+//! A controller: from a function that was just opened to queue pairs that take I/O, and back.
+//!
+//! [`Controller::start`] resets and enables it, reads Identify Controller and asks for I/O queues. Queue pairs are
+//! handed out, go to other threads, and come back to be deleted. [`Controller::disable`] stops everything at once and
+//! gives the proof ([`Stopped`]) with which queue pairs release the memory of commands that never completed;
+//! [`Controller::restart`] brings it up again, as a new run.
+
+mod admin;
+pub(crate) mod epoch;
+mod error;
+mod io_queues;
+mod options;
+mod registers;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::time::Duration;
+
+use gangway_spec::IdentifyController;
+use gangway_spec::registers::{ControllerCapabilities, Version};
+
+pub use self::admin::AdminData;
+use self::epoch::Epoch;
+pub use self::epoch::Stopped;
+pub use self::error::ControllerError;
+pub use self::options::Options;
+use self::registers::Registers;
+use crate::dma::{CommandData, DmaDomain, DmaError, PAGE_SIZE};
+use crate::function::Function;
+use crate::queue::{Completion, QueuePair};
+
+/// Entries of the admin queues: room for asynchronous event requests and a few commands of each host.
+const ADMIN_ENTRIES: u16 = 128;
+
+/// What a shutdown is given when the controller does not say (RTD3E is 0), and at least.
+const SHORTEST_SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// And at most: an exit must not hang on a number that makes no sense.
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(60);
+
+/// An NVMe controller that this process drives.
+pub struct Controller {
+    // The admin queue stands before the function: it is dropped first.
+    admin: QueuePair,
+    function: Box<dyn Function>,
+    options: Options,
+    epoch: Epoch,
+    enabled: bool,
+    capabilities: ControllerCapabilities,
+    version: Version,
+    identify: Box<IdentifyController>,
+    max_transfer: u32,
+    io_queue_limit: u16,
+    queues_in_use: BTreeSet<u16>,
+    /// Queue pairs that could not be deleted; they wait for proof that the controller was stopped.
+    orphans: Vec<QueuePair>,
+    /// Completions of the manager's admin commands that came while another was waited for.
+    kept: Vec<Completion>,
+    /// The manager's admin commands that were outstanding when the controller was stopped.
+    aborted: Vec<(u64, CommandData)>,
+    last_tag: u64,
+}
+
+impl Controller {
+    /// Resets and enables the controller of a function, identifies it, and asks it for I/O queues.
+    ///
+    /// # Errors
+    /// When the function does not answer, is none that this driver can drive, or does not get ready in the time it
+    /// states itself.
+    pub fn start(function: Box<dyn Function>, options: Options) -> Result<Controller, ControllerError> {
+        let options = options.checked();
+        let registers = Registers::new(&*function);
+        let capabilities = registers.capabilities()?;
+        let version = registers.version()?;
+        registers.disable(capabilities)?;
+        let epoch = Epoch::first();
+        let mut controller = Controller {
+            admin: admin_queue(&*function, epoch, capabilities, &options)?,
+            function,
+            epoch,
+            enabled: false,
+            capabilities,
+            version,
+            identify: Box::default(),
+            max_transfer: options.max_transfer,
+            io_queue_limit: 0,
+            queues_in_use: BTreeSet::new(),
+            orphans: Vec::new(),
+            kept: Vec::new(),
+            aborted: Vec::new(),
+            last_tag: 0,
+            options,
+        };
+        controller.bring_up()?;
+        Ok(controller)
+    }
+
+    /// The function's name: `pci:0000:01:00.0`, `emulated:0`.
+    pub fn function_name(&self) -> &str {
+        self.function.name()
+    }
+
+    /// Identify Controller, as it was read when the controller was last brought up.
+    pub fn identify(&self) -> &IdentifyController {
+        &self.identify
+    }
+
+    /// CAP.
+    pub fn capabilities(&self) -> ControllerCapabilities {
+        self.capabilities
+    }
+
+    /// VS.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The most bytes that one command may transfer: what MDTS says, and the options. A multiple of 4096.
+    pub fn max_transfer(&self) -> u32 {
+        self.max_transfer
+    }
+
+    /// How many I/O queue pairs the controller grants.
+    pub fn io_queue_limit(&self) -> u16 {
+        self.io_queue_limit
+    }
+
+    /// How many commands an I/O queue pair takes.
+    pub fn io_queue_capacity(&self) -> u16 {
+        self.options.io_entries(self.capabilities) - 1
+    }
+
+    /// The domain that memory for this controller comes from.
+    pub fn domain(&self) -> &DmaDomain {
+        self.function.domain()
+    }
+
+    /// The admin queue, for commands that are not waited for. Tags must be below 2^63, and completions are to be
+    /// fetched with [`Controller::reap_admin`].
+    pub fn admin_queue(&mut self) -> &mut QueuePair {
+        &mut self.admin
+    }
+
+    /// Stops the controller: CC.EN to 0, and CSTS.RDY seen to follow. No I/O queue may be used any more from before
+    /// the call; that reactors stopped using them is up to the caller.
+    ///
+    /// # Errors
+    /// When the controller does not follow. It is then not known to be quiet, and all memory stays where it is.
+    pub fn disable(&mut self) -> Result<Stopped, ControllerError> {
+        self.registers().disable(self.capabilities)?;
+        self.enabled = false;
+        let stopped = self.epoch.stopped();
+        self.aborted.extend(self.admin.stop(&stopped).unwrap_or_default());
+        for orphan in mem::take(&mut self.orphans) {
+            if let Err(foreign) = orphan.dismantle(&stopped) {
+                self.orphans.push(foreign);
+            }
+        }
+        self.queues_in_use.clear();
+        Ok(stopped)
+    }
+
+    /// The admin commands that were submitted with [`Controller::admin_queue`] and were outstanding when the
+    /// controller was disabled: what was given along with them.
+    pub fn take_aborted_admin(&mut self) -> Vec<(u64, CommandData)> {
+        mem::take(&mut self.aborted)
+    }
+
+    /// Brings the controller up again, as a new run; disables it first when it is not. Queue pairs of earlier runs
+    /// can then only be dismantled.
+    ///
+    /// # Errors
+    /// As [`Controller::start`]. It may be tried again.
+    pub fn restart(&mut self) -> Result<(), ControllerError> {
+        if self.enabled {
+            self.disable()?;
+        } else {
+            // Something else may have enabled it, or an earlier attempt got stuck half-way.
+            self.registers().disable(self.capabilities)?;
+            self.aborted.extend(self.admin.stop(&self.epoch.stopped()).unwrap_or_default());
+        }
+        self.epoch = self.epoch.next();
+        self.capabilities = self.registers().capabilities()?;
+        self.version = self.registers().version()?;
+        self.admin = admin_queue(&*self.function, self.epoch, self.capabilities, &self.options)?;
+        self.bring_up()
+    }
+
+    /// Shuts the controller down in order (CC.SHN), so that it loses no data it promised to keep when its power goes,
+    /// and stops it. Takes as long as the controller states (RTD3E), 60 seconds at most.
+    ///
+    /// # Errors
+    /// As [`Controller::disable`]. When only the shutdown does not finish, the controller is stopped all the same and
+    /// a warning is logged.
+    pub fn shutdown(&mut self) -> Result<Stopped, ControllerError> {
+        let stated = Duration::from_micros(u64::from(self.identify.rtd3e.get()));
+        let limit = stated.clamp(SHORTEST_SHUTDOWN, LONGEST_SHUTDOWN);
+        if let Err(error) = self.registers().shut_down(limit) {
+            tracing::warn!(%error, "the controller did not shut down in order");
+        }
+        self.disable()
+    }
+
+    fn bring_up(&mut self) -> Result<(), ControllerError> {
+        // From here on the controller may touch the admin queue, also when something fails.
+        self.enabled = true;
+        let (entries, addresses) = (self.admin.entries(), self.admin.addresses());
+        self.registers().enable(self.capabilities, entries, addresses)?;
+        self.admin.set_stepper(self.function.stepper(0));
+        self.identify = self.read_identify()?;
+        self.max_transfer = self.limit_transfer();
+        let wanted = self.options.io_queues_wanted;
+        self.io_queue_limit = self.set_number_of_queues(wanted)?;
+        tracing::info!(
+            function = self.function_name(),
+            model = %self.identify.model(),
+            serial = %self.identify.serial(),
+            version = %self.version,
+            max_transfer = self.max_transfer,
+            io_queues = self.io_queue_limit,
+            "controller ready"
+        );
+        Ok(())
+    }
+
+    fn limit_transfer(&self) -> u32 {
+        let smallest_page = PAGE_SIZE as u64;
+        match self.identify.max_transfer(smallest_page) {
+            Some(limit) => u32::try_from(limit).unwrap_or(u32::MAX).min(self.options.max_transfer),
+            None => self.options.max_transfer,
+        }
+    }
+
+    fn registers(&self) -> Registers<'_> {
+        Registers::new(&*self.function)
+    }
+
+    fn dma_error(&self, source: DmaError) -> ControllerError {
+        ControllerError::Dma { function: self.function_name().to_owned(), source }
+    }
+
+    fn unsupported(&self, reason: &str) -> ControllerError {
+        ControllerError::Unsupported { function: self.function_name().to_owned(), reason: reason.to_owned() }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if self.enabled
+            && let Err(error) = self.disable()
+        {
+            // The queues leak what is outstanding on them, as nobody knows what the controller still does.
+            tracing::error!(%error, "a controller was let go that could not be stopped");
+        }
+    }
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller")
+            .field("function", &self.function_name())
+            .field("enabled", &self.enabled)
+            .field("io_queues", &self.queues_in_use)
+            .finish()
+    }
+}
+
+/// The admin queue of a controller that is disabled.
+fn admin_queue(
+    function: &dyn Function,
+    epoch: Epoch,
+    capabilities: ControllerCapabilities,
+    options: &Options,
+) -> Result<QueuePair, ControllerError> {
+    let max_transfer = options.max_transfer as usize;
+    io_queues::new_queue_pair(function, epoch, capabilities, 0, ADMIN_ENTRIES, max_transfer)
+}

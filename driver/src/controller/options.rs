@@ -1,0 +1,51 @@
+//! How a controller is to be used.
+
+use std::time::Duration;
+
+use gangway_spec::registers::ControllerCapabilities;
+
+use crate::dma::PAGE_SIZE;
+use crate::queue;
+
+/// How a controller is to be used. The defaults fit a drive that is shared by a few hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Entries of each I/O queue: one more than the commands that can be outstanding on it. 2 to
+    /// [`queue::MAX_ENTRIES`], and no more than the controller supports.
+    pub queue_depth: u16,
+    /// The most bytes that one command may transfer; rounded down to pages of 4096. What the controller allows (MDTS)
+    /// may be less.
+    pub max_transfer: u32,
+    /// How many I/O queue pairs to ask for. The controller may grant fewer.
+    pub io_queues_wanted: u16,
+    /// How long an admin command may take that is waited for.
+    pub admin_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            queue_depth: 256,
+            max_transfer: 1 << 20,
+            io_queues_wanted: 64,
+            admin_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Options {
+    /// The same within what is possible.
+    pub(super) fn checked(mut self) -> Self {
+        let page = PAGE_SIZE as u32;
+        self.queue_depth = self.queue_depth.clamp(2, queue::MAX_ENTRIES);
+        self.max_transfer = (self.max_transfer / page * page).max(page);
+        self.io_queues_wanted = self.io_queues_wanted.max(1);
+        self
+    }
+
+    /// Entries of an I/O queue on a controller with these capabilities.
+    pub(super) fn io_entries(&self, capabilities: ControllerCapabilities) -> u16 {
+        // MQES is 0's based, and 1 at least.
+        self.queue_depth.min(capabilities.mqes().saturating_add(1)).max(2)
+    }
+}

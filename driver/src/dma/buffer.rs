@@ -1,0 +1,250 @@
+//! Owned pieces of DMA memory.
+#![allow(unsafe_code)] // A buffer is a range of a region's mapping: turning it into slices happens here.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use super::{Direction, DmaRegion, DmaSlice};
+
+/// A region that is cut into buffers, and what became of buffers that were dropped instead of put back.
+#[derive(Debug)]
+pub(super) struct Home {
+    region: DmaRegion,
+    /// Per smallest block: 0, or the order + 1 of a buffer that began there and was dropped.
+    dropped: Box<[AtomicU8]>,
+    any_dropped: AtomicBool,
+}
+
+/// Size of the smallest block of a pool, in bytes.
+pub(super) const BLOCK: usize = super::PAGE_SIZE;
+
+impl Home {
+    pub(super) fn new(region: DmaRegion, blocks: usize) -> Arc<Self> {
+        let dropped = (0..blocks).map(|_| AtomicU8::new(0)).collect();
+        Arc::new(Self { region, dropped, any_dropped: AtomicBool::new(false) })
+    }
+
+    pub(super) fn region(&self) -> &DmaRegion {
+        &self.region
+    }
+
+    /// Calls `found(block, order)` for each buffer that was dropped since the last call.
+    pub(super) fn collect_dropped(&self, mut found: impl FnMut(usize, u8)) {
+        if !self.any_dropped.load(Ordering::Relaxed) || !self.any_dropped.swap(false, Ordering::Acquire) {
+            return;
+        }
+        for (block, mark) in self.dropped.iter().enumerate() {
+            if mark.load(Ordering::Relaxed) != 0 {
+                found(block, mark.swap(0, Ordering::Acquire) - 1);
+            }
+        }
+    }
+
+    fn note_dropped(&self, offset: usize, capacity: usize) {
+        if let Some(mark) = self.dropped.get(offset / BLOCK) {
+            let order = (capacity / BLOCK).trailing_zeros() as u8;
+            mark.store(order + 1, Ordering::Release);
+            self.any_dropped.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// A piece of DMA memory that nobody else has: who holds it may read and write it, and no device touches it, since
+/// it is moved into the queue pair while one may.
+///
+/// It begins at a page boundary. Dereferences to its first [`len`](DmaBuffer::len) bytes. What they hold after it
+/// was taken from a pool is what was there before: data of another command, perhaps of another host.
+///
+/// A buffer of a [`BufferPool`](super::BufferPool) goes back by [`put`](super::BufferPool::put). One that is dropped
+/// is found again by its pool, but more slowly.
+pub struct DmaBuffer {
+    pointer: NonNull<u8>,
+    iova: u64,
+    capacity: usize,
+    len: usize,
+    direction: Direction,
+    /// `None` only once it was put back into its pool.
+    home: Option<Arc<Home>>,
+}
+
+// SAFETY: the buffer is the only way to its bytes, and the region it keeps alive is not tied to a thread.
+unsafe impl Send for DmaBuffer {}
+// SAFETY: a shared buffer only gives shared references to bytes that nobody writes meanwhile.
+unsafe impl Sync for DmaBuffer {}
+
+impl DmaBuffer {
+    /// One buffer of a whole region, with all of its bytes.
+    pub fn whole(region: DmaRegion) -> Self {
+        let capacity = region.len();
+        Self::new(Home::new(region, 0), 0, capacity, capacity)
+    }
+
+    /// `capacity` bytes of the home's region from `offset` on. The caller sees to it that no other buffer of the
+    /// region overlaps them.
+    pub(super) fn new(home: Arc<Home>, offset: usize, capacity: usize, len: usize) -> Self {
+        let region = home.region();
+        Self {
+            pointer: region.pointer(offset, capacity),
+            iova: region.iova() + offset as u64,
+            capacity,
+            len,
+            direction: region.direction(),
+            home: Some(home),
+        }
+    }
+
+    /// I/O virtual address of the first byte. Page-aligned.
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// Bytes in use: what is dereferenced to, and what a command transfers.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no byte is in use.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes there are.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Sets how many bytes are in use. Bytes that come into use hold what was last there.
+    ///
+    /// # Panics
+    /// When `len` exceeds the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        assert!(len <= self.capacity, "{len} bytes do not fit a buffer of {}", self.capacity);
+        self.len = len;
+    }
+
+    /// What a device may do with it.
+    pub fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Whether it is a piece of `home`.
+    pub(super) fn belongs_to(&self, home: &Arc<Home>) -> bool {
+        self.home.as_ref().is_some_and(|own| Arc::ptr_eq(own, home))
+    }
+
+    /// Ends the buffer and gives its offset in its region and its capacity, both in bytes.
+    pub(super) fn into_parts(mut self) -> (usize, usize) {
+        (self.home.take().map_or(0, |home| self.offset(&home)), self.capacity)
+    }
+
+    fn offset(&self, home: &Home) -> usize {
+        (self.iova - home.region.iova()) as usize
+    }
+}
+
+impl Drop for DmaBuffer {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.note_dropped(self.offset(&home), self.capacity);
+        }
+    }
+}
+
+impl Deref for DmaBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: len <= capacity bytes of a live mapping, initialised by the kernel; no other buffer overlaps them,
+        // and no device writes them while the buffer is in hand (see the type).
+        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for DmaBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; nor does any device read them meanwhile.
+        unsafe { slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl fmt::Debug for DmaBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaBuffer")
+            .field("iova", &format_args!("{:#x}", self.iova))
+            .field("len", &self.len)
+            .field("capacity", &self.capacity)
+            .field("direction", &self.direction)
+            .finish()
+    }
+}
+
+/// The memory that a command transfers from or to. It travels with the command and comes back with its completion.
+#[derive(Debug, Default)]
+pub enum CommandData {
+    /// The command transfers nothing.
+    #[default]
+    None,
+    /// A buffer of the command's own.
+    Buffer(DmaBuffer),
+    /// A piece of a receive chunk, which the device only reads.
+    Shared(DmaSlice),
+}
+
+impl CommandData {
+    /// Bytes to transfer.
+    pub fn len(&self) -> usize {
+        match self {
+            CommandData::None => 0,
+            CommandData::Buffer(buffer) => buffer.len(),
+            CommandData::Shared(slice) => slice.len(),
+        }
+    }
+
+    /// Whether there is nothing to transfer.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// I/O virtual address of the first byte, if there is memory.
+    pub fn iova(&self) -> Option<u64> {
+        match self {
+            CommandData::None => None,
+            CommandData::Buffer(buffer) => Some(buffer.iova()),
+            CommandData::Shared(slice) => Some(slice.iova()),
+        }
+    }
+
+    /// What a device may do with it, if there is memory.
+    pub fn direction(&self) -> Option<Direction> {
+        match self {
+            CommandData::None => None,
+            CommandData::Buffer(buffer) => Some(buffer.direction()),
+            CommandData::Shared(_) => Some(Direction::DeviceReads),
+        }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            CommandData::None => &[],
+            CommandData::Buffer(buffer) => buffer,
+            CommandData::Shared(slice) => slice,
+        }
+    }
+}
+
+impl From<DmaBuffer> for CommandData {
+    fn from(buffer: DmaBuffer) -> Self {
+        CommandData::Buffer(buffer)
+    }
+}
+
+impl From<DmaSlice> for CommandData {
+    fn from(slice: DmaSlice) -> Self {
+        CommandData::Shared(slice)
+    }
+}

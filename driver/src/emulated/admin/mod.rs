@@ -1,0 +1,203 @@
+//! The admin queue: taking its commands, and executing those that are no subject of their own.
+
+mod events;
+mod features;
+mod identify;
+mod logs;
+mod queues;
+
+use gangway_spec::{Status, SubmissionQueueEntry, opcode};
+
+use super::config::EmulatedConfig;
+use super::device::{Device, Outcome};
+use super::memory::{Access, DmaMemory};
+use super::prp::{PAGE, PrpReader};
+use super::ring::SubmissionQueue;
+use super::store::dma_status;
+use events::Events;
+use features::Features;
+
+/// Abort commands that may be outstanding (ACL + 1). They are executed at once, so it is never reached.
+pub(super) const ABORT_LIMIT: u8 = 4;
+/// Asynchronous Event Requests that may be outstanding (AERL + 1).
+pub(super) const EVENT_REQUEST_LIMIT: u8 = 4;
+
+/// The drive's side of the admin queue, and all that only admin commands touch.
+pub(super) struct Admin {
+    sq: Option<SubmissionQueue>,
+    prps: PrpReader,
+    pub(super) events: Events,
+    features: Features,
+    /// Whether an I/O queue was created since the last reset.
+    has_io_queues: bool,
+    /// Cleared by reset; queue identifiers granted by Number of Queues.
+    granted: Granted,
+    config: EmulatedConfig,
+}
+
+/// How many I/O queues of each kind the host was granted.
+#[derive(Clone, Copy)]
+struct Granted {
+    submission: u16,
+    completion: u16,
+}
+
+impl Admin {
+    pub(super) fn new(config: &EmulatedConfig) -> Self {
+        Self {
+            sq: None,
+            prps: PrpReader::new(PAGE << config.mdts),
+            events: Events::default(),
+            features: Features::new(config),
+            has_io_queues: false,
+            granted: Granted { submission: config.queues, completion: config.queues },
+            config: config.clone(),
+        }
+    }
+
+    /// Starts with these queues.
+    pub(super) fn start(&mut self, sq: SubmissionQueue) {
+        self.sq = Some(sq);
+    }
+
+    /// Forgets what a controller reset forgets.
+    pub(super) fn reset(&mut self) {
+        self.sq = None;
+        self.events = Events::default();
+        self.features.reset(&self.config);
+        self.has_io_queues = false;
+        self.granted = Granted { submission: self.config.queues, completion: self.config.queues };
+    }
+}
+
+impl Device {
+    /// Does what the doorbells of the admin queue ask for.
+    pub(super) fn step_admin(&self) {
+        let mut inside = self.admin.enter();
+        let inside = &mut *inside;
+        let (host, admin) = (&inside.memory, &mut inside.state);
+        // Taken out for the time of the step, as commands need the rest of the state.
+        let Some(mut sq) = admin.sq.take_if(|_| self.is_running()) else { return };
+        self.process_admin(admin, &mut sq, host);
+        admin.sq = Some(sq);
+    }
+
+    fn process_admin(&self, admin: &mut Admin, sq: &mut SubmissionQueue, host: &DmaMemory) {
+        let Some(mut cq) = self.completion_queue(0) else { return };
+        let Some(cq) = cq.as_mut() else { return };
+        if !self.ring(sq, cq) {
+            return;
+        }
+        loop {
+            while cq.has_room()
+                && let Some((request, event)) = admin.events.deliver()
+            {
+                let entry = SubmissionQueueEntry { cid: request.into(), ..Default::default() };
+                if !self.post(host, sq, cq, &entry, (Status::SUCCESS, event.into_dw0().into())) {
+                    return;
+                }
+            }
+            if !cq.has_room() {
+                return;
+            }
+            let entry = match sq.fetch(host) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return,
+                Err(_) => return self.unreadable(sq),
+            };
+            let outcome = if admin.events.holds(entry.cid.get()) {
+                Status::CID_CONFLICT.with_dnr().into()
+            } else {
+                AdminCommand { device: self, admin, host, entry: &entry }.run()
+            };
+            if let Outcome::Complete { status, result } = outcome
+                && !self.post(host, sq, cq, &entry, (status, result))
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// One admin command with all it needs.
+struct AdminCommand<'a> {
+    device: &'a Device,
+    admin: &'a mut Admin,
+    host: &'a DmaMemory,
+    entry: &'a SubmissionQueueEntry,
+}
+
+/// Dword 0 of the completion, or why there is none.
+type Answer = Result<u32, Status>;
+
+impl AdminCommand<'_> {
+    fn run(&mut self) -> Outcome {
+        if self.entry.flags != 0 {
+            return Status::INVALID_FIELD.with_dnr().into();
+        }
+        let answer = match self.entry.opcode {
+            opcode::admin::IDENTIFY => self.identify(),
+            opcode::admin::CREATE_IO_CQ => self.create_completion_queue(),
+            opcode::admin::CREATE_IO_SQ => self.create_submission_queue(),
+            opcode::admin::DELETE_IO_SQ => self.delete_submission_queue(),
+            opcode::admin::DELETE_IO_CQ => self.delete_completion_queue(),
+            opcode::admin::GET_LOG_PAGE => self.get_log_page(),
+            opcode::admin::GET_FEATURES => self.get_features(),
+            opcode::admin::SET_FEATURES => self.set_features(),
+            opcode::admin::ABORT => self.abort(),
+            opcode::admin::ASYNC_EVENT_REQUEST => {
+                if self.admin.events.request(self.entry.cid.get()) {
+                    return Outcome::Kept;
+                }
+                Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED.with_dnr())
+            }
+            _ => Err(Status::INVALID_OPCODE.with_dnr()),
+        };
+        match answer {
+            Ok(result) => Outcome::Complete { status: Status::SUCCESS, result: result.into() },
+            Err(status) => status.into(),
+        }
+    }
+
+    /// Writes the data of the answer to the host.
+    fn send(&mut self, data: &[u8]) -> Answer {
+        let prp = (self.entry.prp1(), self.entry.prp2());
+        let mut rest = data;
+        for span in self.admin.prps.resolve(self.host, prp, data.len(), Access::Write)? {
+            let (piece, after) = rest.split_at(span.len);
+            self.host.write(span.iova, piece).map_err(dma_status)?;
+            rest = after;
+        }
+        Ok(0)
+    }
+
+    /// Reads the data of the command from the host.
+    fn receive(&mut self, data: &mut [u8]) -> Result<(), Status> {
+        let prp = (self.entry.prp1(), self.entry.prp2());
+        let mut rest = data;
+        let len = rest.len();
+        for span in self.admin.prps.resolve(self.host, prp, len, Access::Read)? {
+            let (piece, after) = rest.split_at_mut(span.len);
+            self.host.read(span.iova, piece).map_err(dma_status)?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Bit 0 of the answer says whether the command was *not* aborted (NVMe Base 1.4, 5.1).
+    fn abort(&mut self) -> Answer {
+        let (qid, cid) = (self.entry.cdw10.get() as u16, (self.entry.cdw10.get() >> 16) as u16);
+        let Some(gate) = self.device.io_queue(qid) else { return Ok(1) };
+        if !gate.enter().state.abort(cid) {
+            return Ok(1);
+        }
+        // The aborted command is completed before Abort itself is.
+        self.device.step_io(qid);
+        Ok(0)
+    }
+}
+
+/// A command asks for something that Identify does not promise, or makes no sense.
+fn invalid_field<T>() -> Result<T, Status> {
+    Err(Status::INVALID_FIELD.with_dnr())
+}

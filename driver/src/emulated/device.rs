@@ -1,0 +1,256 @@
+//! The emulated controller as a whole: what its registers, queues and namespaces share.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry};
+use tracing::warn;
+
+use super::admin::Admin;
+use super::config::EmulatedConfig;
+use super::counters::Counters;
+use super::error::EmulatedError;
+use super::error_log::ErrorLog;
+use super::identity::Identity;
+use super::io::IoQueue;
+use super::memory::{DmaMemory, EmulatedIommu, Gate};
+use super::namespace::Namespaces;
+use super::prp::PAGE;
+use super::registers::Registers;
+use super::ring::{CompletionQueue, SubmissionQueue};
+use super::store::Store;
+use crate::mmio::DoorbellPage;
+
+/// Doorbells are kept this many registers apart, so that two queues never share a cache line. The host cannot tell: it
+/// knows offsets in BAR0 only.
+const DOORBELL_SPREAD: usize = 32;
+
+/// An emulated NVMe controller with everything that is behind it.
+///
+/// Locks are taken in this order: registers, admin gate, gate of an I/O queue, completion queue, error log.
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) config: EmulatedConfig,
+    pub(super) identity: Identity,
+    pub(super) namespaces: Namespaces,
+    pub(super) store: Store,
+    pub(super) registers: Mutex<Registers>,
+    /// CC, for those who may not lock the registers.
+    pub(super) configuration: AtomicU32,
+    /// Whether queues are processed: from enable on, until reset, shutdown or a fatal error.
+    pub(super) running: AtomicBool,
+    /// CSTS.CFS.
+    pub(super) fatal: AtomicBool,
+    /// Whether writes may stay in the volatile cache (feature 06h).
+    pub(super) write_cache: AtomicBool,
+    pub(super) doorbells: Arc<DoorbellPage>,
+    pub(super) iommu: Arc<EmulatedIommu>,
+    /// What the driver did that it must never do.
+    pub(super) violations: Arc<AtomicU64>,
+    pub(super) admin: Arc<Gate<Admin>>,
+    /// I/O queue pairs; queue identifier 1 is at index 0.
+    pub(super) io: Box<[Arc<Gate<IoQueue>>]>,
+    /// Completion queues by identifier, the admin one included.
+    completion_queues: Box<[Mutex<Option<CompletionQueue>>]>,
+    pub(super) error_log: Mutex<ErrorLog>,
+    pub(super) since: Instant,
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is complete; dwords 0 and 1 of the completion hold `result`.
+    Complete { status: Status, result: u64 },
+    /// It stays with the drive.
+    Kept,
+}
+
+impl From<Status> for Outcome {
+    fn from(status: Status) -> Self {
+        Self::Complete { status, result: 0 }
+    }
+}
+
+impl Device {
+    pub(super) fn new(name: String, config: EmulatedConfig) -> Result<Self, EmulatedError> {
+        config.validate()?;
+        let store = Store::open(&config)?;
+        let identity = Identity::of(&config);
+        let violations = Arc::new(AtomicU64::new(0));
+        let iommu = Arc::new(EmulatedIommu::new(Arc::clone(&violations)));
+        let queues = usize::from(config.queues) + 1;
+        let admin = iommu.gate(Admin::new(&config));
+        let io = (1..queues).map(|_| iommu.gate(IoQueue::default())).collect();
+        Ok(Self {
+            namespaces: Namespaces::new(&config),
+            identity,
+            store,
+            registers: Mutex::new(Registers::new(&config)),
+            configuration: AtomicU32::new(0),
+            running: AtomicBool::new(false),
+            fatal: AtomicBool::new(false),
+            write_cache: AtomicBool::new(true),
+            doorbells: DoorbellPage::new(2 * queues * DOORBELL_SPREAD),
+            iommu,
+            violations,
+            admin,
+            io,
+            completion_queues: (0..queues).map(|_| Mutex::new(None)).collect(),
+            error_log: Mutex::new(ErrorLog::default()),
+            since: Instant::now(),
+            name,
+            config,
+        })
+    }
+
+    /// Bytes that one command may move.
+    pub(super) fn max_transfer(&self) -> usize {
+        PAGE << self.config.mdts
+    }
+
+    /// Queue identifiers in use, the admin queue's included: 0 to this, exclusive.
+    pub(super) fn queue_count(&self) -> u16 {
+        self.config.queues + 1
+    }
+
+    /// The gate of an I/O queue pair.
+    pub(super) fn io_queue(&self, qid: u16) -> Option<&Gate<IoQueue>> {
+        self.io.get(usize::from(qid).checked_sub(1)?).map(AsRef::as_ref)
+    }
+
+    /// A completion queue, locked; it may not exist at present. `None` when it never can.
+    pub(super) fn completion_queue(&self, qid: u16) -> Option<MutexGuard<'_, Option<CompletionQueue>>> {
+        self.completion_queues.get(usize::from(qid)).map(lock)
+    }
+
+    /// Where in the doorbell page the doorbell of a queue is.
+    pub(super) fn doorbell_index(qid: u16, completion: bool) -> usize {
+        (2 * usize::from(qid) + usize::from(completion)) * DOORBELL_SPREAD
+    }
+
+    /// Sets the doorbell of a queue to zero, as its creation does.
+    pub(super) fn reset_doorbell(&self, qid: u16, completion: bool) {
+        self.doorbells.reset_one(Self::doorbell_index(qid, completion));
+    }
+
+    #[inline]
+    pub(super) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Does what the doorbells of a queue pair ask for.
+    pub(super) fn step(&self, qid: u16) {
+        if qid == 0 {
+            self.step_admin();
+        } else {
+            self.step_io(qid);
+        }
+    }
+
+    /// Takes over both doorbells of a submission queue and its completion queue.
+    #[inline]
+    pub(super) fn ring(&self, sq: &mut SubmissionQueue, cq: &mut CompletionQueue) -> bool {
+        let tail = self.doorbells.load(Self::doorbell_index(sq.id, false)).unwrap_or(0);
+        let head = self.doorbells.load(Self::doorbell_index(sq.completion_queue, true)).unwrap_or(0);
+        if sq.ring(tail).is_err() {
+            self.fail(&format!("tail doorbell of submission queue {} has the invalid value {tail}", sq.id));
+            return false;
+        }
+        if cq.ring(head).is_err() {
+            let id = sq.completion_queue;
+            self.fail(&format!("head doorbell of completion queue {id} has the invalid value {head}"));
+            return false;
+        }
+        true
+    }
+
+    /// Posts a completion. Completions with an error get an entry in the error log.
+    #[inline]
+    pub(super) fn post(
+        &self,
+        host: &DmaMemory,
+        sq: &SubmissionQueue,
+        cq: &mut CompletionQueue,
+        entry: &SubmissionQueueEntry,
+        (status, result): (Status, u64),
+    ) -> bool {
+        let status = if status.is_success() { status } else { self.log_error(sq.id, entry, status) };
+        let mut completion = CompletionQueueEntry::new(entry.cid.get(), status);
+        completion.set_result(result);
+        completion.sq_head.set(sq.head());
+        completion.sq_id.set(sq.id);
+        if cq.post(host, completion).is_err() {
+            self.fail(&format!(
+                "completion queue {} is not in memory that may be written",
+                sq.completion_queue
+            ));
+            return false;
+        }
+        true
+    }
+
+    #[cold]
+    fn log_error(&self, sq_id: u16, entry: &SubmissionQueueEntry, status: Status) -> Status {
+        if status.is(Status::ABORT_REQUESTED) || status.is(Status::ABORTED_SQ_DELETION) {
+            return status;
+        }
+        let status = status.with_more();
+        lock(&self.error_log).record(sq_id, entry, status);
+        status
+    }
+
+    /// Sets CSTS.CFS and stops: the host did what no driver may do, or the drive cannot reach its queues.
+    #[cold]
+    pub(super) fn fail(&self, why: &str) {
+        self.violations.fetch_add(1, Ordering::Relaxed);
+        self.running.store(false, Ordering::Release);
+        self.fatal.store(true, Ordering::Release);
+        warn!("{}: controller fatal status: {why}", self.name);
+    }
+
+    /// Forgets all queues and everything that a controller reset forgets. When this returns, no step is under way and
+    /// no later one touches host memory until the controller is enabled again.
+    pub(super) fn reset(&self) {
+        self.running.store(false, Ordering::Release);
+        self.admin.enter().state.reset();
+        for gate in &self.io {
+            gate.enter().state.reset();
+        }
+        for queue in &self.completion_queues {
+            *lock(queue) = None;
+        }
+        self.doorbells.reset();
+        self.fatal.store(false, Ordering::Release);
+        self.write_cache.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets the admin queues up and starts. Sizes are in entries, addresses were checked for alignment.
+    ///
+    /// `false` when the queues are not in memory that the drive can reach.
+    pub(super) fn start(&self, (asq, asq_size): (u64, u32), (acq, acq_size): (u64, u32)) -> bool {
+        let mut admin = self.admin.enter();
+        let inside = &mut *admin;
+        if !SubmissionQueue::is_reachable(&inside.memory, asq, asq_size)
+            || !CompletionQueue::is_reachable(&inside.memory, acq, acq_size)
+        {
+            return false;
+        }
+        inside.state.start(SubmissionQueue::new(0, 0, asq, asq_size));
+        if let Some(mut queue) = self.completion_queue(0) {
+            *queue = Some(CompletionQueue::new(acq, acq_size));
+        }
+        self.running.store(true, Ordering::Release);
+        true
+    }
+
+    /// What all queues have counted.
+    pub(super) fn counters(&self) -> Counters {
+        self.io.iter().fold(Counters::default(), |sum, gate| sum + gate.enter().state.counters)
+    }
+}
+
+/// Locks; a panic of another holder left nothing that would be unsafe to see.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,333 @@
+//! The memory that an emulated drive touches: its window to the host's DMA memory, and what keeps its data.
+//!
+//! [`EmulatedIommu`] plays the IOMMU: it knows which I/O virtual addresses are mapped to what, and in which direction.
+//! A queue of the drive sees host memory only through the [`DmaMemory`] that its [`Gate`] hands out, and only while it
+//! is inside the gate. Taking a mapping away passes through every gate, so when that has returned no queue is still at
+//! work on the memory, and none finds it again.
+#![allow(unsafe_code)] // Host memory may change at any time, so it is reached through raw pointers and raw copies only.
+
+mod copy;
+mod file;
+mod sparse;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tracing::warn;
+
+use crate::dma::{Direction, DmaError, Iommu, RegionMemory};
+
+pub(super) use file::{FileError, FileStore};
+pub(super) use sparse::SparseMemory;
+
+/// What the drive wants to do with host memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// The drive reads host memory.
+    Read,
+    /// The drive writes host memory.
+    Write,
+}
+
+/// The drive was told to touch memory that is not mapped, or not for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DmaFault;
+
+struct Mapping {
+    iova: u64,
+    len: u64,
+    memory: NonNull<u8>,
+    direction: Direction,
+}
+
+impl Mapping {
+    fn permits(&self, access: Access) -> bool {
+        match access {
+            Access::Read => self.direction.device_reads(),
+            Access::Write => self.direction.device_writes(),
+        }
+    }
+}
+
+// SAFETY: the pointer names shared memory that is not tied to a thread; it is only used for raw copies inside gates.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; a mapping is never changed once it is in a table.
+unsafe impl Sync for Mapping {}
+
+impl Clone for Mapping {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+/// All mappings, by ascending IOVA.
+#[derive(Default)]
+struct Table {
+    mappings: Vec<Mapping>,
+}
+
+/// Host memory as a queue of the drive sees it. Only to be had inside a [`Gate`].
+pub(super) struct DmaMemory {
+    table: Arc<Table>,
+    violations: Arc<AtomicU64>,
+}
+
+impl DmaMemory {
+    /// Calls `visit` for each contiguous piece of host memory behind `len` bytes at `iova`, in order, until it fails.
+    ///
+    /// The pointer is valid for the bytes of the piece, for the access asked for, until `visit` returns.
+    #[inline]
+    fn pieces<E: From<DmaFault>>(
+        &self,
+        mut iova: u64,
+        mut len: usize,
+        access: Access,
+        mut visit: impl FnMut(NonNull<u8>, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mappings = &self.table.mappings;
+        let mut index = mappings.partition_point(|mapping| mapping.iova <= iova).wrapping_sub(1);
+        while len > 0 {
+            let Some(mapping) = mappings.get(index).filter(|mapping| mapping.permits(access)) else {
+                return Err(self.violation(iova, len, access).into());
+            };
+            let offset = iova.wrapping_sub(mapping.iova);
+            if offset >= mapping.len {
+                return Err(self.violation(iova, len, access).into());
+            }
+            let piece = (mapping.len - offset).min(len as u64) as usize;
+            // SAFETY: `offset` is below the length of the mapping. Its memory is alive: the domain keeps it until
+            // `unmap` has returned, and that waits until this gate, which the caller is inside of, is left.
+            visit(unsafe { mapping.memory.add(offset as usize) }, piece)?;
+            len -= piece;
+            iova = iova.wrapping_add(piece as u64);
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether all of `len` bytes at `iova` may be accessed so.
+    ///
+    /// # Errors
+    /// They may not; that is counted as a violation.
+    #[inline]
+    pub(super) fn check(&self, iova: u64, len: usize, access: Access) -> Result<(), DmaFault> {
+        self.pieces(iova, len, access, |_, _| Ok(()))
+    }
+
+    /// Reads host memory into memory of the drive.
+    ///
+    /// # Errors
+    /// Not all of it may be read; what was read until then is undefined.
+    #[inline]
+    pub(super) fn read(&self, iova: u64, into: &mut [u8]) -> Result<(), DmaFault> {
+        let mut at = into.as_mut_ptr();
+        self.pieces(iova, into.len(), Access::Read, |memory, len| {
+            // SAFETY: `pieces` vouches for `memory`; `at` walks through `into`, whose length is that of all pieces.
+            unsafe {
+                copy::copy(at, memory.as_ptr(), len);
+                at = at.add(len);
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes memory of the drive to host memory.
+    ///
+    /// # Errors
+    /// Not all of it may be written; the part before that was.
+    #[inline]
+    pub(super) fn write(&self, iova: u64, from: &[u8]) -> Result<(), DmaFault> {
+        let mut at = from.as_ptr();
+        self.pieces(iova, from.len(), Access::Write, |memory, len| {
+            // SAFETY: `pieces` vouches for `memory`; `at` walks through `from`, whose length is that of all pieces.
+            unsafe {
+                copy::copy(memory.as_ptr(), at, len);
+                at = at.add(len);
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads a submission queue entry.
+    ///
+    /// # Errors
+    /// It may not be read.
+    #[inline]
+    pub(super) fn read_entry(&self, iova: u64) -> Result<[u8; 64], DmaFault> {
+        let mut entry = [0u64; 8];
+        let mut whole = false;
+        self.pieces(iova, 64, Access::Read, |memory, len| {
+            whole = len == 64 && memory.cast::<u64>().is_aligned();
+            if whole {
+                let words = memory.cast::<u64>();
+                for (at, word) in entry.iter_mut().enumerate() {
+                    // SAFETY: `pieces` vouches for 64 bytes, and they are aligned.
+                    *word = unsafe { words.add(at).read_volatile() };
+                }
+            }
+            Ok::<_, DmaFault>(())
+        })?;
+        let mut bytes: [u8; 64] = zerocopy::transmute!(entry);
+        if !whole {
+            self.read(iova, &mut bytes)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Writes a completion queue entry: its second half, which holds the phase, last and at once.
+    ///
+    /// # Errors
+    /// It may not be written.
+    #[inline]
+    pub(super) fn write_completion(&self, iova: u64, entry: [u64; 2]) -> Result<(), DmaFault> {
+        self.pieces(iova, 16, Access::Write, |memory, len| {
+            let words = memory.cast::<AtomicU64>();
+            if len < 16 || !words.is_aligned() {
+                return Err(self.violation(iova, 16, Access::Write));
+            }
+            // SAFETY: `pieces` vouches for 16 bytes, and they are aligned; the host reads them as atomics or volatile.
+            unsafe {
+                words.as_ref().store(entry[0], Ordering::Relaxed);
+                words.add(1).as_ref().store(entry[1], Ordering::Release);
+            }
+            Ok(())
+        })
+    }
+
+    #[cold]
+    fn violation(&self, iova: u64, len: usize, access: Access) -> DmaFault {
+        self.violations.fetch_add(1, Ordering::Relaxed);
+        warn!("emulated drive: {access:?} of {len} bytes at IOVA {iova:#x}, which is not mapped for that");
+        DmaFault
+    }
+}
+
+/// The way of a queue to host memory, and the lock around the queue's own state.
+pub(super) struct Gate<T> {
+    inner: Mutex<Inside<T>>,
+}
+
+/// What is behind a gate: host memory, and the state of the queue.
+pub(super) struct Inside<T> {
+    /// Host memory.
+    pub(super) memory: DmaMemory,
+    /// The state that the gate guards.
+    pub(super) state: T,
+}
+
+impl<T> Gate<T> {
+    /// Goes in, once whoever is inside has left.
+    #[inline]
+    pub(super) fn enter(&self) -> MutexGuard<'_, Inside<T>> {
+        // A panic inside leaves no state that would be unsafe to look at; tests that panic then end in order.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something that sees host memory and must be told when mappings change.
+trait Refresh: Send + Sync {
+    fn refresh(&self, table: &Arc<Table>);
+}
+
+impl<T: Send> Refresh for Gate<T> {
+    fn refresh(&self, table: &Arc<Table>) {
+        self.enter().memory.table = Arc::clone(table);
+    }
+}
+
+/// The IOMMU in front of an emulated drive.
+pub(super) struct EmulatedIommu {
+    state: Mutex<State>,
+    violations: Arc<AtomicU64>,
+}
+
+struct State {
+    table: Arc<Table>,
+    gates: Vec<Weak<dyn Refresh>>,
+}
+
+impl fmt::Debug for EmulatedIommu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmulatedIommu").field("violations", &self.violations).finish_non_exhaustive()
+    }
+}
+
+impl EmulatedIommu {
+    /// An IOMMU without mappings. Faults are counted in `violations`.
+    pub(super) fn new(violations: Arc<AtomicU64>) -> Self {
+        Self { state: Mutex::new(State { table: Arc::default(), gates: Vec::new() }), violations }
+    }
+
+    /// A new gate around `state`.
+    pub(super) fn gate<T: Send + 'static>(&self, state: T) -> Arc<Gate<T>> {
+        let mut iommu = self.lock();
+        let memory = DmaMemory { table: Arc::clone(&iommu.table), violations: Arc::clone(&self.violations) };
+        let gate = Arc::new(Gate { inner: Mutex::new(Inside { memory, state }) });
+        let weak: Weak<Gate<T>> = Arc::downgrade(&gate);
+        iommu.gates.push(weak);
+        gate
+    }
+
+    /// Takes all mappings away, as the end of the drive does.
+    pub(super) fn clear(&self) {
+        self.lock().publish(Table::default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Makes `table` the one that every queue sees. When this returns, no queue uses the one before.
+    fn publish(&mut self, table: Table) {
+        self.table = Arc::new(table);
+        self.gates.retain(|gate| gate.upgrade().inspect(|gate| gate.refresh(&self.table)).is_some());
+    }
+}
+
+impl Iommu for EmulatedIommu {
+    fn ranges(&self) -> Vec<RangeInclusive<u64>> {
+        // 48 bits, as real IOMMUs have; the first page stays free so that an address of zero is always an error.
+        vec![0x1000..=(1 << 48) - 1]
+    }
+
+    fn map(&self, iova: u64, region: &RegionMemory, direction: Direction) -> Result<(), DmaError> {
+        let refuse = |message: String| Err(DmaError::Iommu { message });
+        let len = region.len() as u64;
+        let Some(end) = iova.checked_add(len).filter(|_| len > 0) else {
+            return refuse(format!("{len} bytes cannot be mapped at {iova:#x}"));
+        };
+        let mut state = self.lock();
+        let mappings = &state.table.mappings;
+        let index = mappings.partition_point(|mapping| mapping.iova < iova);
+        let taken = mappings.get(index).is_some_and(|next| next.iova < end)
+            || index.checked_sub(1).is_some_and(|before| mappings[before].iova + mappings[before].len > iova);
+        if taken {
+            return refuse(format!("something is mapped between {iova:#x} and {end:#x} already"));
+        }
+        let mut mappings = mappings.clone();
+        let Some(memory) = NonNull::new(region.as_ptr()) else {
+            return refuse("memory at address zero cannot be mapped".to_owned());
+        };
+        mappings.insert(index, Mapping { iova, len, memory, direction });
+        state.publish(Table { mappings });
+        Ok(())
+    }
+
+    fn unmap(&self, iova: u64, len: u64) -> Result<(), DmaError> {
+        let mut state = self.lock();
+        let mut mappings = state.table.mappings.clone();
+        let Some(index) = mappings.iter().position(|mapping| mapping.iova == iova && mapping.len == len)
+        else {
+            let message = format!("{len} bytes at {iova:#x} are not one mapping, so they cannot be unmapped");
+            return Err(DmaError::Iommu { message });
+        };
+        mappings.remove(index);
+        state.publish(Table { mappings });
+        Ok(())
+    }
+}

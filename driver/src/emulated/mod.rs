@@ -1,0 +1,43 @@
+//! A software NVMe controller in this process.
+//!
+//! [`EmulatedFunction`] stands where a PCI function on vfio-pci would: registers, doorbells, queues in DMA memory,
+//! behind an IOMMU of its own. The driver above does not know the difference. It follows NVMe 1.4 and is strict, since a
+//! test bed that forgives hides faults: what the specification calls undefined stops the controller (CSTS.CFS), and DMA
+//! to memory that is not mapped, or not for that direction, fails and is [counted](EmulatedProbe::violations).
+//!
+//! # How it runs
+//!
+//! There is no thread. Whoever rings a doorbell steps the queue pair ([`crate::function::Stepper`]), and the drive does
+//! its work then and there. The state of each queue pair is behind a lock that is taken once per step and contended only
+//! by what concerns the whole controller: reset, changed mappings, Abort. So when CC.EN was written 0, no step is under
+//! way, and none touches memory any more.
+//!
+//! # What this does not do
+//!
+//! - Interrupts: vectors are accepted and checked, and nothing is raised.
+//! - SGLs, metadata, fused operations, namespace management, firmware, Format, saved features: Identify does not promise
+//!   them and they are refused.
+//! - Atomicity between queues: a block that one queue writes while another reads or writes the same one may come out
+//!   mixed.
+
+mod admin;
+mod config;
+mod counters;
+mod device;
+mod error;
+mod error_log;
+mod function;
+mod identity;
+mod io;
+mod memory;
+mod namespace;
+mod prp;
+mod registers;
+mod ring;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Backing, ConfigError, DEPTH_MAX, EmulatedConfig, MDTS_MAX, NAMESPACES_MAX, QUEUES_MAX};
+pub use error::EmulatedError;
+pub use function::{EmulatedFunction, EmulatedProbe};

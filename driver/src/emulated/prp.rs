@@ -1,0 +1,107 @@
+//! Physical Region Pages as the drive reads them (NVMe Base 2.0, 4.1.1), with every rule checked.
+
+use gangway_spec::Status;
+
+use super::memory::{Access, DmaMemory};
+use super::store::dma_status;
+
+/// The only memory page size of the drive (CC.MPS = 0), in bytes.
+pub(super) const PAGE: usize = 4096;
+
+const ENTRY: usize = size_of::<u64>();
+
+/// Host memory that is contiguous in I/O virtual addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) iova: u64,
+    pub(super) len: usize,
+}
+
+/// Turns data pointers into spans. Its memory is taken once, for the largest transfer.
+pub(super) struct PrpReader {
+    spans: Vec<Span>,
+    list: Box<[u8; PAGE]>,
+}
+
+impl PrpReader {
+    /// For transfers of up to `largest` bytes.
+    pub(super) fn new(largest: usize) -> Self {
+        // One page more than the length asks for, as the first one may be entered in its middle.
+        Self { spans: Vec::with_capacity(largest / PAGE + 1), list: Box::new([0; PAGE]) }
+    }
+
+    /// The host memory of a transfer of `len` bytes; all of it may be accessed as asked for.
+    ///
+    /// # Errors
+    /// PRP Offset Invalid, or Data Transfer Error when anything is not mapped for the access.
+    #[inline]
+    pub(super) fn resolve(
+        &mut self,
+        host: &DmaMemory,
+        (prp1, prp2): (u64, u64),
+        len: usize,
+        access: Access,
+    ) -> Result<&[Span], Status> {
+        if !prp1.is_multiple_of(4) {
+            return Err(Status::INVALID_PRP_OFFSET.with_dnr());
+        }
+        let first = len.min(PAGE - prp1 as usize % PAGE);
+        self.spans.clear();
+        self.spans.push(Span { iova: prp1, len: first });
+        let rest = len - first;
+        if rest > PAGE {
+            self.follow_list(host, prp2, rest)?;
+        } else if rest > 0 {
+            self.append(prp2, rest)?;
+        }
+        for span in &self.spans {
+            host.check(span.iova, span.len, access).map_err(dma_status)?;
+        }
+        Ok(&self.spans)
+    }
+
+    /// Adds a page, or its beginning, to the spans.
+    #[inline]
+    fn append(&mut self, iova: u64, len: usize) -> Result<(), Status> {
+        if !iova.is_multiple_of(PAGE as u64) {
+            return Err(Status::INVALID_PRP_OFFSET.with_dnr());
+        }
+        match self.spans.last_mut() {
+            Some(last) if last.iova.wrapping_add(last.len as u64) == iova => last.len += len,
+            _ => self.spans.push(Span { iova, len }),
+        }
+        Ok(())
+    }
+
+    /// Adds the `rest` bytes that a PRP list, of one or more pages, describes.
+    fn follow_list(&mut self, host: &DmaMemory, mut list: u64, mut rest: usize) -> Result<(), Status> {
+        if !list.is_multiple_of(ENTRY as u64) {
+            return Err(Status::INVALID_PRP_OFFSET.with_dnr());
+        }
+        loop {
+            let room = (PAGE - list as usize % PAGE) / ENTRY;
+            let needed = rest.div_ceil(PAGE);
+            // When more is needed than fits, the last entry of the page points at the next one.
+            let (entries, chained) = if needed > room { (room, true) } else { (needed, false) };
+            host.read(list, &mut self.list[..entries * ENTRY]).map_err(dma_status)?;
+            for index in 0..entries - usize::from(chained) {
+                let len = rest.min(PAGE);
+                self.append(self.entry(index), len)?;
+                rest -= len;
+            }
+            if !chained {
+                return Ok(());
+            }
+            list = self.entry(entries - 1);
+            if !list.is_multiple_of(PAGE as u64) {
+                return Err(Status::INVALID_PRP_OFFSET.with_dnr());
+            }
+        }
+    }
+
+    fn entry(&self, index: usize) -> u64 {
+        let mut entry = [0; ENTRY];
+        entry.copy_from_slice(&self.list[index * ENTRY..][..ENTRY]);
+        u64::from_le_bytes(entry)
+    }
+}

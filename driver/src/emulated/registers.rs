@@ -1,0 +1,168 @@
+//! The controller registers and what writing them does (NVMe Base 2.0, 3.1.3 and 3.5; PCIe Transport 1.0, 3.1).
+
+use std::sync::atomic::Ordering;
+
+use gangway_spec::registers::{
+    self, AdminQueueAttributes, ControllerCapabilities, ControllerConfiguration, ControllerStatus, Version,
+};
+
+use super::config::EmulatedConfig;
+use super::device::{Device, lock};
+
+/// The version of the specification that the drive follows.
+pub(super) const VERSION: Version = Version::V1_4;
+
+/// Bits of CC that have a meaning for this controller, all others being reserved or not supported.
+const CC_KNOWN: u32 = 0x00ff_fff1;
+
+/// Registers that keep what is written to them.
+pub(super) struct Registers {
+    capabilities: ControllerCapabilities,
+    configuration: ControllerConfiguration,
+    ready: bool,
+    shutdown: bool,
+    interrupt_mask: u32,
+    aqa: u32,
+    asq: u64,
+    acq: u64,
+    /// Times the controller was enabled.
+    pub(super) starts: u64,
+}
+
+impl Registers {
+    pub(super) fn new(config: &EmulatedConfig) -> Self {
+        let capabilities = ControllerCapabilities::new()
+            .with_mqes((config.depth - 1) as u16)
+            .with_cqr(true)
+            // Nothing here takes time, but a host must not give up on a busy machine either: 10 s.
+            .with_to(20)
+            .with_dstrd(config.stride)
+            .with_css(ControllerCapabilities::CSS_NVM);
+        Self {
+            capabilities,
+            configuration: ControllerConfiguration::new(),
+            ready: false,
+            shutdown: false,
+            interrupt_mask: 0,
+            aqa: 0,
+            asq: 0,
+            acq: 0,
+            starts: 0,
+        }
+    }
+
+    fn status(&self, fatal: bool) -> ControllerStatus {
+        let shst =
+            if self.shutdown { ControllerStatus::SHST_COMPLETE } else { ControllerStatus::SHST_NORMAL };
+        ControllerStatus::new().with_rdy(self.ready).with_cfs(fatal).with_shst(shst)
+    }
+}
+
+/// The half of a 64-bit register that a 32-bit access at `offset` reaches.
+fn half(register: u64, offset: u32) -> u32 {
+    if offset & 4 == 0 { register as u32 } else { (register >> 32) as u32 }
+}
+
+fn set_half(register: &mut u64, offset: u32, value: u32) {
+    *register = if offset & 4 == 0 {
+        *register & !0xffff_ffff | u64::from(value)
+    } else {
+        *register & 0xffff_ffff | u64::from(value) << 32
+    };
+}
+
+impl Device {
+    /// Reads a register below the doorbells. What is not there reads as zero.
+    pub(super) fn read_register(&self, offset: u32) -> u32 {
+        let registers = lock(&self.registers);
+        match offset {
+            registers::CAP | 0x04 => half(registers.capabilities.into_bits(), offset),
+            registers::VS => VERSION.into(),
+            registers::INTMS | registers::INTMC => registers.interrupt_mask,
+            registers::CC => registers.configuration.into_bits(),
+            registers::CSTS => registers.status(self.fatal.load(Ordering::Acquire)).into_bits(),
+            registers::AQA => registers.aqa,
+            registers::ASQ | 0x2c => half(registers.asq, offset),
+            registers::ACQ | 0x34 => half(registers.acq, offset),
+            _ => 0,
+        }
+    }
+
+    /// Writes a register below the doorbells. Writes to what is read-only or not there have no effect.
+    pub(super) fn write_register(&self, offset: u32, value: u32) {
+        let mut registers = lock(&self.registers);
+        match offset {
+            registers::INTMS => registers.interrupt_mask |= value,
+            registers::INTMC => registers.interrupt_mask &= !value,
+            registers::CC => self.configure(&mut registers, value),
+            registers::AQA => registers.aqa = value,
+            registers::ASQ | 0x2c => set_half(&mut registers.asq, offset, value),
+            registers::ACQ | 0x34 => set_half(&mut registers.acq, offset, value),
+            _ => {}
+        }
+    }
+
+    fn configure(&self, registers: &mut Registers, value: u32) {
+        let old = registers.configuration;
+        let new = ControllerConfiguration::from_bits(value);
+        registers.configuration = new;
+        self.configuration.store(value, Ordering::Release);
+        match (old.en(), new.en()) {
+            (false, true) => self.enable(registers),
+            (true, false) => {
+                self.reset();
+                registers.ready = false;
+                registers.shutdown = false;
+                registers.interrupt_mask = 0;
+                registers.configuration = ControllerConfiguration::new();
+                return;
+            }
+            (true, true) if (old.css(), old.mps(), old.ams()) != (new.css(), new.mps(), new.ams()) => {
+                self.fail("CC.CSS, CC.MPS or CC.AMS changed while the controller is enabled");
+            }
+            _ => {}
+        }
+        if new.shn() != ControllerConfiguration::SHN_NONE && !registers.shutdown {
+            // Inside the gates nobody works any more when this has passed through them.
+            self.running.store(false, Ordering::Release);
+            drop(self.admin.enter());
+            self.io.iter().for_each(|gate| drop(gate.enter()));
+            if self.store.flush().is_err() {
+                self.fail("data could not be made durable at shutdown");
+            }
+            registers.shutdown = true;
+        }
+    }
+
+    fn enable(&self, registers: &mut Registers) {
+        let configuration = registers.configuration;
+        let attributes = AdminQueueAttributes::from_bits(registers.aqa);
+        let wrong = if configuration.into_bits() & !CC_KNOWN != 0 {
+            Some("CC has bits set that are reserved, or that CAP does not offer")
+        } else if configuration.css() != ControllerConfiguration::CSS_NVM {
+            Some("CC.CSS selects command sets that CAP.CSS does not offer")
+        } else if configuration.mps() != 0 {
+            Some("CC.MPS is not the 4 KiB that CAP offers")
+        } else if configuration.ams() != 0 {
+            Some("CC.AMS selects an arbitration that CAP.AMS does not offer")
+        } else if registers.aqa & 0xf000_f000 != 0 || attributes.asqs() == 0 || attributes.acqs() == 0 {
+            Some("AQA does not hold two queue sizes of 2 to 4096 entries")
+        } else if registers.asq & 0xfff != 0 || registers.acq & 0xfff != 0 {
+            Some("ASQ or ACQ is not page-aligned")
+        } else if registers.shutdown {
+            Some("the controller was shut down and not reset since")
+        } else {
+            let asq = (registers.asq, u32::from(attributes.asqs()) + 1);
+            let acq = (registers.acq, u32::from(attributes.acqs()) + 1);
+            self.doorbells.reset();
+            (!self.start(asq, acq)).then_some("ASQ or ACQ is not in memory that the controller can reach")
+        };
+        match wrong {
+            Some(why) => self.fail(why),
+            None => {
+                registers.ready = true;
+                registers.starts += 1;
+            }
+        }
+    }
+}

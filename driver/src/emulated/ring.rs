@@ -1,0 +1,173 @@
+//! Submission and completion queues from the drive's side.
+
+use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry};
+use zerocopy::transmute;
+
+use super::memory::{Access, DmaFault, DmaMemory};
+
+/// Bytes of a submission queue entry.
+const SQ_ENTRY: u64 = 64;
+/// Bytes of a completion queue entry.
+const CQ_ENTRY: u64 = 16;
+
+/// A doorbell was written that no queue of this size, or in this state, can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InvalidDoorbell;
+
+/// A submission queue: the host fills it and moves the tail, the drive empties it and moves the head.
+pub(super) struct SubmissionQueue {
+    pub(super) id: u16,
+    /// The completion queue that its completions go to.
+    pub(super) completion_queue: u16,
+    base: u64,
+    size: u32,
+    head: u32,
+    tail: u32,
+}
+
+impl SubmissionQueue {
+    pub(super) fn new(id: u16, completion_queue: u16, base: u64, size: u32) -> Self {
+        Self { id, completion_queue, base, size, head: 0, tail: 0 }
+    }
+
+    /// Whether the drive may read a submission queue there.
+    pub(super) fn is_reachable(host: &DmaMemory, base: u64, size: u32) -> bool {
+        host.check(base, size as usize * SQ_ENTRY as usize, Access::Read).is_ok()
+    }
+
+    /// How many entries it has.
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Takes over what the tail doorbell says.
+    ///
+    /// # Errors
+    /// The tail is beyond the end, or has overtaken the head.
+    #[inline]
+    pub(super) fn ring(&mut self, tail: u32) -> Result<(), InvalidDoorbell> {
+        if tail == self.tail {
+            return Ok(());
+        }
+        let free = self.size - 1 - distance(self.head, self.tail, self.size);
+        if tail >= self.size || distance(self.tail, tail, self.size) > free {
+            return Err(InvalidDoorbell);
+        }
+        self.tail = tail;
+        Ok(())
+    }
+
+    /// The next command, if there is one.
+    ///
+    /// # Errors
+    /// The queue's memory may not be read.
+    #[inline]
+    pub(super) fn fetch(&mut self, host: &DmaMemory) -> Result<Option<SubmissionQueueEntry>, DmaFault> {
+        if self.head == self.tail {
+            return Ok(None);
+        }
+        let entry = host.read_entry(self.base + u64::from(self.head) * SQ_ENTRY)?;
+        self.head = next(self.head, self.size);
+        Ok(Some(transmute!(entry)))
+    }
+
+    /// Head pointer as completions report it.
+    pub(super) fn head(&self) -> u16 {
+        self.head as u16
+    }
+}
+
+/// A completion queue: the drive fills it, the host empties it and moves the head.
+pub(super) struct CompletionQueue {
+    base: u64,
+    size: u32,
+    head: u32,
+    tail: u32,
+    phase: bool,
+}
+
+impl CompletionQueue {
+    pub(super) fn new(base: u64, size: u32) -> Self {
+        Self { base, size, head: 0, tail: 0, phase: true }
+    }
+
+    /// Whether the drive may write a completion queue there.
+    pub(super) fn is_reachable(host: &DmaMemory, base: u64, size: u32) -> bool {
+        host.check(base, size as usize * CQ_ENTRY as usize, Access::Write).is_ok()
+    }
+
+    /// Takes over what the head doorbell says.
+    ///
+    /// # Errors
+    /// The head is beyond the end, or has overtaken the tail.
+    #[inline]
+    pub(super) fn ring(&mut self, head: u32) -> Result<(), InvalidDoorbell> {
+        if head >= self.size
+            || distance(self.head, head, self.size) > distance(self.head, self.tail, self.size)
+        {
+            return Err(InvalidDoorbell);
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    /// Whether another completion fits.
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        next(self.tail, self.size) != self.head
+    }
+
+    /// Hands a completion to the host. There must be [room](Self::has_room).
+    ///
+    /// # Errors
+    /// The queue's memory may not be written.
+    #[inline]
+    pub(super) fn post(&mut self, host: &DmaMemory, mut entry: CompletionQueueEntry) -> Result<(), DmaFault> {
+        debug_assert!(self.has_room(), "the caller looked for room");
+        entry.set_phase(self.phase);
+        host.write_completion(self.base + u64::from(self.tail) * CQ_ENTRY, transmute!(entry))?;
+        self.tail = next(self.tail, self.size);
+        if self.tail == 0 {
+            self.phase = !self.phase;
+        }
+        Ok(())
+    }
+}
+
+#[inline]
+fn next(index: u32, size: u32) -> u32 {
+    if index + 1 == size { 0 } else { index + 1 }
+}
+
+/// Entries from `from` up to `to`, both below `size`.
+#[inline]
+fn distance(from: u32, to: u32, size: u32) -> u32 {
+    if to >= from { to - from } else { to + size - from }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_beyond_the_queue_or_past_its_head_is_invalid() {
+        let mut queue = SubmissionQueue::new(1, 1, 0x10000, 4);
+        assert_eq!(queue.ring(4), Err(InvalidDoorbell));
+        assert_eq!(queue.ring(2), Ok(()));
+        assert_eq!(queue.ring(1), Err(InvalidDoorbell), "3 more do not fit beside 2");
+        assert_eq!(queue.ring(0), Err(InvalidDoorbell), "a full queue has an empty entry left");
+        assert_eq!(queue.ring(3), Ok(()));
+    }
+
+    #[test]
+    fn a_head_may_move_up_to_the_tail_and_no_further() {
+        let mut queue = CompletionQueue { base: 0, size: 4, head: 2, tail: 1, phase: false };
+        assert!(!queue.has_room());
+        assert_eq!(queue.ring(4), Err(InvalidDoorbell));
+        assert_eq!(queue.ring(0), Ok(()));
+        assert!(queue.has_room());
+        assert_eq!(queue.ring(2), Err(InvalidDoorbell));
+        assert_eq!(queue.ring(3), Err(InvalidDoorbell), "it does not move back");
+        assert_eq!(queue.ring(1), Ok(()));
+    }
+}

@@ -1,0 +1,152 @@
+//! What keeps the data of a drive, whichever kind it is, and what its failures mean to a host.
+
+use std::io;
+
+use gangway_spec::Status;
+use tracing::warn;
+
+use super::config::{Backing, EmulatedConfig};
+use super::error::EmulatedError;
+use super::memory::{DmaFault, DmaMemory, FileError, FileStore, SparseMemory};
+
+/// Bytes that Compare and Verify look at together.
+const PIECE: usize = 4096;
+
+/// The data of all namespaces of a drive. Offsets and lengths are in bytes and inside the drive.
+pub(super) enum Store {
+    Memory(SparseMemory),
+    File(FileStore),
+    Null,
+}
+
+impl Store {
+    /// Makes or opens what `config` asks for.
+    pub(super) fn open(config: &EmulatedConfig) -> Result<Self, EmulatedError> {
+        let len = config.size * u64::from(config.namespaces);
+        Ok(match &config.backing {
+            Backing::Memory => {
+                Self::Memory(SparseMemory::new(len).map_err(|source| EmulatedError::Memory { len, source })?)
+            }
+            Backing::File(path) => Self::File(FileStore::open(path, len)?),
+            Backing::Null => Self::Null,
+        })
+    }
+
+    /// Whether what was written may be lost until it is flushed.
+    pub(super) fn has_volatile_cache(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    /// Whether there is data to compare with.
+    pub(super) fn keeps_data(&self) -> bool {
+        !matches!(self, Self::Null)
+    }
+
+    /// From the drive to the host.
+    #[inline]
+    pub(super) fn read(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {
+        match self {
+            Self::Memory(memory) => memory.read(offset, host, iova, len).map_err(dma_status),
+            Self::File(file) => {
+                file.read(offset, host, iova, len).map_err(|error| read_status(error, offset))
+            }
+            Self::Null => Ok(()),
+        }
+    }
+
+    /// From the host to the drive.
+    #[inline]
+    pub(super) fn write(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {
+        match self {
+            Self::Memory(memory) => memory.write(offset, host, iova, len).map_err(dma_status),
+            Self::File(file) => {
+                file.write(offset, host, iova, len).map_err(|error| write_status(error, offset))
+            }
+            Self::Null => Ok(()),
+        }
+    }
+
+    /// Compares what the host has with what the drive has.
+    pub(super) fn compare(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {
+        let (mut ours, mut theirs) = ([0; PIECE], [0; PIECE]);
+        let mut done = 0;
+        while done < len {
+            let piece = PIECE.min(len - done);
+            host.read(iova + done as u64, &mut theirs[..piece]).map_err(dma_status)?;
+            self.peek(offset + done as u64, &mut ours[..piece])?;
+            if ours[..piece] != theirs[..piece] {
+                return Err(Status::COMPARE_FAILURE);
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Reads a range and does nothing with it.
+    pub(super) fn verify(&self, offset: u64, len: u64) -> Result<(), Status> {
+        let mut data = [0; PIECE];
+        let mut done = 0;
+        while done < len && self.keeps_data() {
+            let piece = (PIECE as u64).min(len - done);
+            self.peek(offset + done, &mut data[..piece as usize])?;
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Makes a range read as zeroes; with `release` its room is given back.
+    pub(super) fn zero(&self, offset: u64, len: u64, release: bool) -> Result<(), Status> {
+        match self {
+            Self::Memory(memory) => memory.zero(offset, len).map_err(dma_status),
+            Self::File(file) => file.zero(offset, len, release).map_err(|error| write_status(error, offset)),
+            Self::Null => Ok(()),
+        }
+    }
+
+    /// Makes everything written so far durable.
+    pub(super) fn flush(&self) -> Result<(), Status> {
+        match self {
+            Self::File(file) => file.flush().map_err(|error| write_status(error, 0)),
+            Self::Memory(_) | Self::Null => Ok(()),
+        }
+    }
+
+    fn peek(&self, offset: u64, into: &mut [u8]) -> Result<(), Status> {
+        match self {
+            Self::Memory(memory) => memory.peek(offset, into).map_err(dma_status),
+            Self::File(file) => file.peek(offset, into).map_err(|error| read_status(error, offset)),
+            Self::Null => Ok(()),
+        }
+    }
+}
+
+pub(super) fn dma_status(DmaFault: DmaFault) -> Status {
+    Status::DATA_TRANSFER_ERROR.with_dnr()
+}
+
+#[cold]
+fn read_status(error: FileError, offset: u64) -> Status {
+    match error {
+        FileError::Dma => dma_status(DmaFault),
+        FileError::Io(error) => {
+            warn!("emulated drive: could not read its file at byte {offset}: {error}");
+            Status::UNRECOVERED_READ_ERROR
+        }
+    }
+}
+
+#[cold]
+fn write_status(error: FileError, offset: u64) -> Status {
+    match error {
+        FileError::Dma => dma_status(DmaFault),
+        FileError::Io(error) => {
+            warn!("emulated drive: could not write its file at byte {offset}: {error}");
+            match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                    Status::CAPACITY_EXCEEDED
+                }
+                _ => Status::WRITE_FAULT,
+            }
+        }
+    }
+}

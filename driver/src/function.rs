@@ -1,0 +1,115 @@
+//! The hardware boundary: what the driver asks of an NVMe function, whoever stands behind it.
+//!
+//! There are two kinds: a PCI function held through vfio-pci ([`crate::vfio`]) and a software controller in this
+//! process ([`crate::emulated`]). The controller and queue code above this trait is the same for both. Registers go
+//! through the trait, because they are rare; doorbells and queues are plain memory, because they are not.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::dma::DmaDomain;
+use crate::mmio::Doorbell;
+
+/// One NVMe function: its controller registers (BAR0), its doorbells, and the IOMMU domain it does DMA in.
+pub trait Function: Send {
+    /// A name a person recognises: `pci:0000:01:00.0`, `emulated:0`.
+    fn name(&self) -> &str;
+
+    /// The domain whose regions this function can reach. Every function of a process shares one.
+    fn domain(&self) -> &DmaDomain;
+
+    /// Reads the 32-bit register at `offset` bytes into BAR0.
+    ///
+    /// # Errors
+    /// [`FunctionError::Gone`] when the device no longer answers, [`FunctionError::OutOfBounds`] or
+    /// [`FunctionError::Misaligned`] when `offset` names no register.
+    fn read_register32(&self, offset: u32) -> Result<u32, FunctionError>;
+
+    /// Writes the 32-bit register at `offset` bytes into BAR0.
+    ///
+    /// # Errors
+    /// As [`Function::read_register32`].
+    fn write_register32(&self, offset: u32, value: u32) -> Result<(), FunctionError>;
+
+    /// Reads the 64-bit register at `offset` as two 32-bit accesses, the low half first: controllers need not
+    /// support 64-bit accesses (NVMe over PCIe Transport 1.0, 3.1).
+    ///
+    /// # Errors
+    /// As [`Function::read_register32`].
+    fn read_register64(&self, offset: u32) -> Result<u64, FunctionError> {
+        let low = self.read_register32(offset)?;
+        let high = self.read_register32(offset.saturating_add(4))?;
+        Ok(u64::from(high) << 32 | u64::from(low))
+    }
+
+    /// Writes the 64-bit register at `offset` as two 32-bit accesses, the low half first.
+    ///
+    /// # Errors
+    /// As [`Function::read_register32`].
+    fn write_register64(&self, offset: u32, value: u64) -> Result<(), FunctionError> {
+        self.write_register32(offset, value as u32)?;
+        self.write_register32(offset.saturating_add(4), (value >> 32) as u32)
+    }
+
+    /// The doorbell at `offset` bytes into BAR0. It stays valid memory for as long as it is held, even when the
+    /// function is closed or unplugged meanwhile.
+    ///
+    /// # Errors
+    /// [`FunctionError::OutOfBounds`] or [`FunctionError::Misaligned`] when no doorbell can be there.
+    fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError>;
+
+    /// What makes the device work on queue pair `qid` (0: the admin queue), or `None` when the device runs by
+    /// itself, as hardware does.
+    fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>>;
+}
+
+/// A device without a clock of its own: it works when it is stepped, on the thread that rang its doorbell.
+pub trait Stepper: Send {
+    /// Lets the device do what the doorbells of this queue pair ask for.
+    fn step(&mut self);
+}
+
+/// Why a register or doorbell could not be reached.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FunctionError {
+    /// The device reads as all ones, or its memory faults: it was unplugged, or lost its power or its link.
+    #[error("{function} no longer answers: it was removed, or lost power or its PCI link")]
+    Gone {
+        /// Name of the function.
+        function: String,
+    },
+    /// The offset lies outside what the function has.
+    #[error("{function} has no {what} at offset {offset:#x} (it ends at {end:#x})")]
+    OutOfBounds {
+        /// Name of the function.
+        function: String,
+        /// `register` or `doorbell`.
+        what: &'static str,
+        /// Offset into BAR0, in bytes.
+        offset: u32,
+        /// First offset that is no longer part of it, in bytes.
+        end: u64,
+    },
+    /// The offset is not a multiple of the access size.
+    #[error("{function}: {what} offset {offset:#x} is not a multiple of 4")]
+    Misaligned {
+        /// Name of the function.
+        function: String,
+        /// `register` or `doorbell`.
+        what: &'static str,
+        /// Offset into BAR0, in bytes.
+        offset: u32,
+    },
+    /// The kernel refused an access.
+    #[error("{function}: could not {action}: {source}")]
+    Io {
+        /// Name of the function.
+        function: String,
+        /// What was tried.
+        action: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}

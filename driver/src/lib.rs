@@ -1,0 +1,47 @@
+//! Gangway's NVMe driver in user space.
+//!
+//! From the bottom up:
+//!
+//! - [`function`]: the hardware boundary. Behind it a PCI function on vfio-pci ([`vfio`]) or a software controller in
+//!   this process ([`emulated`]); [`address`] names either.
+//! - [`dma`]: memory that devices may reach: regions, buffers, pools, receive chunks, and one IOMMU domain for all
+//!   drives of a process.
+//! - [`queue`]: submission and completion queue pairs. Single-threaded by construction; posting and ringing are two
+//!   operations.
+//! - [`controller`]: reset, enable, Identify, creation and deletion of I/O queue pairs, shutdown.
+//!
+//! # What always holds
+//!
+//! - A buffer that was submitted belongs to its command until its completion was seen, until its queue was deleted,
+//!   or until the controller is known to be stopped ([`controller::Stopped`]). It cannot be had earlier: it was moved.
+//! - An I/O virtual address is not used again while a device could still write to it. What cannot be proven to be
+//!   quiet is leaked, mapping and all.
+//! - A completion that names no outstanding command faults its queue pair, instead of completing something else.
+//! - Data pointers never name memory beyond the command's own: unused ones point at a page that is never mapped.
+//!
+//! # What this does not do
+//!
+//! - Interrupts: completions are polled.
+//! - SGLs towards the drive, metadata pointers, controller memory buffers, memory page sizes other than 4 KiB.
+//! - Isolation of drives from each other: all drives of a process share one IOMMU domain and so trust each other.
+
+pub mod address;
+pub mod controller;
+pub mod dma;
+pub mod emulated;
+pub mod function;
+pub mod mmio;
+mod prp;
+pub mod queue;
+pub mod vfio;
+
+#[cfg(test)]
+mod testing;
+
+pub use controller::{Controller, Stopped};
+pub use dma::{
+    BufferPool, CommandData, Direction, DmaBuffer, DmaDomain, DmaSlice, ReceiveChunk, ReceivePool,
+};
+pub use function::{Function, FunctionError, Stepper};
+pub use mmio::Doorbell;
+pub use queue::{Completion, QueuePair};

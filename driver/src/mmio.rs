@@ -1,0 +1,242 @@
+//! Memory-mapped registers and doorbells.
+//!
+//! Registers of a real drive are reached through a mapping of its BAR0 (`MappedRegisters`, which only the
+//! `vfio` module makes), those of an emulated drive are ordinary memory ([`DoorbellPage`]). The queues above
+//! see a [`Doorbell`] and do not know which of the two it is.
+#![allow(unsafe_code)] // Device registers are reached through raw pointers into a mapping; nothing safe can name them.
+
+use std::any::Any;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use volatile_register::RW;
+
+/// Bytes of one doorbell register when CAP.DSTRD is 0 (NVMe over PCIe Transport, 3.1.2).
+const REGISTER_LEN: usize = size_of::<u32>();
+
+/// One doorbell register: a place that is only ever written.
+///
+/// It keeps the memory behind it mapped, so it may outlive the function that it came from: a write to the
+/// doorbell of a closed function is lost, it never lands in foreign memory.
+///
+/// The order between queue entries and a doorbell is the business of the queue: it puts the fence before the
+/// call of [`write`](Self::write).
+pub struct Doorbell {
+    target: Target,
+}
+
+enum Target {
+    Register { register: NonNull<RW<u32>>, _mapping: Arc<dyn Any + Send + Sync> },
+    Memory { page: Arc<DoorbellPage>, index: usize },
+}
+
+// SAFETY: the pointer names a device register inside a mapping that `_mapping` keeps alive and that is not
+// tied to a thread. Registers may be written from any thread; the type is not `Sync`, so two threads never
+// write through one value.
+unsafe impl Send for Doorbell {}
+
+impl Doorbell {
+    /// A doorbell in ordinary memory, for a device that is stepped by this process.
+    ///
+    /// `index` counts 32-bit registers from the start of the page. `None` when the page has no such register.
+    pub fn in_memory(page: Arc<DoorbellPage>, index: usize) -> Option<Self> {
+        (index < page.len()).then(|| Self { target: Target::Memory { page, index } })
+    }
+
+    /// Writes the new tail (submission queue) or head (completion queue), as one 32-bit store.
+    #[inline]
+    pub fn write(&self, value: u32) {
+        match &self.target {
+            Target::Register { register, .. } => {
+                // SAFETY: `MappedRegisters::doorbell` checked that the register lies inside the mapping,
+                // aligned, and `_mapping` keeps it mapped. Writing a doorbell makes the device read queue
+                // memory, which is what the owner of the queue asks for by calling this.
+                unsafe { register.as_ref().write(value.to_le()) }
+            }
+            Target::Memory { page, index } => page.registers[*index].store(value, Ordering::Release),
+        }
+    }
+}
+
+impl fmt::Debug for Doorbell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            Target::Register { register, .. } => f.debug_tuple("Doorbell").field(register).finish(),
+            Target::Memory { index, .. } => f.debug_tuple("Doorbell::in_memory").field(index).finish(),
+        }
+    }
+}
+
+/// The doorbell registers of a device that is emulated by this process.
+///
+/// The driver writes them through [`Doorbell`]; the device [loads](Self::load) them when it is stepped.
+#[derive(Debug)]
+pub struct DoorbellPage {
+    registers: Box<[AtomicU32]>,
+}
+
+impl DoorbellPage {
+    /// `count` doorbell registers, all zero.
+    pub fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { registers: (0..count).map(|_| AtomicU32::new(0)).collect() })
+    }
+
+    /// How many registers the page has.
+    pub fn len(&self) -> usize {
+        self.registers.len()
+    }
+
+    /// Whether the page has no registers at all.
+    pub fn is_empty(&self) -> bool {
+        self.registers.is_empty()
+    }
+
+    /// What was last written to a register; `None` when the page has no such register.
+    ///
+    /// Everything that the writer did before it rang is visible to the caller afterwards.
+    #[inline]
+    pub fn load(&self, index: usize) -> Option<u32> {
+        self.registers.get(index).map(|register| register.load(Ordering::Acquire))
+    }
+
+    /// Sets every register to zero, as a controller reset does.
+    pub fn reset(&self) {
+        for register in &self.registers {
+            register.store(0, Ordering::Release);
+        }
+    }
+
+    /// Sets one register to zero, as the creation of its queue does; nothing happens when the page has no
+    /// such register.
+    pub fn reset_one(&self, index: usize) {
+        if let Some(register) = self.registers.get(index) {
+            register.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// A piece of a device's registers that is mapped into this process.
+pub(crate) struct MappedRegisters {
+    base: NonNull<u8>,
+    len: usize,
+    mapping: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the mapping is not tied to a thread, and all access goes through volatile 32-bit loads and stores
+// of device registers, which the device itself serialises. No reference to the memory is ever handed out.
+unsafe impl Send for MappedRegisters {}
+// SAFETY: as above; there is no state on this side that two threads could see half-changed.
+unsafe impl Sync for MappedRegisters {}
+
+impl MappedRegisters {
+    /// Registers from `base` on, `len` bytes of them.
+    ///
+    /// # Safety
+    /// `base` is aligned to 4 bytes, `base..base + len` stays mapped readable and writable for as long as
+    /// `mapping` lives, and no Rust reference to that memory exists, now or later.
+    pub(crate) unsafe fn new(base: NonNull<u8>, len: usize, mapping: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { base, len, mapping }
+    }
+
+    /// Reads a register; `None` when it is not (wholly, aligned) in this piece.
+    pub(crate) fn read32(&self, offset: usize) -> Option<u32> {
+        let register = self.register(offset)?;
+        // SAFETY: `register` checked bounds and alignment; `mapping` keeps the memory mapped while `self`
+        // lives.
+        Some(u32::from_le(unsafe { register.as_ref() }.read()))
+    }
+
+    /// Writes a register; `None` when it is not (wholly, aligned) in this piece.
+    pub(crate) fn write32(&self, offset: usize, value: u32) -> Option<()> {
+        let register = self.register(offset)?;
+        // SAFETY: `register` checked bounds and alignment; `mapping` keeps the memory mapped while `self`
+        // lives. What a register does when it is written concerns the device; its reach into this process is
+        // bounded by the IOMMU.
+        unsafe { register.as_ref().write(value.to_le()) }
+        Some(())
+    }
+
+    /// The doorbell at `offset`; `None` when it is not (wholly, aligned) in this piece.
+    pub(crate) fn doorbell(&self, offset: usize) -> Option<Doorbell> {
+        let register = self.register(offset)?;
+        Some(Doorbell { target: Target::Register { register, _mapping: Arc::clone(&self.mapping) } })
+    }
+
+    fn register(&self, offset: usize) -> Option<NonNull<RW<u32>>> {
+        let end = offset.checked_add(REGISTER_LEN)?;
+        if end > self.len || !offset.is_multiple_of(REGISTER_LEN) {
+            return None;
+        }
+        // SAFETY: `offset` is below `len`, so the sum stays inside the mapping.
+        Some(unsafe { self.base.add(offset) }.cast())
+    }
+}
+
+impl fmt::Debug for MappedRegisters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MappedRegisters").field("base", &self.base).field("len", &self.len).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Eight registers of memory standing for a BAR, kept alive as a mapping is.
+    fn registers() -> (MappedRegisters, Arc<DoorbellPage>) {
+        let page = DoorbellPage::new(8);
+        let base = NonNull::from(&page.registers[0]).cast::<u8>();
+        // SAFETY: the page is alive as long as the Arc that is passed along; its atomics permit writes from
+        // elsewhere.
+        let mapped = unsafe { MappedRegisters::new(base, 32, page.clone()) };
+        (mapped, page)
+    }
+
+    #[test]
+    fn a_doorbell_in_memory_shows_the_device_what_was_written() {
+        let page = DoorbellPage::new(4);
+        let doorbell = Doorbell::in_memory(page.clone(), 3).expect("the page has 4 registers");
+        doorbell.write(17);
+        assert_eq!(page.load(3), Some(17));
+        assert_eq!(page.load(2), Some(0));
+        page.reset();
+        assert_eq!(page.load(3), Some(0));
+    }
+
+    #[test]
+    fn a_doorbell_beyond_the_page_does_not_exist() {
+        let page = DoorbellPage::new(4);
+        assert!(Doorbell::in_memory(page.clone(), 4).is_none());
+        assert_eq!(page.load(4), None);
+    }
+
+    #[test]
+    fn mapped_registers_are_read_and_written_in_place() {
+        let (mapped, page) = registers();
+        assert_eq!(mapped.write32(8, 0xdead_beef), Some(()));
+        assert_eq!(page.load(2), Some(0xdead_beef));
+        assert_eq!(mapped.read32(8), Some(0xdead_beef));
+    }
+
+    #[test]
+    fn registers_outside_or_across_the_end_of_a_mapping_are_refused() {
+        let (mapped, _page) = registers();
+        for offset in [32, 30, 29, 2, usize::MAX, usize::MAX - 3] {
+            assert_eq!(mapped.read32(offset), None, "offset {offset}");
+            assert_eq!(mapped.write32(offset, 0), None, "offset {offset}");
+            assert!(mapped.doorbell(offset).is_none(), "offset {offset}");
+        }
+        assert!(mapped.read32(28).is_some());
+    }
+
+    #[test]
+    fn a_doorbell_outlives_the_registers_it_came_from() {
+        let (mapped, page) = registers();
+        let doorbell = mapped.doorbell(4).expect("inside");
+        drop(mapped);
+        doorbell.write(5);
+        assert_eq!(page.load(1), Some(5));
+    }
+}

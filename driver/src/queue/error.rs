@@ -1,0 +1,84 @@
+//! Why a command is not accepted, and why a queue pair is given up.
+
+use thiserror::Error;
+
+use crate::dma::CommandData;
+
+/// A command that was not submitted, with its data back.
+#[derive(Debug, Error)]
+#[error("{reason}")]
+pub struct Rejected {
+    /// The memory that came with the command.
+    pub data: CommandData,
+    /// Why.
+    pub reason: SubmitError,
+}
+
+/// Why a command was not submitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// As many commands are outstanding as the queue has room for. Submit again after reaping.
+    #[error("the queue pair is full")]
+    Full,
+    /// The data is longer than what the controller, or the queue's PRP lists, allow.
+    #[error("{len} bytes are more than one command can transfer ({limit})")]
+    TooLong {
+        /// Bytes of data.
+        len: usize,
+        /// Bytes that are allowed.
+        limit: usize,
+    },
+    /// The data begins at an address that is not a multiple of 4.
+    #[error("data at I/O virtual address {iova:#x} does not begin at a multiple of 4")]
+    Misaligned {
+        /// The address.
+        iova: u64,
+    },
+    /// The command reads or writes memory that is not mapped for the device to read or write.
+    #[error("opcode {opcode:#04x} transfers data in a direction that its memory is not mapped for")]
+    WrongDirection {
+        /// The command's opcode.
+        opcode: u8,
+    },
+    /// The queue pair is faulted or its controller was stopped.
+    #[error("the queue pair no longer takes commands")]
+    Stopped,
+}
+
+/// Something a controller must never do. The queue pair takes no more commands; only a reset of the controller gives
+/// the memory of outstanding commands back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum QueueFault {
+    /// The completion queue reads as all ones.
+    #[error("queue {qid}: the completion queue reads as all ones; the controller is gone")]
+    Gone {
+        /// Queue identifier.
+        qid: u16,
+    },
+    /// A completion for a command that is not outstanding: it never was, or it completed before.
+    #[error("queue {qid}: a completion names command {cid:#06x}, which is not outstanding")]
+    UnknownCommand {
+        /// Queue identifier.
+        qid: u16,
+        /// The identifier in the completion.
+        cid: u16,
+    },
+    /// A completion of another submission queue.
+    #[error("queue {qid}: a completion says it is of submission queue {sq_id}")]
+    WrongQueue {
+        /// Queue identifier.
+        qid: u16,
+        /// The submission queue in the completion.
+        sq_id: u16,
+    },
+    /// A submission queue head beyond the queue's end.
+    #[error("queue {qid}: a completion reports submission queue head {sq_head}, beyond the queue's end")]
+    BadHead {
+        /// Queue identifier.
+        qid: u16,
+        /// The head in the completion.
+        sq_head: u16,
+    },
+}

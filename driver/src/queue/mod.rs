@@ -1,0 +1,480 @@
+//! Queue pairs: one submission queue, one completion queue, and the commands outstanding between them.
+//!
+//! A queue pair belongs to one thread at a time; there is no lock in it. Posting ([`QueuePair::submit`]) and telling
+//! the device ([`QueuePair::ring`]) are two operations, so that a batch costs one doorbell.
+//!
+//! What a remote peer can never choose is set here for every command: the identifier, the data pointer, and the
+//! metadata pointer, which is always 0.
+
+mod error;
+mod ring;
+mod slots;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry, TransferDirection};
+
+pub use self::error::{QueueFault, Rejected, SubmitError};
+use self::ring::{CompletionRing, PrpLists, SubmissionRing, publish};
+use self::slots::{Outstanding, Slots};
+use crate::controller::Stopped;
+use crate::controller::epoch::Epoch;
+use crate::dma::{CommandData, Direction, DmaDomain, DmaError};
+use crate::function::Stepper;
+use crate::mmio::Doorbell;
+use crate::prp::{self, PrpError};
+
+/// The most entries that a queue has: what command identifiers leave room for.
+pub const MAX_ENTRIES: u16 = slots::MAX_SLOTS as u16 + 1;
+
+/// A submission queue and its completion queue.
+///
+/// It ends by [`Controller::delete_io_queue_pair`](crate::Controller::delete_io_queue_pair), or by
+/// [`dismantle`](QueuePair::dismantle) after the controller was stopped. Dropping it leaks the queues and the data of
+/// outstanding commands, since the device may still use them.
+pub struct QueuePair {
+    qid: u16,
+    epoch: Epoch,
+    state: State,
+    entries: u16,
+    max_transfer: usize,
+
+    sq: SubmissionRing,
+    /// Where the next entry goes.
+    tail: u16,
+    /// The tail that the device knows of.
+    rung: u16,
+    /// The device has fetched the entries before it, as far as it has told.
+    head: u16,
+    tail_doorbell: Doorbell,
+
+    cq: CompletionRing,
+    /// The next completion to come.
+    next: u16,
+    /// The phase it has when it has come.
+    phase: bool,
+    head_doorbell: Doorbell,
+
+    slots: Slots,
+    lists: PrpLists,
+    /// Per slot, how many entries of its list are not poison.
+    list_entries: Vec<u32>,
+    stepper: Option<Box<dyn Stepper>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Faulted(QueueFault),
+    /// The device is known not to touch the queue any more.
+    Quiet,
+}
+
+/// What a queue pair is made of.
+pub(crate) struct Parts {
+    pub(crate) qid: u16,
+    pub(crate) epoch: Epoch,
+    /// Size of each queue, in entries: 2 to [`MAX_ENTRIES`].
+    pub(crate) entries: u16,
+    /// Bytes that one command can transfer.
+    pub(crate) max_transfer: usize,
+    pub(crate) tail_doorbell: Doorbell,
+    pub(crate) head_doorbell: Doorbell,
+}
+
+/// A command that completed, with its data back.
+#[derive(Debug)]
+pub struct Completion {
+    /// What was given with the command.
+    pub user: u64,
+    /// What the controller says: status and result.
+    pub entry: CompletionQueueEntry,
+    /// The memory that was given with the command.
+    pub data: CommandData,
+}
+
+/// A command whose deadline has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// What was given with the command.
+    pub user: u64,
+    /// Its identifier on this queue, as an Abort command needs it.
+    pub cid: u16,
+    /// Its opcode.
+    pub opcode: u8,
+    /// Its namespace.
+    pub nsid: u32,
+    /// How long ago the deadline was.
+    pub late: Duration,
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cid, opcode, nsid, late, .. } = self;
+        write!(
+            f,
+            "command {cid:#x} (opcode {opcode:#x}, NSID {nsid:#x}) is {} ms beyond its time limit",
+            late.as_millis()
+        )
+    }
+}
+
+impl QueuePair {
+    /// Makes the memory of a queue pair. The controller knows nothing of it yet.
+    pub(crate) fn new(domain: &DmaDomain, parts: Parts) -> Result<Self, DmaError> {
+        let Parts { qid, epoch, entries, max_transfer, tail_doorbell, head_doorbell } = parts;
+        assert!((2..=MAX_ENTRIES).contains(&entries));
+        // A queue is full with one entry free (NVMe Base 2.0, 3.3.1.5).
+        let slots = usize::from(entries) - 1;
+        let list_pages = prp::list_pages_for(max_transfer);
+        let lists_at = SubmissionRing::bytes(entries);
+        let region =
+            Arc::new(domain.allocate(lists_at + PrpLists::bytes(slots, list_pages), Direction::DeviceReads)?);
+        Ok(Self {
+            qid,
+            epoch,
+            state: State::Running,
+            entries,
+            max_transfer,
+            sq: SubmissionRing::new(&region, entries),
+            tail: 0,
+            rung: 0,
+            head: 0,
+            tail_doorbell,
+            cq: CompletionRing::new(domain, entries)?,
+            next: 0,
+            phase: true,
+            head_doorbell,
+            slots: Slots::new(slots),
+            lists: PrpLists::new(&region, lists_at, slots, list_pages, domain.poison_iova()),
+            list_entries: vec![0; slots],
+            stepper: None,
+        })
+    }
+
+    /// Gives the queue pair of a device that does not run by itself what makes it run.
+    pub(crate) fn set_stepper(&mut self, stepper: Option<Box<dyn Stepper>>) {
+        self.stepper = stepper;
+    }
+
+    /// I/O virtual addresses of the submission queue and of the completion queue.
+    pub(crate) fn addresses(&self) -> (u64, u64) {
+        (self.sq.iova(), self.cq.iova())
+    }
+
+    /// Size of each queue in entries.
+    pub(crate) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Queue identifier; 0 is the admin queue.
+    pub fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    /// How many commands can be outstanding.
+    pub fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// How many commands are outstanding.
+    pub fn outstanding(&self) -> usize {
+        self.slots.outstanding()
+    }
+
+    /// How many bytes one command can transfer.
+    pub fn max_transfer(&self) -> usize {
+        self.max_transfer
+    }
+
+    /// Whether a command can be submitted now.
+    pub fn has_room(&self) -> bool {
+        self.state == State::Running && self.slots.next_free().is_some() && !self.ring_is_full()
+    }
+
+    /// Puts a command onto the submission queue; the device hears of it with the next [`ring`](QueuePair::ring).
+    ///
+    /// The entry is copied. In the copy the identifier, PSDT, the data pointer and the metadata pointer are set and
+    /// nothing else. `user` comes back with the completion. `deadline` is what [`overdue`](QueuePair::overdue) goes by.
+    ///
+    /// # Errors
+    /// [`Rejected`], with the data, when the command cannot be submitted: [`SubmitError`] says why.
+    pub fn submit(
+        &mut self,
+        entry: &SubmissionQueueEntry,
+        data: CommandData,
+        user: u64,
+        deadline: Instant,
+    ) -> Result<(), Rejected> {
+        match self.prepare(entry, &data) {
+            Ok((prp1, prp2)) => {
+                self.post(entry, (prp1, prp2), data, user, deadline);
+                Ok(())
+            }
+            Err(reason) => Err(Rejected { data, reason }),
+        }
+    }
+
+    /// Submits a command whose data pointer names a queue: Create I/O Submission or Completion Queue.
+    pub(crate) fn submit_with_queue(
+        &mut self,
+        entry: &SubmissionQueueEntry,
+        queue_iova: u64,
+        user: u64,
+        deadline: Instant,
+    ) -> Result<(), SubmitError> {
+        self.check_room()?;
+        self.post(entry, (queue_iova, 0), CommandData::None, user, deadline);
+        Ok(())
+    }
+
+    /// Tells the device of the commands submitted since the last call, with one write to its doorbell.
+    pub fn ring(&mut self) {
+        if self.rung == self.tail || self.state != State::Running {
+            return;
+        }
+        // Entries, lists and data must be in memory before the device goes to look for them.
+        publish();
+        self.tail_doorbell.write(u32::from(self.tail));
+        self.rung = self.tail;
+        self.step();
+    }
+
+    /// Appends all completions there are to `out` and says how many. There are [`capacity`](QueuePair::capacity) at
+    /// most: with as much room in `out` nothing is allocated.
+    ///
+    /// # Errors
+    /// [`QueueFault`] when the controller does what it must never do, in this call or an earlier one. Completions
+    /// before the fault are in `out` all the same. The controller must be reset.
+    pub fn reap(&mut self, out: &mut Vec<Completion>) -> Result<usize, QueueFault> {
+        match self.state {
+            State::Running => {}
+            State::Faulted(fault) => return Err(fault),
+            State::Quiet => return Ok(0),
+        }
+        if self.slots.outstanding() > 0 {
+            self.step();
+        }
+        let before = out.len();
+        let mut result = Ok(());
+        // No more than a round, even if a device writes faster than this reads.
+        while out.len() - before < usize::from(self.entries) {
+            let Some(entry) = self.cq.read(self.next, self.phase) else { break };
+            match self.accept(&entry) {
+                Ok(command) => out.push(Completion { user: command.user, entry, data: command.data }),
+                Err(fault) => {
+                    tracing::error!(%fault, "queue pair given up");
+                    self.state = State::Faulted(fault);
+                    result = Err(fault);
+                    break;
+                }
+            }
+            self.next += 1;
+            if self.next == self.entries {
+                self.next = 0;
+                self.phase = !self.phase;
+            }
+        }
+        let count = out.len() - before;
+        if count > 0 {
+            self.head_doorbell.write(u32::from(self.next));
+        }
+        result.map(|()| count)
+    }
+
+    /// The command whose deadline passed first, if any has passed. Looks at every slot: call it now and then.
+    pub fn overdue(&self, now: Instant) -> Option<Overdue> {
+        let (cid, command) = self.slots.iter().min_by_key(|(_, command)| command.deadline)?;
+        let late = now.checked_duration_since(command.deadline).filter(|late| !late.is_zero())?;
+        let &Outstanding { user, opcode, nsid, .. } = command;
+        Some(Overdue { user, cid, opcode, nsid, late })
+    }
+
+    /// Ends the queue pair of a stopped controller, and gives the data of the commands that were outstanding back,
+    /// with what was given along with them.
+    ///
+    /// # Errors
+    /// Gives the queue pair back when `proof` is of another controller, or from before the queue pair was made.
+    #[expect(clippy::result_large_err, reason = "once per reset, and the error is the queue pair itself")]
+    pub fn dismantle(mut self, proof: &Stopped) -> Result<Vec<(u64, CommandData)>, QueuePair> {
+        self.stop(proof).ok_or(self)
+    }
+
+    /// Gives up a queue pair whose controller cannot be stopped: what was given along with the outstanding commands
+    /// comes back, their memory and the rings never do.
+    pub fn abandon(self) -> Vec<u64> {
+        self.slots.iter().map(|(_, command)| command.user).collect()
+    }
+
+    /// Takes the outstanding commands of a stopped controller out and leaves an empty queue that accepts nothing.
+    pub(crate) fn stop(&mut self, proof: &Stopped) -> Option<Vec<(u64, CommandData)>> {
+        proof.covers(self.epoch).then(|| self.make_quiet())
+    }
+
+    /// Ends a queue pair that the controller knows nothing of: it was deleted, or never created.
+    pub(crate) fn discard(mut self) -> Vec<(u64, CommandData)> {
+        self.make_quiet()
+    }
+
+    fn make_quiet(&mut self) -> Vec<(u64, CommandData)> {
+        self.state = State::Quiet;
+        self.stepper = None;
+        self.slots.take_all().into_iter().map(|command| (command.user, command.data)).collect()
+    }
+
+    fn check_room(&self) -> Result<usize, SubmitError> {
+        if self.state != State::Running {
+            return Err(SubmitError::Stopped);
+        }
+        match self.slots.next_free() {
+            Some(slot) if !self.ring_is_full() => Ok(slot),
+            _ => Err(SubmitError::Full),
+        }
+    }
+
+    /// Checks a command and writes its PRP list; gives its data pointer.
+    #[inline]
+    fn prepare(
+        &mut self,
+        entry: &SubmissionQueueEntry,
+        data: &CommandData,
+    ) -> Result<(u64, u64), SubmitError> {
+        let slot = self.check_room()?;
+        let direction = entry.transfer_direction();
+        let (iova, memory) = match (data.iova(), data.direction()) {
+            (Some(iova), Some(memory)) if !data.is_empty() => (iova, memory),
+            // Without data the pointer is reserved, or the command may look at it in error.
+            _ if direction == TransferDirection::None => return Ok((0, 0)),
+            _ => return Ok((self.lists.poison(), self.lists.poison())),
+        };
+        let allowed = match direction {
+            TransferDirection::None => false,
+            TransferDirection::HostToController => memory.device_reads(),
+            TransferDirection::ControllerToHost => memory.device_writes(),
+            TransferDirection::Bidirectional => memory.device_reads() && memory.device_writes(),
+        };
+        if !allowed {
+            return Err(SubmitError::WrongDirection { opcode: entry.opcode });
+        }
+        let too_long = SubmitError::TooLong { len: data.len(), limit: self.max_transfer };
+        if data.len() > self.max_transfer {
+            return Err(too_long);
+        }
+        let poison = self.lists.poison();
+        let mut list = self.lists.slot(slot);
+        let pointers = prp::describe(iova, data.len(), poison, &mut list).map_err(|error| match error {
+            PrpError::Misaligned => SubmitError::Misaligned { iova },
+            PrpError::TooLong => too_long,
+        })?;
+        if pointers.list_entries > 0 {
+            // Behind the end of the list stands what the slot's last list left there: pages of somebody's data.
+            let used = &mut self.list_entries[slot];
+            list.poison(pointers.list_entries..*used as usize);
+            *used = pointers.list_entries as u32;
+        }
+        Ok((pointers.prp1, pointers.prp2))
+    }
+
+    /// Writes a checked command to the queue.
+    #[inline]
+    fn post(
+        &mut self,
+        entry: &SubmissionQueueEntry,
+        (prp1, prp2): (u64, u64),
+        data: CommandData,
+        user: u64,
+        deadline: Instant,
+    ) {
+        let command = Outstanding { user, data, deadline, opcode: entry.opcode, nsid: entry.nsid.get() };
+        let cid = self.slots.occupy(command).expect("a free slot was seen when the command was checked");
+        let mut entry = *entry;
+        entry.cid.set(cid);
+        entry.set_psdt(0);
+        entry.mptr.set(0);
+        entry.set_prp(prp1, prp2);
+        self.sq.write(self.tail, &entry);
+        self.tail = self.after(self.tail);
+    }
+
+    /// Checks a completion and takes its command out.
+    #[inline]
+    fn accept(&mut self, entry: &CompletionQueueEntry) -> Result<Outstanding, QueueFault> {
+        let (qid, cid) = (self.qid, entry.cid.get());
+        let (sq_id, sq_head) = (entry.sq_id.get(), entry.sq_head.get());
+        if cid == u16::MAX && sq_id == u16::MAX && entry.status.get() == u16::MAX {
+            return Err(QueueFault::Gone { qid });
+        }
+        if sq_id != qid {
+            return Err(QueueFault::WrongQueue { qid, sq_id });
+        }
+        if sq_head >= self.entries {
+            return Err(QueueFault::BadHead { qid, sq_head });
+        }
+        let command = self.slots.complete(cid).ok_or(QueueFault::UnknownCommand { qid, cid })?;
+        // Completions may be written by several engines of a device and then report heads out of order: the head
+        // only moves forward, up to what the device was told of. With nothing outstanding, all entries were fetched.
+        if self.slots.outstanding() == 0 {
+            self.head = self.tail;
+        } else if self.distance(self.head, sq_head) <= self.distance(self.head, self.rung) {
+            self.head = sq_head;
+        }
+        Ok(command)
+    }
+
+    fn ring_is_full(&self) -> bool {
+        self.after(self.tail) == self.head
+    }
+
+    fn after(&self, index: u16) -> u16 {
+        if index + 1 == self.entries { 0 } else { index + 1 }
+    }
+
+    /// Entries from `from` forward to `to`.
+    fn distance(&self, from: u16, to: u16) -> u16 {
+        if to >= from { to - from } else { to + self.entries - from }
+    }
+
+    fn step(&mut self) {
+        if let Some(stepper) = &mut self.stepper {
+            stepper.step();
+        }
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        if self.state == State::Quiet {
+            return;
+        }
+        let outstanding = self.slots.outstanding();
+        tracing::error!(
+            qid = self.qid,
+            outstanding,
+            state = ?self.state,
+            "a queue pair was dropped that its controller still knows; its memory is leaked"
+        );
+        mem::forget(self.slots.take_all());
+        mem::forget((Arc::clone(self.sq.region()), Arc::clone(self.cq.region())));
+    }
+}
+
+impl std::fmt::Debug for QueuePair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueuePair")
+            .field("qid", &self.qid)
+            .field("state", &self.state)
+            .field("outstanding", &self.outstanding())
+            .field("capacity", &self.capacity())
+            .finish()
+    }
+}

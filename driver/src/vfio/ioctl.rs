@@ -1,0 +1,199 @@
+//! The system calls of VFIO, as functions that cannot be called wrongly.
+//!
+//! What the kernel writes comes back as plain values or as bytes that `capability.rs` parses; nothing here
+//! decides anything. The interface is that of `linux/vfio.h`.
+#![allow(unsafe_code)] // ioctl(2) takes pointers whose meaning depends on the request.
+
+use std::ffi::{CStr, c_int, c_ulong, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use vfio_bindings::bindings::vfio::{
+    VFIO_BASE, VFIO_TYPE, vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map,
+    vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info, vfio_region_info,
+};
+
+/// VFIO numbers its requests with `_IO(';', 100 + n)`: no direction, no size (sizes are in each structure's
+/// `argsz`).
+const fn request(number: u32) -> c_ulong {
+    ((VFIO_TYPE as c_ulong) << 8) | (VFIO_BASE + number) as c_ulong
+}
+
+const GET_API_VERSION: c_ulong = request(0);
+const CHECK_EXTENSION: c_ulong = request(1);
+const SET_IOMMU: c_ulong = request(2);
+const GROUP_GET_STATUS: c_ulong = request(3);
+const GROUP_SET_CONTAINER: c_ulong = request(4);
+const GROUP_GET_DEVICE_FD: c_ulong = request(6);
+const DEVICE_GET_INFO: c_ulong = request(7);
+const DEVICE_GET_REGION_INFO: c_ulong = request(8);
+const IOMMU_GET_INFO: c_ulong = request(12);
+const IOMMU_MAP_DMA: c_ulong = request(13);
+const IOMMU_UNMAP_DMA: c_ulong = request(14);
+
+/// An answer with capabilities is asked for again when the kernel says that it is longer. One longer than this is
+/// not believed; that of a container with thousands of ranges has some 64 KiB.
+const LONGEST_ANSWER: u32 = 1 << 20;
+
+/// Version of the VFIO interface that the container speaks.
+pub(super) fn api_version(container: BorrowedFd<'_>) -> io::Result<i32> {
+    by_value(container, GET_API_VERSION, 0)
+}
+
+/// Whether the container offers an extension (an IOMMU type, for one).
+pub(super) fn has_extension(container: BorrowedFd<'_>, extension: u32) -> io::Result<bool> {
+    Ok(by_value(container, CHECK_EXTENSION, c_ulong::from(extension))? > 0)
+}
+
+/// Chooses the container's IOMMU type. The container must have a group.
+pub(super) fn set_iommu(container: BorrowedFd<'_>, kind: u32) -> io::Result<()> {
+    by_value(container, SET_IOMMU, c_ulong::from(kind)).map(drop)
+}
+
+/// The flags of a group: viable, has a container.
+pub(super) fn group_flags(group: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut status = vfio_group_status { argsz: size_of::<vfio_group_status>() as u32, ..Default::default() };
+    // SAFETY: the request reads and writes one `vfio_group_status` of the size that its `argsz` states.
+    unsafe { by_pointer(group, GROUP_GET_STATUS, (&raw mut status).cast()) }?;
+    Ok(status.flags)
+}
+
+/// Puts a group into a container.
+pub(super) fn set_container(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> io::Result<()> {
+    let container: c_int = container.as_raw_fd();
+    // SAFETY: the request reads one `int`.
+    unsafe { by_pointer(group, GROUP_SET_CONTAINER, (&raw const container).cast_mut().cast()) }.map(drop)
+}
+
+/// Opens the device of that name (a PCI address) in its group.
+pub(super) fn device(group: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the request reads a string that ends in NUL.
+    let fd: RawFd = unsafe { by_pointer(group, GROUP_GET_DEVICE_FD, name.as_ptr().cast_mut().cast()) }?;
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The flags of a device.
+pub(super) fn device_flags(device: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = vfio_device_info { argsz: size_of::<vfio_device_info>() as u32, ..Default::default() };
+    // SAFETY: the request reads and writes one `vfio_device_info` of the size that its `argsz` states.
+    unsafe { by_pointer(device, DEVICE_GET_INFO, (&raw mut info).cast()) }?;
+    Ok(info.flags)
+}
+
+/// A region of a device: `vfio_region_info` with the capabilities behind it.
+pub(super) fn region_info(device: BorrowedFd<'_>, index: u32) -> io::Result<Vec<u8>> {
+    // `argsz`, `flags` and `index` are the first three 32-bit words.
+    answer(device, DEVICE_GET_REGION_INFO, size_of::<vfio_region_info>(), &[0, 0, index])
+}
+
+/// The properties of a container's IOMMU: `vfio_iommu_type1_info` with the capabilities behind it.
+pub(super) fn iommu_info(container: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    answer(container, IOMMU_GET_INFO, size_of::<vfio_iommu_type1_info>(), &[0])
+}
+
+/// Maps `len` bytes of this process at `address` for the devices of a container, at `iova`.
+///
+/// # Safety
+/// The devices of the container may read and, if `flags` say so, write this memory until it is unmapped: it
+/// must stay allocated that long, and no Rust reference may rely on what is in it while a device may write.
+pub(super) unsafe fn map_dma(
+    container: BorrowedFd<'_>,
+    flags: u32,
+    address: *mut c_void,
+    iova: u64,
+    len: u64,
+) -> io::Result<()> {
+    let mut map = vfio_iommu_type1_dma_map {
+        argsz: size_of::<vfio_iommu_type1_dma_map>() as u32,
+        flags,
+        vaddr: address as u64,
+        iova,
+        size: len,
+    };
+    // SAFETY: the request reads one `vfio_iommu_type1_dma_map` of the size that its `argsz` states. What it
+    // does with the memory it names is the caller's promise.
+    unsafe { by_pointer(container, IOMMU_MAP_DMA, (&raw mut map).cast()) }.map(drop)
+}
+
+/// Takes `len` bytes at `iova` away from the devices of a container; returns how many bytes that were.
+pub(super) fn unmap_dma(container: BorrowedFd<'_>, iova: u64, len: u64) -> io::Result<u64> {
+    let mut unmap = vfio_iommu_type1_dma_unmap {
+        argsz: size_of::<vfio_iommu_type1_dma_unmap>() as u32,
+        iova,
+        size: len,
+        ..Default::default()
+    };
+    // SAFETY: the request reads and writes one `vfio_iommu_type1_dma_unmap` of the size that its `argsz`
+    // states; no flag asks for the dirty bitmap that may follow it.
+    unsafe { by_pointer(container, IOMMU_UNMAP_DMA, (&raw mut unmap).cast()) }?;
+    Ok(unmap.size)
+}
+
+/// Asks for a structure that starts with `argsz` and may be followed by capabilities: `fixed` bytes first,
+/// and if the kernel says in `argsz` that there is more, as much as there is.
+fn answer(fd: BorrowedFd<'_>, request: c_ulong, fixed: usize, words: &[u32]) -> io::Result<Vec<u8>> {
+    let mut len = fixed as u32;
+    loop {
+        // 64-bit words, since the structures hold 64-bit values and the kernel may be asked to align.
+        let mut buffer = vec![0u64; (len as usize).div_ceil(size_of::<u64>())];
+        let start: *mut u32 = buffer.as_mut_ptr().cast();
+        // SAFETY: `fixed` is the size of a structure of at least as many words as are written, and the buffer
+        // has that size.
+        unsafe { start.copy_from_nonoverlapping(words.as_ptr(), words.len()) };
+        // SAFETY: as above, for the first word.
+        unsafe { start.write(len) };
+        // SAFETY: the request reads and writes at most as many bytes as `argsz` states, and the buffer is
+        // that long.
+        unsafe { by_pointer(fd, request, start.cast()) }?;
+        // SAFETY: the buffer is longer than one word.
+        let needed = unsafe { start.read() };
+        if needed <= len {
+            let mut bytes: Vec<u8> = buffer.into_iter().flat_map(u64::to_ne_bytes).collect();
+            bytes.truncate(len as usize);
+            return Ok(bytes);
+        }
+        if needed > LONGEST_ANSWER {
+            return Err(io::Error::other(format!("the kernel offers an answer of {needed} bytes")));
+        }
+        len = needed;
+    }
+}
+
+fn by_value(fd: BorrowedFd<'_>, request: c_ulong, value: c_ulong) -> io::Result<c_int> {
+    // SAFETY: the requests that are passed here take a number, not a pointer.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, value) })
+}
+
+/// # Safety
+/// `argument` points to what `request` reads and writes.
+unsafe fn by_pointer(fd: BorrowedFd<'_>, request: c_ulong, argument: *mut c_void) -> io::Result<c_int> {
+    // SAFETY: by the contract of this function.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, argument) })
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn requests_have_the_numbers_of_the_kernel() {
+        // `_IO(';', 100)` and `_IO(';', 114)`.
+        assert_eq!(GET_API_VERSION, 0x3b64);
+        assert_eq!(IOMMU_UNMAP_DMA, 0x3b72);
+    }
+
+    #[test]
+    fn a_file_that_is_no_vfio_container_gives_an_error() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(api_version(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+        assert_eq!(iommu_info(file.as_fd()).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+        assert_eq!(region_info(file.as_fd(), 0).unwrap_err().raw_os_error(), Some(libc::ENOTTY));
+    }
+}

@@ -1,0 +1,317 @@
+//! What happens when a device's registers vanish under a running access.
+//!
+//! When a drive is pulled out, or its memory decoding is switched off for a reset, the kernel takes the
+//! mapping of its BAR away, and the next access raises SIGBUS. One drive that dies must not take the process
+//! along, and the access may stand anywhere, also where doorbells are rung. So a handler puts a page of ones
+//! at the place (what a dead PCI device answers), notes that the device is gone, and lets the access run
+//! again. Writes from then on end in a private page.
+//!
+//! A SIGBUS at any other address goes to whoever handled it before: it is somebody else's fault.
+#![allow(unsafe_code)] // A signal handler, and a mapping placed over another one.
+
+use std::ffi::{c_int, c_void};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Areas that can be guarded at a time. A BAR has one area, or two around a table that may not be mapped.
+const SLOTS: usize = 256;
+
+/// One guarded area. The handler reads it at any moment, so each part is atomic.
+struct Slot {
+    /// Address of the first byte; 0 = the slot is free.
+    start: AtomicUsize,
+    /// Address behind the last byte. Written before `start`.
+    end: AtomicUsize,
+    gone: AtomicBool,
+}
+
+static AREAS: [Slot; SLOTS] =
+    [const { Slot { start: AtomicUsize::new(0), end: AtomicUsize::new(0), gone: AtomicBool::new(false) } };
+        SLOTS];
+
+/// Serialises whoever takes a slot; the handler never locks.
+static TAKING: Mutex<()> = Mutex::new(());
+
+/// What the handler needs; set before the handler is installed, never changed after.
+static HANDLER: OnceLock<Handler> = OnceLock::new();
+
+struct Handler {
+    /// A file of one page of ones.
+    ones: File,
+    page: usize,
+    previous: libc::sigaction,
+}
+
+/// A mapped area for which the handler stands in. To be dropped before the area is unmapped.
+#[derive(Debug)]
+pub(super) struct BusGuard {
+    slot: usize,
+}
+
+impl BusGuard {
+    /// Guards the `len` bytes mapped at `start`; installs the handler when it is the first.
+    ///
+    /// # Errors
+    /// The handler could not be installed, or too many areas are guarded.
+    pub(super) fn new(start: usize, len: usize) -> io::Result<Self> {
+        let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        install()?;
+        let slot = AREAS
+            .iter()
+            .position(|slot| slot.start.load(Ordering::Relaxed) == 0)
+            .ok_or_else(|| io::Error::other(format!("{SLOTS} register areas are mapped already")))?;
+        AREAS[slot].gone.store(false, Ordering::Relaxed);
+        AREAS[slot].end.store(start + len, Ordering::Relaxed);
+        AREAS[slot].start.store(start, Ordering::SeqCst);
+        Ok(Self { slot })
+    }
+
+    /// Whether an access to the area has failed.
+    pub(super) fn gone(&self) -> bool {
+        AREAS[self.slot].gone.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for BusGuard {
+    fn drop(&mut self) {
+        AREAS[self.slot].start.store(0, Ordering::SeqCst);
+    }
+}
+
+/// The slot whose area contains `address`.
+fn find(address: usize) -> Option<&'static Slot> {
+    AREAS.iter().find(|slot| {
+        let start = slot.start.load(Ordering::SeqCst);
+        let end = slot.end.load(Ordering::SeqCst);
+        // Read again: had the slot changed hands between the two loads, `end` would belong to another area.
+        // The area that faults keeps its slot, since whoever accesses it keeps it mapped.
+        start != 0 && start <= address && address < end && slot.start.load(Ordering::SeqCst) == start
+    })
+}
+
+/// Installs the handler once; called with `TAKING` held.
+fn install() -> io::Result<()> {
+    if HANDLER.get().is_some() {
+        return Ok(());
+    }
+    let page = rustix::param::page_size();
+    let mut ones = File::from(rustix::fs::memfd_create("gangway-gone", rustix::fs::MemfdFlags::CLOEXEC)?);
+    ones.write_all(&vec![0xff; page])?;
+
+    // SAFETY: all zeroes is a `sigaction` (default action, no flags, empty mask).
+    let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: with no new action the call only writes the present one to `previous`.
+    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut previous) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let handler = HANDLER.get_or_init(|| Handler { ones, page, previous });
+
+    let mut action = handler.previous;
+    action.sa_sigaction = on_bus_error as *const () as usize;
+    // On the alternative stack, because whoever handled the signal before may rely on having it.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+    // SAFETY: `on_bus_error` has the signature that SA_SIGINFO asks for, and does only what a handler may.
+    if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Does only what is allowed at any point of the program: atomic loads and stores, and raw system calls.
+/// `errno` is kept.
+extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let Some(handler) = HANDLER.get() else { return };
+    // SAFETY: the kernel passes a valid `siginfo_t`; for a SIGBUS that a fault raised (code above 0) it has
+    // an address.
+    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    if code > 0
+        && let Some(slot) = find(address)
+    {
+        slot.gone.store(true, Ordering::Release);
+        let page = address - address % handler.page;
+        // SAFETY: `errno` of this thread.
+        let errno = unsafe { *libc::__errno_location() };
+        // SAFETY: the page lies in an area that its owner mapped for device registers and guards; nothing but
+        // volatile accesses to registers reach it, and its owner unmaps the whole area, whatever lies there
+        // by then.
+        let placed = unsafe {
+            libc::mmap(
+                page as *mut c_void,
+                handler.page,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED,
+                handler.ones.as_raw_fd(),
+                0,
+            )
+        };
+        // SAFETY: as above.
+        unsafe { *libc::__errno_location() = errno };
+        if placed != libc::MAP_FAILED {
+            return;
+        }
+    }
+    pass_on(&handler.previous, signal, info, context);
+}
+
+/// Does what would have happened without this module.
+fn pass_on(previous: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    match previous.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // Back to what was; a fault then happens again and ends the process with the right signal and
+            // place. SAFETY: `previous` is what the kernel reported as the action of this signal.
+            unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
+            // SAFETY: the kernel passes a valid `siginfo_t`.
+            if unsafe { (*info).si_code } <= 0 {
+                // Sent by a process, so it would not happen again by itself.
+                // SAFETY: raising a signal is allowed in a handler.
+                unsafe { libc::raise(signal) };
+            }
+        }
+        function if previous.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: the kernel would have called this address with this signature.
+            let function: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
+                unsafe { std::mem::transmute(function) };
+            function(signal, info, context);
+        }
+        function => {
+            // SAFETY: as above; without SA_SIGINFO a handler takes only the number.
+            let function: extern "C" fn(c_int) = unsafe { std::mem::transmute(function) };
+            function(signal);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use memmap2::{MmapOptions, MmapRaw};
+
+    use super::*;
+
+    /// A mapping of `pages` pages of a file, with the file.
+    fn mapping(pages: usize) -> (MmapRaw, File) {
+        let file =
+            File::from(rustix::fs::memfd_create("registers", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        let len = pages * rustix::param::page_size();
+        file.set_len(len as u64).unwrap();
+        (MmapOptions::new().len(len).map_raw(&file).unwrap(), file)
+    }
+
+    fn guard(map: &MmapRaw) -> BusGuard {
+        BusGuard::new(map.as_mut_ptr() as usize, map.len()).unwrap()
+    }
+
+    fn read(map: &MmapRaw, offset: usize) -> u32 {
+        assert!(offset + 4 <= map.len());
+        // SAFETY: inside the mapping, aligned; a fault is what these tests are about.
+        unsafe { map.as_ptr().add(offset).cast::<u32>().read_volatile() }
+    }
+
+    fn write(map: &MmapRaw, offset: usize, value: u32) {
+        assert!(offset + 4 <= map.len());
+        // SAFETY: inside the mapping, aligned; a fault is what these tests are about.
+        unsafe { map.as_mut_ptr().add(offset).cast::<u32>().write_volatile(value) }
+    }
+
+    #[test]
+    fn registers_that_vanish_read_as_ones_and_mark_their_device_as_gone() {
+        let page = rustix::param::page_size();
+        let (map, file) = mapping(3);
+        let (other_map, _other_file) = mapping(1);
+        let (guard, other) = (guard(&map), guard(&other_map));
+        write(&map, 8, 7);
+        assert_eq!(read(&map, 8), 7);
+        assert!(!guard.gone());
+
+        file.set_len(0).unwrap();
+        assert_eq!(read(&map, 8), u32::MAX);
+        assert_eq!(read(&map, 3 * page - 4), u32::MAX);
+        assert!(guard.gone());
+        assert!(!other.gone());
+        assert_eq!(read(&other_map, 0), 0);
+    }
+
+    #[test]
+    fn a_doorbell_write_to_vanished_registers_is_lost() {
+        let (map, file) = mapping(1);
+        let guard = guard(&map);
+        file.set_len(0).unwrap();
+        write(&map, 0, 5);
+        assert!(guard.gone());
+        // Another mapping of the page of ones shows that the write did not reach it.
+        let (again, file) = mapping(1);
+        let _guard = super::tests::guard(&again);
+        file.set_len(0).unwrap();
+        assert_eq!(read(&again, 0), u32::MAX);
+    }
+
+    #[test]
+    fn a_slot_is_used_again_and_starts_without_the_mark() {
+        for _ in 0..SLOTS + 1 {
+            let (map, file) = mapping(1);
+            let guard = guard(&map);
+            assert!(!guard.gone());
+            file.set_len(0).unwrap();
+            assert_eq!(read(&map, 0), u32::MAX);
+            assert!(guard.gone());
+        }
+    }
+
+    const CHILD: &str = "GANGWAY_SIGBUS_CHILD";
+
+    /// Runs this test once more in a process of its own, which faults.
+    fn child(test: &str, what: &str) -> std::process::ExitStatus {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("vfio::sigbus::tests::{test}"), "--test-threads=1", "--nocapture"])
+            .env(CHILD, what)
+            .output()
+            .unwrap()
+            .status
+    }
+
+    fn fault_beside_a_guarded_area() {
+        let (guarded, _file) = mapping(1);
+        let _guard = guard(&guarded);
+        let (map, file) = mapping(1);
+        file.set_len(0).unwrap();
+        read(&map, 0);
+    }
+
+    extern "C" fn exit_42(_: c_int) {
+        // SAFETY: ends the process at once, as a handler may.
+        unsafe { libc::_exit(42) }
+    }
+
+    #[test]
+    fn a_fault_elsewhere_still_ends_the_process() {
+        const NAME: &str = "a_fault_elsewhere_still_ends_the_process";
+        if std::env::var_os(CHILD).is_some() {
+            rustix::process::setrlimit(
+                rustix::process::Resource::Core,
+                rustix::process::Rlimit { current: Some(0), maximum: Some(0) },
+            )
+            .unwrap();
+            return fault_beside_a_guarded_area();
+        }
+        assert_eq!(child(NAME, "fault").signal(), Some(libc::SIGBUS));
+    }
+
+    #[test]
+    fn a_fault_elsewhere_reaches_the_handler_that_was_there_before() {
+        const NAME: &str = "a_fault_elsewhere_reaches_the_handler_that_was_there_before";
+        if std::env::var_os(CHILD).is_some() {
+            let handler = exit_42 as *const () as usize;
+            // SAFETY: the function has the signature of a handler and does what a handler may.
+            unsafe { libc::signal(libc::SIGBUS, handler) };
+            return fault_beside_a_guarded_area();
+        }
+        assert_eq!(child(NAME, "handler").code(), Some(42));
+    }
+}

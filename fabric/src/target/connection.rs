@@ -1,0 +1,403 @@
+//! The state machine of a connection: what arrives. What is answered is in [`answer`].
+
+mod answer;
+
+use gangway_spec::{Status, SubmissionQueueEntry};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::command::{examine, fabrics_type, is_connect};
+use super::slots::{Command, Phase, Slot, Slots};
+use super::{ADMIN_IN_CAPSULE_DATA, CapsuleData, Config, Event, Want};
+use crate::pdu::{
+    CapsuleCmd, CommonHeader, DigestFlags, H2cData, IcReq, IcResp, MAX_HEADER, MAX_PDA, MAX_TERM_DATA,
+    MIN_MAX_H2C_DATA, PduFlags, PduType, TermReq,
+};
+use crate::term::{Fatal, FatalErrorStatus};
+
+/// What of the stream comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A header, of which `partial` may hold the beginning.
+    Header,
+    /// `pad` bytes of padding and `left` bytes of data, at least one of the two not 0.
+    Body {
+        /// The command that the data belongs to, unless nobody wants it. If it is answered meanwhile, its slot
+        /// stays free until the data ends, since no other command is read before.
+        target: Option<Slot>,
+        pad: u8,
+        left: u32,
+    },
+    /// Nothing.
+    Terminated,
+}
+
+/// What Connect settled.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    qid: u16,
+    size: u16,
+    flow_control: bool,
+    sq_head: u16,
+}
+
+/// The controller's side of one connection. See the [module](super) for how it is driven.
+#[derive(Debug)]
+pub struct Connection {
+    stage: Stage,
+    slots: Slots,
+    /// Set by [`Connection::establish`].
+    queue: Option<Queue>,
+    /// The Connect command that was not answered yet.
+    connecting: Option<Slot>,
+    initialized: bool,
+    /// The host's HPDA.
+    hpda: u8,
+    /// Bytes in `partial`.
+    collected: u8,
+    config: Config,
+    /// The beginning of a header whose end has not arrived.
+    partial: [u8; MAX_HEADER],
+}
+
+impl Connection {
+    /// A connection that waits for ICReq.
+    pub fn new(config: Config) -> Self {
+        let max_h2c_data = (config.max_h2c_data & !3).max(MIN_MAX_H2C_DATA);
+        Self {
+            stage: Stage::Header,
+            slots: Slots::new(),
+            queue: None,
+            connecting: None,
+            initialized: false,
+            hpda: 0,
+            collected: 0,
+            config: Config { max_h2c_data, ..config },
+            partial: [0; MAX_HEADER],
+        }
+    }
+
+    /// Where the next bytes of the stream belong.
+    pub fn want(&self) -> Want {
+        match self.stage {
+            Stage::Header => {
+                let collected = usize::from(self.collected);
+                let (whole, known) = if collected < size_of::<CommonHeader>() {
+                    (MAX_HEADER, size_of::<CommonHeader>())
+                } else {
+                    let whole = usize::from(self.partial[CommonHeader::HLEN as usize]);
+                    (whole, whole)
+                };
+                Want::Header {
+                    at_most: whole.saturating_sub(collected),
+                    at_least: known.saturating_sub(collected),
+                }
+            }
+            Stage::Body { pad, .. } if pad > 0 => {
+                Want::Header { at_most: usize::from(pad), at_least: usize::from(pad) }
+            }
+            Stage::Body { target, left, .. } => {
+                match target.and_then(|slot| Some((slot, self.slots.get(slot)?))) {
+                    Some((slot, command)) if !command.discard => {
+                        Want::Payload { slot, offset: command.received, remaining: left }
+                    }
+                    _ => Want::Discard { remaining: left },
+                }
+            }
+            Stage::Terminated => Want::Nothing,
+        }
+    }
+
+    /// Takes bytes of a header from the front of `bytes`, and appends to `out` what the connection answers by
+    /// itself. Returns how many bytes were taken, and at most one event: call it again with the rest while
+    /// [`Connection::want`] asks for a header. Takes nothing when it asks for something else.
+    ///
+    /// # Errors
+    /// The host broke the protocol. The connection is over: pass the error to [`Connection::terminate`], send
+    /// what that wrote, and close.
+    #[inline]
+    pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Fatal> {
+        let result = match self.stage {
+            Stage::Header => self.receive_header(bytes, out),
+            Stage::Body { target, pad, left } if pad > 0 => {
+                let skipped = usize::from(pad).min(bytes.len());
+                // At most `pad`, which is a u8.
+                self.stage = Stage::Body { target, pad: pad - skipped as u8, left };
+                Ok((skipped, None))
+            }
+            Stage::Body { .. } | Stage::Terminated => Ok((0, None)),
+        };
+        if result.is_err() {
+            self.stage = Stage::Terminated;
+        }
+        result
+    }
+
+    fn receive_header(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Fatal> {
+        const COMMON: usize = size_of::<CommonHeader>();
+        // The ordinary case: all of the header is here, and is read where it lies.
+        if self.collected == 0 && bytes.len() >= COMMON {
+            let hlen = self.check_common(&bytes[..COMMON])?;
+            if let Some(header) = bytes.get(..hlen) {
+                return Ok((hlen, self.header(header, out)?));
+            }
+        }
+        let mut taken = 0;
+        if self.collect(bytes, &mut taken, COMMON) {
+            let hlen = self.check_common(&self.partial[..COMMON])?;
+            if self.collect(bytes, &mut taken, hlen) {
+                let header = self.partial;
+                self.collected = 0;
+                return Ok((taken, self.header(&header[..hlen], out)?));
+            }
+        }
+        Ok((taken, None))
+    }
+
+    /// Moves bytes behind `taken` into `partial` until it holds `whole`; says whether it does.
+    fn collect(&mut self, bytes: &[u8], taken: &mut usize, whole: usize) -> bool {
+        let collected = usize::from(self.collected);
+        let n = whole.saturating_sub(collected).min(bytes.len() - *taken);
+        self.partial[collected..collected + n].copy_from_slice(&bytes[*taken..*taken + n]);
+        *taken += n;
+        // At most 128: `whole` is a length of a header.
+        self.collected = (collected + n) as u8;
+        collected + n >= whole
+    }
+
+    /// Checks what the first eight bytes tell, and returns the length of the header.
+    fn check_common(&self, bytes: &[u8]) -> Result<usize, Fatal> {
+        let Ok((common, _)) = CommonHeader::ref_from_prefix(bytes) else {
+            return Err(Fatal::field(CommonHeader::HLEN, bytes));
+        };
+        let allowed_now = match common.pdu_type {
+            PduType::CAPSULE_CMD | PduType::H2C_DATA => self.initialized,
+            PduType::ICREQ => !self.initialized,
+            PduType::H2C_TERM => true,
+            _ => return Err(Fatal::field(CommonHeader::PDU_TYPE, bytes)),
+        };
+        if !allowed_now {
+            return Err(Fatal::sequence(bytes));
+        }
+        if common.pdu_type.header_length() != Some(common.hlen) {
+            return Err(Fatal::field(CommonHeader::HLEN, bytes));
+        }
+        let plen = common.plen.get();
+        let hlen = u32::from(common.hlen);
+        let plen_valid = match common.pdu_type {
+            PduType::ICREQ => plen == hlen,
+            PduType::H2C_TERM => (hlen..=hlen + MAX_TERM_DATA as u32).contains(&plen),
+            _ => plen >= hlen,
+        };
+        if !plen_valid {
+            return Err(Fatal::field(CommonHeader::PLEN, bytes));
+        }
+        Ok(usize::from(common.hlen))
+    }
+
+    /// Acts on a whole header whose first eight bytes passed [`Connection::check_common`].
+    #[inline]
+    fn header(&mut self, header: &[u8], out: &mut Vec<u8>) -> Result<Option<Event>, Fatal> {
+        // The casts below cannot fail: the length of the header was checked against its type.
+        let malformed = || Fatal::field(CommonHeader::HLEN, header);
+        match PduType(header[0]) {
+            PduType::CAPSULE_CMD => {
+                let capsule = CapsuleCmd::ref_from_bytes(header).map_err(|_| malformed())?;
+                self.capsule(capsule, header).map(Some)
+            }
+            PduType::H2C_DATA => {
+                let data = H2cData::ref_from_bytes(header).map_err(|_| malformed())?;
+                self.h2c_data(data, header).map(|()| None)
+            }
+            PduType::ICREQ => {
+                let request = IcReq::ref_from_bytes(header).map_err(|_| malformed())?;
+                self.initialize(request, header, out).map(Some)
+            }
+            _ => {
+                let term = TermReq::ref_from_bytes(header).map_err(|_| malformed())?;
+                self.stage = Stage::Terminated;
+                Ok(Some(Event::HostTerminated { fes: FatalErrorStatus(term.fes.get()), fei: term.fei.get() }))
+            }
+        }
+    }
+
+    fn initialize(&mut self, request: &IcReq, header: &[u8], out: &mut Vec<u8>) -> Result<Event, Fatal> {
+        if request.pfv.get() != 0 {
+            return Err(Fatal::field(IcReq::PFV, header));
+        }
+        if request.hpda > MAX_PDA {
+            return Err(Fatal::field(IcReq::HPDA, header));
+        }
+        self.hpda = request.hpda;
+        self.initialized = true;
+        // CPDA must be 0: the Linux host takes nothing else.
+        let response = IcResp::new(0, DigestFlags::empty(), self.config.max_h2c_data);
+        out.extend_from_slice(response.as_bytes());
+        Ok(Event::Initialized)
+    }
+
+    fn capsule(&mut self, capsule: &CapsuleCmd, header: &[u8]) -> Result<Event, Fatal> {
+        let (pad, carried) = body(&capsule.header, header)?;
+        if carried > self.config.in_capsule_data.max(ADMIN_IN_CAPSULE_DATA) {
+            return Err(Fatal::new(FatalErrorStatus::DATA_TRANSFER_LIMIT_EXCEEDED, 0, header));
+        }
+        let entry = capsule.entry;
+        let data =
+            self.may_run(&entry).and_then(|()| examine(&entry, carried, self.in_capsule_limit(&entry)));
+        let (phase, length) = match data {
+            Ok(CapsuleData::InCapsule { len }) => (Phase::InCapsule, len),
+            Ok(CapsuleData::Transport { len }) => (Phase::Idle, len),
+            Ok(CapsuleData::None) | Err(_) => (Phase::Idle, 0),
+        };
+        let command = Command { cid: entry.cid.get(), phase, discard: false, length, received: 0 };
+        // More commands than the queue has entries: the host sent this one before it was allowed to.
+        let slot = self.slots.take(command).ok_or_else(|| Fatal::sequence(header))?;
+        if carried > 0 {
+            self.stage = Stage::Body { target: data.is_ok().then_some(slot), pad, left: carried };
+        }
+        match data {
+            Ok(data) => {
+                if is_connect(&entry) {
+                    self.connecting = Some(slot);
+                }
+                Ok(Event::Command { slot, entry, data })
+            }
+            Err(status) => Ok(Event::Refused { slot, entry, status }),
+        }
+    }
+
+    /// Connect comes first, and once.
+    fn may_run(&self, entry: &SubmissionQueueEntry) -> Result<(), Status> {
+        let in_turn = if is_connect(entry) {
+            self.queue.is_none() && self.connecting.is_none()
+        } else {
+            self.queue.is_some()
+        };
+        if in_turn { Ok(()) } else { Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr()) }
+    }
+
+    fn in_capsule_limit(&self, entry: &SubmissionQueueEntry) -> u32 {
+        match self.queue {
+            Some(Queue { qid: 1.., .. }) if fabrics_type(entry).is_none() => self.config.in_capsule_data,
+            _ => ADMIN_IN_CAPSULE_DATA,
+        }
+    }
+
+    fn h2c_data(&mut self, data: &H2cData, header: &[u8]) -> Result<(), Fatal> {
+        let (pad, carried) = body(&data.header, header)?;
+        let ttag = data.ttag.get();
+        let command = match self.slots.get(ttag) {
+            Some(command) if command.phase == Phase::Requested => command,
+            _ => return Err(Fatal::field(H2cData::TTAG, header)),
+        };
+        if data.cccid.get() != command.cid {
+            return Err(Fatal::field(H2cData::CCCID, header));
+        }
+        let out_of_range = |fes| Fatal::new(fes, 0, header);
+        let (offset, len) = (data.datao.get(), data.datal.get());
+        if len == 0 {
+            return Err(Fatal::field(H2cData::DATAL, header));
+        }
+        if len > self.config.max_h2c_data {
+            return Err(out_of_range(FatalErrorStatus::DATA_TRANSFER_LIMIT_EXCEEDED));
+        }
+        // `received` never exceeds `length`.
+        let due = command.length - command.received;
+        if offset != command.received || len > due {
+            return Err(out_of_range(FatalErrorStatus::DATA_TRANSFER_OUT_OF_RANGE));
+        }
+        if carried != len {
+            return Err(Fatal::field(CommonHeader::PLEN, header));
+        }
+        if data.header.flags().contains(PduFlags::LAST) != (len == due) {
+            return Err(Fatal::field(CommonHeader::FLAGS, header));
+        }
+        self.stage = Stage::Body { target: Some(ttag), pad, left: len };
+        Ok(())
+    }
+
+    /// Takes note that the next `n` bytes of the wanted payload were put into the command's data.
+    #[inline]
+    pub fn placed(&mut self, n: u32) -> Option<Event> {
+        debug_assert!(matches!(self.want(), Want::Payload { remaining, .. } if n <= remaining));
+        self.advance(n)
+    }
+
+    /// Takes note that the next `n` bytes, which nobody wants, were dropped.
+    pub fn discarded(&mut self, n: u32) -> Option<Event> {
+        debug_assert!(matches!(self.want(), Want::Discard { remaining } if n <= remaining));
+        self.advance(n)
+    }
+
+    fn advance(&mut self, n: u32) -> Option<Event> {
+        let Stage::Body { target, pad: 0, left } = self.stage else { return None };
+        let n = n.min(left);
+        self.stage = if n == left { Stage::Header } else { Stage::Body { target, pad: 0, left: left - n } };
+        let slot = target?;
+        let command = self.slots.get_mut(slot)?;
+        command.received += n;
+        if command.received < command.length {
+            return None;
+        }
+        command.phase = Phase::Idle;
+        Some(Event::DataComplete { slot })
+    }
+
+    /// Gives the connection its queue, after Connect was found good and before it is answered.
+    ///
+    /// `queue_size` is the number of entries (SQSIZE + 1). With `flow_control` off, completions do not report the
+    /// submission queue's head, and [`Connection::data_header`] may end a command by itself.
+    pub fn establish(&mut self, qid: u16, queue_size: u16, flow_control: bool) {
+        debug_assert!(queue_size > 0, "Connect with SQSIZE 0 is refused before");
+        let size = queue_size.max(1);
+        self.slots.resize(size);
+        self.queue = Some(Queue { qid, size, flow_control, sq_head: 0 });
+    }
+
+    /// Says that what still arrives of the command's data is not wanted: it is asked for as [`Want::Discard`], and
+    /// [`Event::DataComplete`] comes at its end as usual.
+    pub fn discard_data(&mut self, slot: Slot) {
+        if let Some(command) = self.slots.get_mut(slot) {
+            command.discard = true;
+        }
+    }
+
+    /// Commands that were not answered yet.
+    pub fn commands_outstanding(&self) -> usize {
+        self.slots.outstanding()
+    }
+
+    /// The identifier that the host gave to the command in `slot`, if there is one.
+    pub fn cid(&self, slot: Slot) -> Option<u16> {
+        self.slots.get(slot).map(|command| command.cid)
+    }
+
+    /// Whether ICReq was answered.
+    pub const fn is_initialized(&self) -> bool {
+        self.initialized
+    }
+
+    /// Whether [`Connection::establish`] was called.
+    pub const fn is_established(&self) -> bool {
+        self.queue.is_some()
+    }
+}
+
+/// The bytes of padding and of data that follow a header.
+fn body(common: &CommonHeader, header: &[u8]) -> Result<(u8, u32), Fatal> {
+    // No digest was agreed on.
+    if common.flags().intersects(PduFlags::HEADER_DIGEST | PduFlags::DATA_DIGEST) {
+        return Err(Fatal::field(CommonHeader::FLAGS, header));
+    }
+    let (hlen, pdo, plen) = (common.hlen, common.pdo, common.plen.get());
+    if plen == u32::from(hlen) {
+        return if pdo == 0 || pdo == hlen {
+            Ok((0, 0))
+        } else {
+            Err(Fatal::field(CommonHeader::PDO, header))
+        };
+    }
+    if pdo < hlen || pdo % 4 != 0 || u32::from(pdo) >= plen {
+        return Err(Fatal::field(CommonHeader::PDO, header));
+    }
+    Ok((pdo - hlen, plen - u32::from(pdo)))
+}

@@ -1,0 +1,160 @@
+//! Opcodes of the admin command set and of the I/O command sets, and their names.
+
+/// Declares constants and the function that names them, so that neither can be forgotten.
+macro_rules! opcodes {
+    ($(#[$about:meta])* $module:ident { $($name:ident = $value:literal $text:literal,)* }) => {
+        $(#[$about])*
+        pub mod $module {
+            $(
+                #[doc = concat!($text, ".")]
+                pub const $name: u8 = $value;
+            )*
+
+            /// The specification's name of an opcode of this command set.
+            #[must_use]
+            pub const fn name(opcode: u8) -> Option<&'static str> {
+                match opcode {
+                    $($value => Some($text),)*
+                    _ => None,
+                }
+            }
+
+            #[cfg(test)]
+            pub(super) const ALL: &[(u8, &str)] = &[$(($value, $text)),*];
+        }
+    };
+}
+
+opcodes! {
+    /// Admin commands (NVMe Base 2.0, 3.1.3.4 and 5). Those of 2.1 are included.
+    admin {
+        DELETE_IO_SQ = 0x00 "Delete I/O Submission Queue",
+        CREATE_IO_SQ = 0x01 "Create I/O Submission Queue",
+        GET_LOG_PAGE = 0x02 "Get Log Page",
+        DELETE_IO_CQ = 0x04 "Delete I/O Completion Queue",
+        CREATE_IO_CQ = 0x05 "Create I/O Completion Queue",
+        IDENTIFY = 0x06 "Identify",
+        ABORT = 0x08 "Abort",
+        SET_FEATURES = 0x09 "Set Features",
+        GET_FEATURES = 0x0a "Get Features",
+        ASYNC_EVENT_REQUEST = 0x0c "Asynchronous Event Request",
+        NAMESPACE_MANAGEMENT = 0x0d "Namespace Management",
+        FIRMWARE_COMMIT = 0x10 "Firmware Commit",
+        FIRMWARE_IMAGE_DOWNLOAD = 0x11 "Firmware Image Download",
+        DEVICE_SELF_TEST = 0x14 "Device Self-test",
+        NAMESPACE_ATTACHMENT = 0x15 "Namespace Attachment",
+        KEEP_ALIVE = 0x18 "Keep Alive",
+        DIRECTIVE_SEND = 0x19 "Directive Send",
+        DIRECTIVE_RECEIVE = 0x1a "Directive Receive",
+        VIRTUALIZATION_MANAGEMENT = 0x1c "Virtualization Management",
+        NVME_MI_SEND = 0x1d "NVMe-MI Send",
+        NVME_MI_RECEIVE = 0x1e "NVMe-MI Receive",
+        CAPACITY_MANAGEMENT = 0x20 "Capacity Management",
+        DISCOVERY_INFORMATION_MANAGEMENT = 0x21 "Discovery Information Management",
+        FABRIC_ZONING_RECEIVE = 0x22 "Fabric Zoning Receive",
+        LOCKDOWN = 0x24 "Lockdown",
+        FABRIC_ZONING_LOOKUP = 0x25 "Fabric Zoning Lookup",
+        CLEAR_EXPORTED_NVM_RESOURCE_CONFIGURATION = 0x28 "Clear Exported NVM Resource Configuration",
+        FABRIC_ZONING_SEND = 0x29 "Fabric Zoning Send",
+        CREATE_EXPORTED_NVM_SUBSYSTEM = 0x2a "Create Exported NVM Subsystem",
+        MANAGE_EXPORTED_NVM_SUBSYSTEM = 0x2d "Manage Exported NVM Subsystem",
+        MANAGE_EXPORTED_NAMESPACE = 0x31 "Manage Exported Namespace",
+        MANAGE_EXPORTED_PORT = 0x35 "Manage Exported Port",
+        SEND_DISCOVERY_LOG_PAGE = 0x39 "Send Discovery Log Page",
+        TRACK_SEND = 0x3d "Track Send",
+        TRACK_RECEIVE = 0x3e "Track Receive",
+        MIGRATION_SEND = 0x41 "Migration Send",
+        MIGRATION_RECEIVE = 0x42 "Migration Receive",
+        CONTROLLER_DATA_QUEUE = 0x45 "Controller Data Queue",
+        DOORBELL_BUFFER_CONFIG = 0x7c "Doorbell Buffer Config",
+        FABRICS = 0x7f "Fabrics Commands",
+        FORMAT_NVM = 0x80 "Format NVM",
+        SECURITY_SEND = 0x81 "Security Send",
+        SECURITY_RECEIVE = 0x82 "Security Receive",
+        SANITIZE = 0x84 "Sanitize",
+        LOAD_PROGRAM = 0x85 "Load Program",
+        GET_LBA_STATUS = 0x86 "Get LBA Status",
+        PROGRAM_ACTIVATION_MANAGEMENT = 0x88 "Program Activation Management",
+        MEMORY_RANGE_SET_MANAGEMENT = 0x89 "Memory Range Set Management",
+    }
+}
+
+opcodes! {
+    /// I/O commands of the NVM Command Set, and those common to all I/O command sets
+    /// (NVM Command Set 1.0, 3.1; NVMe Base 2.0, 7).
+    nvm {
+        FLUSH = 0x00 "Flush",
+        WRITE = 0x01 "Write",
+        READ = 0x02 "Read",
+        WRITE_UNCORRECTABLE = 0x04 "Write Uncorrectable",
+        COMPARE = 0x05 "Compare",
+        WRITE_ZEROES = 0x08 "Write Zeroes",
+        DATASET_MANAGEMENT = 0x09 "Dataset Management",
+        VERIFY = 0x0c "Verify",
+        RESERVATION_REGISTER = 0x0d "Reservation Register",
+        RESERVATION_REPORT = 0x0e "Reservation Report",
+        RESERVATION_ACQUIRE = 0x11 "Reservation Acquire",
+        IO_MANAGEMENT_RECEIVE = 0x12 "I/O Management Receive",
+        RESERVATION_RELEASE = 0x15 "Reservation Release",
+        CANCEL = 0x18 "Cancel",
+        COPY = 0x19 "Copy",
+        IO_MANAGEMENT_SEND = 0x1d "I/O Management Send",
+    }
+}
+
+opcodes! {
+    /// I/O commands that the Zoned Namespace Command Set adds to those of [`nvm`] (ZNS Command Set 1.1, 3).
+    zns {
+        ZONE_MANAGEMENT_SEND = 0x79 "Zone Management Send",
+        ZONE_MANAGEMENT_RECEIVE = 0x7a "Zone Management Receive",
+        ZONE_APPEND = 0x7d "Zone Append",
+    }
+}
+
+/// First opcode that a vendor may define on the admin queue (NVMe Base 2.0, 5).
+pub const FIRST_VENDOR_ADMIN: u8 = 0xc0;
+
+/// First opcode that a vendor may define on an I/O queue (NVMe Base 2.0, 7).
+pub const FIRST_VENDOR_IO: u8 = 0x80;
+
+/// The specification's name of an admin opcode; `None` when it is unknown or the vendor's.
+#[must_use]
+pub const fn admin_opcode_name(opcode: u8) -> Option<&'static str> {
+    admin::name(opcode)
+}
+
+/// The specification's name of an I/O opcode, those of zoned namespaces included; `None` when it is unknown
+/// or the vendor's.
+#[must_use]
+pub const fn nvm_opcode_name(opcode: u8) -> Option<&'static str> {
+    match opcode {
+        // Fabrics commands may be sent on I/O queues too.
+        admin::FABRICS => admin::name(opcode),
+        _ => match nvm::name(opcode) {
+            None => zns::name(opcode),
+            name => name,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_opcode_is_declared_once_and_in_order() {
+        for table in [admin::ALL, nvm::ALL, zns::ALL] {
+            assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0), "{table:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_queue_the_command_is_on() {
+        assert_eq!(admin_opcode_name(0x02), Some("Get Log Page"));
+        assert_eq!(nvm_opcode_name(0x02), Some("Read"));
+        assert_eq!(nvm_opcode_name(zns::ZONE_APPEND), Some("Zone Append"));
+        assert_eq!(nvm_opcode_name(admin::FABRICS), Some("Fabrics Commands"));
+        assert_eq!(admin_opcode_name(FIRST_VENDOR_ADMIN), None);
+        assert_eq!(nvm_opcode_name(FIRST_VENDOR_IO), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! `gangway`: exports NVMe SSDs over NVMe/TCP from user space.
+
+mod bind;
+mod binding;
+mod exit;
+#[cfg(test)]
+mod fake;
+mod list;
+mod output;
+mod serve;
+mod sysfs;
+mod usage;
+
+use std::{io, process::ExitCode};
+
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{binding::ThisMachine, exit::Exit, sysfs::Roots};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or nothing to do
+  1  failed or refused
+  2  the command line is wrong
+  3  refused because a drive is in use";
+
+/// Exports NVMe SSDs over NVMe/TCP from user space.
+#[derive(Debug, Parser)]
+#[command(name = "gangway", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    /// Say more of what is done; twice: everything. RUST_LOG, when set, decides instead.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Without a command: `serve` without arguments.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    List(list::List),
+    #[command(after_help = EXIT_CODES)]
+    Bind(bind::Bind),
+    #[command(after_help = EXIT_CODES)]
+    Unbind(bind::Unbind),
+    Serve(serve::Serve),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose);
+    let command = cli.command.unwrap_or_else(|| Command::Serve(serve::Serve::default()));
+    match run(&command) {
+        Ok(exit) => exit.into(),
+        // As when the output goes to `head`: nobody is there to read a message.
+        Err(error) if is_closed_pipe(&error) => Exit::Failure.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::Failure.into()
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<Exit> {
+    let roots = Roots::default();
+    match command {
+        Command::List(list) => list.run(&roots, &mut ThisMachine).map(|()| Exit::Success),
+        Command::Bind(bind) => bind.run(&roots, &mut ThisMachine),
+        Command::Unbind(unbind) => unbind.run(&roots, &mut ThisMachine),
+        Command::Serve(serve) => serve.run(),
+    }
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io_errors.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bind_without_an_address_is_a_usage_error() {
+        let error = Cli::try_parse_from(["gangway", "bind"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+    }
+}

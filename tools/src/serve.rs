@@ -1,0 +1,337 @@
+//! `gangway serve`.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, ReactorConfig, Target, TargetConfig};
+use gangway_driver::address::DeviceAddress;
+use gangway_driver::controller::Options;
+use gangway_driver::dma::DmaDomain;
+use gangway_driver::emulated::EmulatedFunction;
+use gangway_driver::function::Function;
+use gangway_driver::vfio::VfioFunction;
+use gangway_spec::fabrics::Nqn;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit::Exit;
+use crate::output;
+
+/// The port that IANA assigned to NVMe over TCP.
+const PORT: u16 = 4420;
+/// I/O queues that one host may have at most.
+const MAX_IO_QUEUES: u16 = 64;
+
+const EXAMPLES: &str = "\
+Examples:
+  gangway serve
+      An emulated drive of 1 GiB in memory, on 127.0.0.1:4420, to try things out.
+  gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-host nqn.2014-08.org.nvmexpress:uuid:...
+      A real drive (bound with `gangway bind 0000:01:00.0`) for one host; its NQN is in /etc/nvme/hostnqn there.
+  gangway serve --device emulated:size=8GiB,block=4096,namespaces=2,file=disk.img
+      An emulated drive that keeps its data in a file.";
+
+/// Export drives over NVMe/TCP until SIGINT or SIGTERM.
+///
+/// Without arguments: an emulated drive of 1 GiB on 127.0.0.1:4420.
+#[derive(Args, Clone, Debug, Default)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Serve {
+    /// Drive to export, each under an NQN of its own: `pci:ADDRESS`, or `emulated` with options such as
+    /// `emulated:size=1GiB,block=4096,namespaces=2,file=disk.img` (or `null`, `latency=5ms`, `mdts=5`, `serial=X`)
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<DeviceAddress>,
+    /// Address to listen on, with port 4420 unless another is given [default: 127.0.0.1:4420]
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = listen_address)]
+    listen: Vec<SocketAddr>,
+    /// NQN to export a drive as; once for each --device, in the same order [default: from the drive's serial number]
+    #[arg(long, value_name = "NQN")]
+    nqn: Vec<Nqn>,
+    /// Let the host with this NQN connect, and no other that is not named
+    #[arg(long, value_name = "NQN", conflicts_with = "allow_any_host")]
+    allow_host: Vec<Nqn>,
+    /// Let any host connect that reaches the address
+    #[arg(long)]
+    allow_any_host: bool,
+    /// Refuse every command that changes data
+    #[arg(long)]
+    read_only: bool,
+    /// CPUs to serve I/O on, such as `2` or `0,2-4`, one thread each [default: one CPU, the last that is allowed]
+    #[arg(long, value_name = "LIST")]
+    reactors: Option<String>,
+}
+
+impl Serve {
+    /// Serves until a signal.
+    pub(crate) fn run(&self) -> anyhow::Result<Exit> {
+        let access = match self.access() {
+            Ok(access) => access,
+            Err(problem) => {
+                eprintln!("error: {problem:#}");
+                return Ok(Exit::Usage);
+            }
+        };
+        let reactors = match self.reactors() {
+            Ok(reactors) => reactors,
+            Err(problem) => {
+                eprintln!("error: {problem:#}");
+                return Ok(Exit::Usage);
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        runtime.block_on(self.serve(access, reactors))
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        if self.listen.is_empty() {
+            vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)]
+        } else {
+            self.listen.clone()
+        }
+    }
+
+    /// Who may connect. Beyond loopback nobody may unless the operator says who.
+    fn access(&self) -> anyhow::Result<Access> {
+        if self.nqn.len() > self.device.len().max(1) {
+            bail!("more --nqn than --device: each drive is exported once");
+        }
+        if !self.allow_host.is_empty() {
+            let hosts: BTreeSet<String> = self.allow_host.iter().map(|nqn| nqn.to_string()).collect();
+            return Ok(Access::Hosts(hosts));
+        }
+        let exposed = self.addresses().into_iter().find(|address| !address.ip().to_canonical().is_loopback());
+        match exposed {
+            Some(address) if !self.allow_any_host => bail!(
+                "{address} can be reached from other machines: name the hosts that may connect with --allow-host NQN \
+                 (`cat /etc/nvme/hostnqn` there), or say --allow-any-host"
+            ),
+            _ => Ok(Access::AnyHost),
+        }
+    }
+
+    fn reactors(&self) -> anyhow::Result<Vec<usize>> {
+        let allowed = allowed_cpus()?;
+        let Some(list) = &self.reactors else {
+            return Ok(allowed.last().copied().into_iter().collect());
+        };
+        let wanted = cpu_list(list).with_context(|| format!("--reactors {list}"))?;
+        if let Some(missing) = wanted.iter().find(|cpu| !allowed.contains(cpu)) {
+            bail!(
+                "--reactors {list}: this process may not run on CPU {missing}; it may on {}",
+                ranges(&allowed)
+            );
+        }
+        Ok(wanted)
+    }
+
+    async fn serve(&self, access: Access, reactors: Vec<usize>) -> anyhow::Result<Exit> {
+        // Before anything is started, so that no signal can end the program in the middle.
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+
+        let domain = DmaDomain::new();
+        let devices = if self.device.is_empty() { vec!["emulated".parse()?] } else { self.device.clone() };
+        let mut drives = Vec::new();
+        for (index, device) in devices.into_iter().enumerate() {
+            let drive = start(index, device, &domain, reactors.len()).await?;
+            let nqn = match self.nqn.get(index) {
+                Some(nqn) => nqn.clone(),
+                None => default_nqn(drive.info())?,
+            };
+            let config = ExportConfig {
+                nqn,
+                access: access.clone(),
+                read_only: self.read_only,
+                max_io_queues: MAX_IO_QUEUES,
+            };
+            drives.push((drive, config));
+        }
+        let lines: Vec<(String, Nqn)> =
+            drives.iter().map(|(drive, config)| (describe(drive.info()), config.nqn.clone())).collect();
+        let config = TargetConfig { reactors, reactor: ReactorConfig::default(), listen: self.addresses() };
+        let target = Target::start(config, &domain, drives).await?;
+        for (drive, nqn) in lines {
+            for address in target.addresses() {
+                let (ip, port) = (shown(address.ip()), address.port());
+                let access = if self.read_only { ", read-only" } else { "" };
+                output::print(&format!("Ready: {nqn} at {address} ({drive}{access})"))?;
+                output::print(&format!("  nvme connect -t tcp -a {ip} -s {port} -n {nqn}"))?;
+            }
+        }
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        tracing::info!("{name}: ending in order");
+        target.shutdown().await;
+        Ok(Exit::Success)
+    }
+}
+
+/// Opens a device and starts its controller, saying so when it takes long.
+async fn start(
+    index: usize,
+    device: DeviceAddress,
+    domain: &DmaDomain,
+    reactors: usize,
+) -> anyhow::Result<Drive> {
+    let name = device.to_string();
+    let domain = domain.clone();
+    let options = Options { io_queues_wanted: reactors as u16, ..Options::default() };
+    let mut starting = tokio::task::spawn_blocking(move || {
+        let function: Box<dyn Function> = match device {
+            DeviceAddress::Pci(address) => VfioFunction::open(address, &domain)?,
+            DeviceAddress::Emulated(config) => EmulatedFunction::new(config, &domain)?,
+        };
+        anyhow::Ok(Drive::start(index, function, options)?)
+    });
+    let mut seconds = 0;
+    loop {
+        tokio::select! {
+            started = &mut starting => return started.context("the start was interrupted")?.with_context(|| format!("cannot export {name}")),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                seconds += 1;
+                eprintln!("{name}: waiting for the controller to get ready ({seconds} s)");
+            }
+        }
+    }
+}
+
+/// A name that stays the same over restarts and machines: made of the drive's serial number.
+fn default_nqn(info: &DriveInfo) -> anyhow::Result<Nqn> {
+    let serial = info.identify.serial();
+    let clean: String =
+        serial.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
+    if clean.is_empty() {
+        bail!("{}: the drive has no serial number to make an NQN of; give one with --nqn", info.name);
+    }
+    format!("nqn.2026-11.io.gangway:{clean}").parse().context("cannot make an NQN of the serial number")
+}
+
+fn describe(info: &DriveInfo) -> String {
+    let bytes: u64 = info
+        .namespaces
+        .iter()
+        .filter_map(|namespace| {
+            namespace.identify.nsze.get().checked_mul(namespace.identify.block_size()?.into())
+        })
+        .sum();
+    let count = info.namespaces.len();
+    let plural = if count == 1 { "" } else { "s" };
+    let model = output::printable(&info.identify.model());
+    format!("{}, {model}, {} in {count} namespace{plural}", info.name, output::size(bytes))
+}
+
+/// The address to type: a wildcard stands for whatever address the host reaches this machine by.
+fn shown(ip: IpAddr) -> String {
+    if ip.is_unspecified() { "ADDRESS".to_owned() } else { ip.to_string() }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    text.parse().or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT))).map_err(|_| {
+        "expected an IP address, with or without a port, such as 192.0.2.7:4420 or [::1]:4420".to_owned()
+    })
+}
+
+fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None).context("cannot ask which CPUs may be used")?;
+    Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
+/// Parses `0,2-4`.
+fn cpu_list(text: &str) -> anyhow::Result<Vec<usize>> {
+    let mut cpus = BTreeSet::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| {
+            text.trim()
+                .parse::<usize>()
+                .with_context(|| format!("`{part}` is no CPU and no range such as 0-3"))
+        };
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last >= rustix::thread::CpuSet::MAX_CPU {
+            bail!("`{part}` is no range of CPUs");
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus.into_iter().collect())
+}
+
+fn ranges(cpus: &[usize]) -> String {
+    let mut text: Vec<String> = Vec::new();
+    let mut rest = cpus;
+    while let Some((&first, _)) = rest.split_first() {
+        let length = rest.iter().enumerate().take_while(|(at, cpu)| **cpu == first + at).count();
+        let last = first + length - 1;
+        text.push(if first == last { first.to_string() } else { format!("{first}-{last}") });
+        rest = &rest[length..];
+    }
+    text.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Serve, clap::Error> {
+        Line::try_parse_from(std::iter::once(&"serve").chain(arguments)).map(|line| line.serve)
+    }
+
+    #[test]
+    fn without_arguments_only_this_machine_can_connect() {
+        let serve = parse(&[]).unwrap();
+        assert_eq!(serve.addresses(), ["127.0.0.1:4420".parse().unwrap()]);
+        assert_eq!(serve.access().unwrap(), Access::AnyHost);
+    }
+
+    #[test]
+    fn an_address_that_others_reach_wants_hosts_to_be_named() {
+        for address in ["192.0.2.7", "0.0.0.0:4420", "[::]:4420", "2001:db8::1"] {
+            let refused = parse(&["--listen", address]).unwrap().access().unwrap_err();
+            assert!(refused.to_string().contains("--allow-host"), "{refused}");
+            assert!(parse(&["--listen", address, "--allow-any-host"]).unwrap().access().is_ok());
+        }
+        for address in ["127.0.0.1", "[::1]:4420", "::ffff:127.0.0.1"] {
+            assert!(parse(&["--listen", address]).unwrap().access().is_ok(), "{address}");
+        }
+    }
+
+    #[test]
+    fn named_hosts_are_the_only_ones_on_loopback_too() {
+        let serve = parse(&["--allow-host", "nqn.2014-08.org.example:a"]).unwrap();
+        let access = serve.access().unwrap();
+        assert!(access.allows(&"nqn.2014-08.org.example:a".parse().unwrap()));
+        assert!(!access.allows(&"nqn.2014-08.org.example:b".parse().unwrap()));
+    }
+
+    #[test]
+    fn lists_of_cpus_are_read_and_written() {
+        assert_eq!(cpu_list("0").unwrap(), [0]);
+        assert_eq!(cpu_list("0,2-4").unwrap(), [0, 2, 3, 4]);
+        for wrong in ["", "a", "3-1", "-1", "1-", "0-99999999"] {
+            assert!(cpu_list(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(ranges(&[0, 2, 3, 4, 9]), "0,2-4,9");
+    }
+
+    #[test]
+    fn wrong_addresses_and_devices_are_usage_errors() {
+        for arguments in [["--listen", "example"], ["--device", "nvme0"], ["--nqn", "drive"]] {
+            assert!(parse(&arguments).is_err(), "{arguments:?}");
+        }
+    }
+}
