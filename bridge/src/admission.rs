@@ -124,7 +124,7 @@ impl ExportView {
         if namespace.read_only && changes_data(opcode) {
             return Err(Status::NAMESPACE_IS_WRITE_PROTECTED.with_dnr());
         }
-        if length != u64::from(declared) {
+        if !length.fits(declared) {
             return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
         }
         if declared > self.max_transfer {
@@ -140,16 +140,43 @@ impl ExportView {
     }
 }
 
+/// The length of the data that a command implies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Length {
+    /// So many bytes.
+    Exactly(u64),
+    /// A list of so many bytes, in a buffer that may be longer, up to the longest list there can be. The drive gets all
+    /// of the buffer.
+    List(u64),
+}
+
+/// The longest list of ranges of Dataset Management: 256 of 16 bytes.
+const LONGEST_LIST: u64 = 4096;
+
+impl Length {
+    fn fits(self, declared: u32) -> bool {
+        let declared = u64::from(declared);
+        match self {
+            Length::Exactly(length) => declared == length,
+            Length::List(length) => (length..=LONGEST_LIST).contains(&declared),
+        }
+    }
+}
+
 /// Direction and length of the data that an NVM command moves.
-fn transfer(entry: &SubmissionQueueEntry, format: &Format) -> Result<(TransferDirection, u64), Status> {
+fn transfer(entry: &SubmissionQueueEntry, format: &Format) -> Result<(TransferDirection, Length), Status> {
     use TransferDirection::{ControllerToHost, HostToController, None};
     let ranges = u64::from(entry.cdw10.get() & 0xff) + 1;
     Ok(match entry.opcode {
-        nvm::FLUSH | nvm::WRITE_UNCORRECTABLE | nvm::WRITE_ZEROES | nvm::VERIFY => (None, 0),
-        nvm::READ => (ControllerToHost, format.transfer_length(entry)),
-        nvm::WRITE | nvm::COMPARE => (HostToController, format.transfer_length(entry)),
-        nvm::DATASET_MANAGEMENT => (HostToController, ranges * 16),
-        nvm::COPY => (HostToController, (u64::from(entry.cdw12.get() & 0xff) + 1) * copy_range_size(entry)?),
+        nvm::FLUSH | nvm::WRITE_UNCORRECTABLE | nvm::WRITE_ZEROES | nvm::VERIFY => (None, Length::Exactly(0)),
+        nvm::READ => (ControllerToHost, Length::Exactly(format.transfer_length(entry))),
+        nvm::WRITE | nvm::COMPARE => (HostToController, Length::Exactly(format.transfer_length(entry))),
+        // Linux sends room for 256 ranges however many there are, because some drives read that much anyway.
+        nvm::DATASET_MANAGEMENT => (HostToController, Length::List(ranges * 16)),
+        nvm::COPY => {
+            let ranges = u64::from(entry.cdw12.get() & 0xff) + 1;
+            (HostToController, Length::Exactly(ranges * copy_range_size(entry)?))
+        }
         _ => return Err(Status::INVALID_OPCODE.with_dnr()),
     })
 }
@@ -208,6 +235,19 @@ mod tests {
     fn an_sgl_longer_or_shorter_than_the_command_implies_is_refused() {
         for declared in [0, 512, 4095, 4097, 8192] {
             let refused = view().admit(&command(nvm::WRITE, 3, 7), declared).unwrap_err();
+            assert_eq!(refused, Status::DATA_SGL_LENGTH_INVALID.with_dnr(), "{declared} bytes");
+        }
+    }
+
+    #[test]
+    fn a_list_of_ranges_may_come_in_a_larger_buffer_but_not_in_a_smaller_one() {
+        let mut trim = command(nvm::DATASET_MANAGEMENT, 3, 0);
+        trim.cdw10 = 1.into();
+        for declared in [32, 4096] {
+            assert_eq!(view().admit(&trim, declared).unwrap().length, declared);
+        }
+        for declared in [0, 16, 4112] {
+            let refused = view().admit(&trim, declared).unwrap_err();
             assert_eq!(refused, Status::DATA_SGL_LENGTH_INVALID.with_dnr(), "{declared} bytes");
         }
     }

@@ -1,7 +1,11 @@
 //! What the end-to-end tests share: a target in this process with emulated drives, and hosts that connect to it.
 
+pub mod wire;
+
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,9 +13,10 @@ use gangway_bridge::{Access, Drive, ExportConfig, ReactorConfig, Target, TargetC
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::{EmulatedConfig, EmulatedFunction, EmulatedProbe};
-use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options};
+use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options, Transfer};
+use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::fabrics::{HostId, Nqn};
-use tokio::sync::oneshot;
+use gangway_spec::opcode::nvm;
 
 /// How the target of a test differs from the usual one.
 #[derive(Clone, Debug)]
@@ -26,6 +31,10 @@ pub struct Setup {
     pub access: Access,
     /// Refuse writes.
     pub read_only: bool,
+    /// I/O queues that one host may have.
+    pub max_io_queues: u16,
+    /// Where to listen; port 0 takes any free port.
+    pub listen: Vec<SocketAddr>,
 }
 
 impl Default for Setup {
@@ -37,17 +46,23 @@ impl Default for Setup {
             memory: ReactorConfig { data_memory: 8 << 20, receive_chunks: 16, ..ReactorConfig::default() },
             access: Access::AnyHost,
             read_only: false,
+            max_io_queues: 16,
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         }
     }
 }
 
+type Question = Box<dyn FnOnce(&Target) + Send>;
+
 /// A target in this process, served from a thread of its own until it is dropped.
 pub struct TestTarget {
-    /// Where it listens.
+    /// Where it listens first.
     pub address: SocketAddr,
+    /// Everywhere that it listens.
+    pub addresses: Vec<SocketAddr>,
     /// What its drives noticed.
     pub probes: Vec<EmulatedProbe>,
-    stop: Option<oneshot::Sender<()>>,
+    questions: Option<tokio::sync::mpsc::UnboundedSender<Question>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -63,19 +78,44 @@ impl TestTarget {
     /// When it does not start.
     pub fn with(setup: Setup) -> Self {
         let (started, wait) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel();
+        let (questions, mut asked) = tokio::sync::mpsc::unbounded_channel::<Question>();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let (target, probes) = start(setup).await;
-                started.send((target.addresses()[0], probes)).expect("the test waits");
-                let _ = stopped.await;
+                started.send((target.addresses().to_vec(), probes)).expect("the test waits");
+                while let Some(question) = asked.recv().await {
+                    question(&target);
+                }
                 target.shutdown().await;
             });
         });
-        let (address, probes) = wait.recv().expect("the target starts");
-        Self { address, probes, stop: Some(stop), thread: Some(thread) }
+        let (addresses, probes) = wait.recv().expect("the target starts");
+        let address = addresses[0];
+        Self { address, addresses, probes, questions: Some(questions), thread: Some(thread) }
+    }
+
+    /// Associations that the target has now.
+    ///
+    /// # Panics
+    /// When the target has ended.
+    pub fn associations(&self) -> usize {
+        let (answer, wait) = mpsc::channel();
+        let question: Question = Box::new(move |target| {
+            let _ = answer.send(target.associations());
+        });
+        let asked = self.questions.as_ref().map(|questions| questions.send(question));
+        assert!(matches!(asked, Some(Ok(()))), "the target has ended");
+        wait.recv().expect("the target answers")
+    }
+
+    /// Shuts the target down in order and waits until that is done.
+    ///
+    /// # Panics
+    /// When the target panicked.
+    pub fn shutdown(self) {
+        drop(self);
     }
 
     /// Connects a host by its number and enables its controller.
@@ -120,9 +160,7 @@ impl TestTarget {
 
 impl Drop for TestTarget {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
+        self.questions = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
             && !std::thread::panicking()
@@ -145,16 +183,13 @@ async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>) {
             nqn: subsystem(index),
             access: setup.access.clone(),
             read_only: setup.read_only,
-            max_io_queues: 16,
+            max_io_queues: setup.max_io_queues,
         };
         drives.push((drive, config));
         probes.push(probe);
     }
-    let config = TargetConfig {
-        reactors: vec![0; setup.reactors],
-        reactor: setup.memory,
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-    };
+    let config =
+        TargetConfig { reactors: vec![0; setup.reactors], reactor: setup.memory, listen: setup.listen };
     let target = Target::start(config, &domain, drives).await.expect("the target starts");
     (target, probes)
 }
@@ -202,4 +237,111 @@ pub fn pattern(lba: u64, round: u64, length: usize) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
+}
+
+/// The command `opcode` for `blocks` logical blocks of namespace 1 from `lba` on.
+pub fn command(opcode: u8, lba: u64, blocks: u32) -> SubmissionQueueEntry {
+    let mut entry = SubmissionQueueEntry::new(opcode);
+    entry.nsid.set(1);
+    gangway_spec::nvm::set_slba(&mut entry, lba);
+    gangway_spec::nvm::set_nlb(&mut entry, blocks);
+    entry
+}
+
+/// Runs a workload that needs all memory of the target at once, and verifies it: commands of 1 MiB on a queue as full
+/// as it gets. Memory that somebody kept would leave it waiting for ever.
+///
+/// # Panics
+/// When a command fails or does not complete, or data is wrong.
+pub fn use_all_memory(queue: &mut IoQueue, round: u64) {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let blocks = (1 << 20) / 4096;
+    for (opcode, writes) in [(nvm::WRITE, true), (nvm::READ, false)] {
+        let mut waiting = HashMap::new();
+        for lba in (0..32).map(|place| place * u64::from(blocks)) {
+            let transfer = if writes {
+                Transfer::Write(pattern(lba, round, 1 << 20).into())
+            } else {
+                Transfer::Read(1 << 20)
+            };
+            let tag = queue.submit(&command(opcode, lba, blocks), transfer).expect("room on the queue");
+            waiting.insert(tag, lba);
+        }
+        while !waiting.is_empty() {
+            let completed = queue.wait(PATIENCE).expect("a connection").expect("a completion in time");
+            let lba = waiting.remove(&completed.tag).expect("a completion of a command that is outstanding");
+            assert!(completed.entry.status().is_success(), "{}", completed.entry.status());
+            assert!(writes || completed.data == pattern(lba, round, 1 << 20), "the data at {lba} differs");
+        }
+    }
+}
+
+/// A host that uses the target all the time, on a thread of its own, and verifies every block that it reads.
+pub struct Bystander {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Bystander {
+    /// Connects host `number` to drive 0, where it has the blocks from `first_lba` on to itself, 64 of them.
+    ///
+    /// # Panics
+    /// When it cannot connect.
+    pub fn start(target: &TestTarget, number: u8, first_lba: u64) -> Self {
+        let (mut admin, mut queue) = target.queue(number);
+        let stop = Arc::new(AtomicBool::new(false));
+        let rounds = Arc::new(AtomicU64::new(0));
+        let (stopped, counter) = (Arc::clone(&stop), Arc::clone(&rounds));
+        let thread = std::thread::spawn(move || {
+            let mut round = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                round += 1;
+                for (lba, blocks) in
+                    [(first_lba, 1_u32), (first_lba + 1, 2), (first_lba + 3, 17), (first_lba + 20, 40)]
+                {
+                    let data = pattern(lba, round, blocks as usize * 4096);
+                    queue.write_blocks(1, lba, 4096, &data).expect("a write of the bystander");
+                    let read = queue.read_blocks(1, lba, blocks, 4096).expect("a read of the bystander");
+                    assert!(read == data, "round {round}: {blocks} blocks at {lba} differ");
+                }
+                admin.keep_alive().expect("the bystander's association");
+                counter.store(round, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self { stop, rounds, thread: Some(thread) }
+    }
+
+    /// Waits until it has written and read all its blocks anew.
+    ///
+    /// # Panics
+    /// When it does not within 20 seconds.
+    pub fn assert_goes_on(&self) {
+        let before = self.rounds.load(Ordering::Relaxed);
+        let ended = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        eventually("the bystander goes on", || ended() || self.rounds.load(Ordering::Relaxed) > before + 1);
+        assert!(!ended(), "the bystander failed");
+    }
+
+    /// Ends it.
+    ///
+    /// # Panics
+    /// When something that it did failed.
+    pub fn finish(mut self) {
+        self.assert_goes_on();
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            assert!(thread.join().is_ok(), "the bystander failed");
+        }
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::error::EmulatedError;
 use super::memory::{DmaFault, DmaMemory, FileError, FileStore, SparseMemory};
 
 /// Bytes that Compare and Verify look at together.
-const PIECE: usize = 4096;
+const PIECE: usize = 16 << 10;
 
 /// The data of all namespaces of a drive. Offsets and lengths are in bytes and inside the drive.
 pub(super) enum Store {
@@ -82,13 +82,15 @@ impl Store {
         Ok(())
     }
 
-    /// Reads a range and does nothing with it.
+    /// Makes sure that a range can be read. Memory always can.
     pub(super) fn verify(&self, offset: u64, len: u64) -> Result<(), Status> {
+        let Self::File(file) = self else { return Ok(()) };
         let mut data = [0; PIECE];
         let mut done = 0;
-        while done < len && self.keeps_data() {
+        while done < len {
             let piece = (PIECE as u64).min(len - done);
-            self.peek(offset + done, &mut data[..piece as usize])?;
+            file.peek(offset + done, &mut data[..piece as usize])
+                .map_err(|error| read_status(error, offset + done))?;
             done += piece;
         }
         Ok(())
@@ -148,5 +150,23 @@ fn write_status(error: FileError, offset: u64) -> Status {
                 _ => Status::WRITE_FAULT,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_capacity_exceeded_and_other_errors_are_faults() {
+        let write = |code| write_status(FileError::Io(io::Error::from_raw_os_error(code)), 0);
+        for code in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG] {
+            assert_eq!(write(code), Status::CAPACITY_EXCEEDED);
+        }
+        assert_eq!(write(libc::EIO), Status::WRITE_FAULT);
+        let read = |error| read_status(FileError::Io(error), 0);
+        assert_eq!(read(io::Error::from_raw_os_error(libc::EIO)), Status::UNRECOVERED_READ_ERROR);
+        assert_eq!(read(io::ErrorKind::UnexpectedEof.into()), Status::UNRECOVERED_READ_ERROR);
+        assert!(read_status(FileError::Dma, 0).is(Status::DATA_TRANSFER_ERROR));
     }
 }

@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use gangway_spec::Status;
+use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::command::NSID_BROADCAST;
 use gangway_spec::feature::{self, fid, select};
-use gangway_spec::log::SmartLog;
+use gangway_spec::log::{SmartLog, lid};
 
 use super::identify::WARNING_TEMPERATURE;
 use super::logs::TEMPERATURE;
@@ -184,11 +185,19 @@ impl AdminCommand<'_> {
             // There is one power state.
             fid::POWER_MANAGEMENT if cdw11 & 0x1f == 0 => features.power_management = cdw11 & 0xff,
             fid::TEMPERATURE_THRESHOLD => {
-                let threshold = cdw11 as u16;
+                let (threshold, before) = (cdw11 as u16, features.critical_warning());
                 match temperature_selector(cdw11)? {
                     (0 | 0xf, UNDER) => features.under_temperature = threshold,
                     (0 | 0xf, _) => features.over_temperature = threshold,
                     _ => return invalid_field(),
+                }
+                let new = features.critical_warning() & !before;
+                if u32::from(new) & features.event_configuration != 0 {
+                    self.admin.events.raise(AsyncEvent::new(
+                        aen::TYPE_SMART,
+                        aen::SMART_TEMPERATURE,
+                        lid::SMART,
+                    ));
                 }
             }
             fid::VOLATILE_WRITE_CACHE => {

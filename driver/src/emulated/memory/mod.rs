@@ -331,3 +331,102 @@ impl Iommu for EmulatedIommu {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::{DmaBuffer, DmaDomain};
+
+    /// A domain with an IOMMU, a gate behind it, and its count of violations.
+    fn drive() -> (DmaDomain, Arc<Gate<()>>, Arc<AtomicU64>) {
+        let violations = Arc::new(AtomicU64::new(0));
+        let iommu = Arc::new(EmulatedIommu::new(Arc::clone(&violations)));
+        let gate = iommu.gate(());
+        let domain = DmaDomain::new();
+        domain.attach(iommu).unwrap();
+        (domain, gate, violations)
+    }
+
+    #[test]
+    fn memory_is_seen_as_long_as_it_is_mapped() {
+        let (domain, gate, violations) = drive();
+        let mut buffer = domain.buffer(8192, Direction::Bidirectional).unwrap();
+        buffer[4090..4096].copy_from_slice(b"abcdef");
+        let iova = buffer.iova();
+        let mut read = [0; 6];
+        gate.enter().memory.read(iova + 4090, &mut read).unwrap();
+        assert_eq!(&read, b"abcdef");
+        gate.enter().memory.write(iova + 8190, b"gh").unwrap();
+        assert_eq!(&buffer[8190..], b"gh");
+        assert_eq!(violations.load(Ordering::Relaxed), 0);
+        drop(buffer);
+        assert_eq!(gate.enter().memory.read(iova, &mut read), Err(DmaFault));
+        assert_eq!(violations.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn neighbouring_mappings_are_crossed_and_gaps_are_not() {
+        let (domain, gate, _) = drive();
+        let buffers: Vec<_> =
+            (0..3).map(|_| domain.buffer(4096, Direction::Bidirectional).unwrap()).collect();
+        let mut iovas: Vec<_> = buffers.iter().map(DmaBuffer::iova).collect();
+        iovas.sort_unstable();
+        assert!(iovas.windows(2).all(|pair| pair[1] == pair[0] + 4096), "the domain packs them");
+        let bytes: Vec<u8> = (0..8192u32).map(|at| (at / 7) as u8).collect();
+        let inside = gate.enter();
+        inside.memory.write(iovas[0] + 2048, &bytes).unwrap();
+        let mut back = vec![0; 8192];
+        inside.memory.read(iovas[0] + 2048, &mut back).unwrap();
+        assert!(back == bytes);
+        assert_eq!(inside.memory.check(iovas[2], 4097, Access::Read), Err(DmaFault));
+        assert_eq!(inside.memory.check(iovas[0] - 1, 2, Access::Read), Err(DmaFault));
+        assert_eq!(inside.memory.check(u64::MAX, 2, Access::Read), Err(DmaFault));
+    }
+
+    #[test]
+    fn a_direction_is_all_that_is_allowed() {
+        let (domain, gate, violations) = drive();
+        let (reads, writes) = (Direction::DeviceReads, Direction::DeviceWrites);
+        let source = domain.buffer(4096, reads).unwrap();
+        let sink = domain.buffer(4096, writes).unwrap();
+        let inside = gate.enter();
+        assert_eq!(inside.memory.check(source.iova(), 4096, Access::Read), Ok(()));
+        assert_eq!(inside.memory.check(sink.iova(), 4096, Access::Write), Ok(()));
+        assert_eq!(inside.memory.check(source.iova(), 1, Access::Write), Err(DmaFault));
+        assert_eq!(inside.memory.check(sink.iova(), 1, Access::Read), Err(DmaFault));
+        assert_eq!(violations.load(Ordering::Relaxed), 2);
+    }
+
+    /// Maps as asked, after having tried what must be refused.
+    struct Meddler(EmulatedIommu);
+
+    impl Iommu for Meddler {
+        fn ranges(&self) -> Vec<RangeInclusive<u64>> {
+            self.0.ranges()
+        }
+
+        fn map(&self, iova: u64, memory: &RegionMemory, direction: Direction) -> Result<(), DmaError> {
+            self.0.map(iova, memory, direction)?;
+            for overlapping in [iova, iova - 4096, iova + 4096, u64::MAX - 4095] {
+                assert!(self.0.map(overlapping, memory, direction).is_err(), "{overlapping:#x}");
+            }
+            for (iova, len) in [(iova, 4096), (iova + 4096, 4096), (iova + 8192, 8192)] {
+                assert!(self.0.unmap(iova, len).is_err(), "{iova:#x}");
+            }
+            Ok(())
+        }
+
+        fn unmap(&self, iova: u64, len: u64) -> Result<(), DmaError> {
+            self.0.unmap(iova, len)
+        }
+    }
+
+    #[test]
+    fn mappings_that_overlap_or_are_unknown_are_refused() {
+        let domain = DmaDomain::new();
+        let meddler = Arc::new(Meddler(EmulatedIommu::new(Arc::default())));
+        domain.attach(Arc::clone(&meddler) as _).unwrap();
+        drop(domain.buffer(8192, Direction::DeviceReads).unwrap());
+        assert!(meddler.0.lock().table.mappings.is_empty());
+    }
+}

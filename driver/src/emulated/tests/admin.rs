@@ -345,6 +345,23 @@ fn an_event_answers_a_request_and_masks_the_next_one() {
 }
 
 #[test]
+fn a_temperature_beyond_its_threshold_is_reported_if_that_was_asked_for() {
+    let mut host = Host::new("");
+    host.admin.submit(&SubmissionQueueEntry::new(opcode::admin::ASYNC_EVENT_REQUEST));
+    let over = |kelvin: u32| SubmissionQueueEntry {
+        cid: 1.into(),
+        ..set_feature(fid::TEMPERATURE_THRESHOLD, kelvin)
+    };
+    host.feature(&over(300)).unwrap();
+    assert!(host.admin.poll().is_none(), "not asked for");
+    host.feature(&over(400)).unwrap();
+    let enable = set_feature(fid::ASYNC_EVENT_CONFIGURATION, SmartLog::WARNING_TEMPERATURE.into());
+    host.feature(&SubmissionQueueEntry { cid: 1.into(), ..enable }).unwrap();
+    host.feature(&over(300)).unwrap();
+    assert_eq!(host.admin.poll().unwrap().dw0.get(), AsyncEvent::new(1, 1, lid::SMART).into_dw0());
+}
+
+#[test]
 fn abort_ends_a_command_that_waits_and_only_that() {
     let mut host = Host::new("latency=3600s,size=1MiB");
     let mut queue = host.create_queue(1);

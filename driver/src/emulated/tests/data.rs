@@ -81,7 +81,12 @@ fn every_length_offset_and_list_moves_the_right_bytes() {
             for offset in [0, 4, 512, 2048, 4092] {
                 for list_offset in [0, 8, 2048, 4080, 4088] {
                     let len = blocks * block;
-                    // A list that begins with its last entry is a pointer to the next page at once.
+                    // The pages of the transfer, and one more that must stay as it is.
+                    let pages = (offset + len).div_ceil(PAGE);
+                    if pages <= 2 && list_offset != 0 {
+                        continue;
+                    }
+                    let area = (pages + 1) * PAGE;
                     seed += 1;
                     let slba = seed * 31 % 1000;
                     let bytes = pattern(seed, len);
@@ -94,16 +99,12 @@ fn every_length_offset_and_list_moves_the_right_bytes() {
                         Status::SUCCESS,
                         "{len} bytes at {offset}, {list_offset}"
                     );
-                    transfer.data.fill(0);
+                    transfer.data[..area].fill(0);
                     let read = SubmissionQueueEntry { opcode: opcode::nvm::READ, ..write };
                     assert_eq!(queue.run(&read).status(), Status::SUCCESS);
                     assert!(transfer.collect(offset, len) == bytes, "{len} bytes at {offset}, {list_offset}");
-                    let untouched = transfer.data.iter().filter(|byte| **byte != 0).count();
-                    assert_eq!(
-                        untouched,
-                        bytes.iter().filter(|byte| **byte != 0).count(),
-                        "nothing beside it"
-                    );
+                    let count = |bytes: &[u8]| bytes.iter().filter(|byte| **byte != 0).count();
+                    assert_eq!(count(&transfer.data[..area]), count(&bytes), "nothing beside it");
                     let compare = SubmissionQueueEntry { opcode: opcode::nvm::COMPARE, ..write };
                     assert_eq!(queue.run(&compare).status(), Status::SUCCESS);
                     let last = Transfer::place(offset, len, len - 1);
