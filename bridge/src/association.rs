@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gangway_fabric::connect::ConnectRequest;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::watch;
 
 /// One host's association with one controller of ours (NVMe Base 2.0, 3.3.2; NVMe over Fabrics 1.1, 1.5.2).
 #[derive(Debug)]
@@ -17,8 +17,6 @@ pub(crate) struct Association {
     pub(crate) export: Option<usize>,
     /// The Connect command of its admin queue: who the host is.
     pub(crate) connect: ConnectRequest,
-    /// Done when no command of the host's earlier associations is left on a drive.
-    pub(crate) fence: OnceCell<()>,
     /// Set by reactors when commands arrive, taken by the keep-alive timer (traffic-based keep-alive).
     activity: AtomicBool,
     /// Whether CC.EN is set: I/O queues can be connected.
@@ -47,7 +45,6 @@ impl Association {
             cntlid,
             export,
             connect,
-            fence: OnceCell::new(),
             activity: AtomicBool::new(false),
             enabled: AtomicBool::new(false),
             queues: Mutex::new(Queues { granted, ..Queues::default() }),
@@ -55,12 +52,9 @@ impl Association {
         }
     }
 
-    /// By what reactors recognise the commands of one host. Two hosts with one key would only wait for each other
-    /// when they connect.
-    pub(crate) fn host_key(&self) -> u64 {
-        let (high, low) = self.connect.host_id.0.split_at(8);
-        let word = |half: &[u8]| half.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        word(high) ^ word(low)
+    /// By what reactors recognise the commands of one host.
+    pub(crate) fn host(&self) -> u128 {
+        u128::from_be_bytes(self.connect.host_id.0)
     }
 
     /// Notes that a command arrived. Writes only when nothing was noted since the timer looked, so that the line is

@@ -303,7 +303,11 @@ impl Manager {
         for (reactor, pair) in self.reactors.iter().zip(pairs) {
             let mine = interrupted.iter().position(|(index, _)| *index == reactor.index);
             let interrupted = mine.map(|at| interrupted.swap_remove(at).1).unwrap_or_default();
-            reactor.send(Message::Thaw { drive: self.index, state: DriveState::Ready(pair), interrupted });
+            reactor.send(Message::Thaw {
+                drive: self.index,
+                state: DriveState::Ready(Box::new(pair)),
+                interrupted,
+            });
         }
         Ok(())
     }
@@ -431,21 +435,19 @@ impl Manager {
         for (_, data) in self.controller.take_aborted_admin() {
             self.release(data);
         }
+        // Faults that were reported of the queues that are gone are settled; those of the new ones are not.
+        let requests: Vec<Request> = self.inbox.try_iter().collect();
+        for request in requests {
+            if !matches!(request, Request::Fault(_)) {
+                let _ = self.link.sender.send(request);
+            }
+        }
         let outcome = match restarted {
             Ok(()) => self.hand_out(std::mem::take(&mut interrupted)),
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(()) => {
-                // Faults that were reported of the queues that are gone are settled.
-                let requests: Vec<Request> = self.inbox.try_iter().collect();
-                for request in requests {
-                    if !matches!(request, Request::Fault(_)) {
-                        let _ = self.link.sender.send(request);
-                    }
-                }
-                tracing::info!(drive = %self.name, "the drive works again");
-            }
+            Ok(()) => tracing::info!(drive = %self.name, "the drive works again"),
             Err(error) => self.fail(&error.to_string(), interrupted),
         }
     }

@@ -1,5 +1,7 @@
 //! Data that goes through the whole path: host, connection, reactor, queue pair, drive, and back.
 
+#![allow(clippy::unwrap_used)] // Tests end where something fails.
+
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 

@@ -18,7 +18,41 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{binding::ThisMachine, exit::Exit, sysfs::Roots};
 
-const EXIT_CODES: &str = "\
+const HELP: &str = "\
+Examples:
+  gangway                          an emulated drive on 127.0.0.1:4420, to try things out
+  gangway list                     the NVMe drives of this machine and what uses them
+  gangway bind 0000:01:00.0        takes a drive from the kernel
+  gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-host NQN
+  gangway unbind 0000:01:00.0      gives it back
+
+Exit codes:
+  0  done, or nothing to do
+  1  failed or refused
+  2  the command line is wrong
+  3  refused because a drive is in use";
+
+const BIND_HELP: &str = "\
+Examples:
+  gangway bind --dry-run 01:00.0   what would be done, and whether anything is in the way
+  gangway bind 01:00.0 02:00.0     two drives, both or none
+
+Exit codes:
+  0  done, or nothing to do
+  1  failed or refused
+  2  the command line is wrong
+  3  refused because a drive is in use";
+
+const LIST_HELP: &str = "\
+Examples:
+  gangway list
+  gangway list --output json | jq -r '.[] | select(.UsedBy == []) | .Address'
+      the addresses of the drives that nothing uses";
+
+const UNBIND_HELP: &str = "\
+Examples:
+  gangway unbind 01:00.0           back to the driver it had, its data as it is now
+
 Exit codes:
   0  done, or nothing to do
   1  failed or refused
@@ -27,7 +61,7 @@ Exit codes:
 
 /// Exports NVMe SSDs over NVMe/TCP from user space.
 #[derive(Debug, Parser)]
-#[command(name = "gangway", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "gangway", version, max_term_width = 100, after_help = HELP)]
 struct Cli {
     /// Say more of what is done; twice: everything. RUST_LOG, when set, decides instead.
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -39,10 +73,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(after_help = LIST_HELP)]
     List(list::List),
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = BIND_HELP)]
     Bind(bind::Bind),
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = UNBIND_HELP)]
     Unbind(bind::Unbind),
     Serve(serve::Serve),
 }

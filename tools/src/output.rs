@@ -65,7 +65,7 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
 /// Writes one JSON document to standard output.
 ///
 /// # Errors
-/// As for [`print`].
+/// As for [`print()`].
 pub(crate) fn print_json<T: Serialize>(value: &T) -> io::Result<()> {
     print(&serde_json::to_string_pretty(value).map_err(io::Error::other)?)
 }

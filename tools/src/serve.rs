@@ -33,7 +33,7 @@ Examples:
   gangway serve --device emulated:size=8GiB,block=4096,namespaces=2,file=disk.img
       An emulated drive that keeps its data in a file.";
 
-/// Export drives over NVMe/TCP until SIGINT or SIGTERM.
+/// Exports drives over NVMe/TCP until SIGINT or SIGTERM.
 ///
 /// Without arguments: an emulated drive of 1 GiB on 127.0.0.1:4420.
 #[derive(Args, Clone, Debug, Default)]

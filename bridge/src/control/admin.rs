@@ -28,7 +28,6 @@ struct Forwarded {
 
 /// What ends an admin queue without an error of its connection.
 enum Ending {
-    Disconnect,
     KeepAlive,
     Closed,
 }
@@ -44,11 +43,6 @@ pub(super) async fn serve(
     shared.close(&association).await;
     let (host, cntlid) = (&association.connect.host, association.cntlid);
     match ended {
-        Ok(Ending::Disconnect) => {
-            tracing::info!(%host, cntlid, "host disconnected");
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), link.flush()).await;
-            Ok(())
-        }
         Ok(Ending::KeepAlive) => {
             tracing::warn!(%host, cntlid, "nothing was heard of the host for its keep-alive time; its association is ended");
             Ok(())
@@ -95,10 +89,6 @@ async fn run(
                     Action::Effect { reply, effect } => {
                         apply(effect, link, controller, shared).await;
                         link.respond(*slot, &reply);
-                    }
-                    Action::Disconnect { reply } => {
-                        link.respond(*slot, &reply);
-                        return Ok(Ending::Disconnect);
                     }
                 }
             }

@@ -156,15 +156,19 @@ async fn admit_queue(request: &ConnectRequest, shared: &Arc<Shared>) -> Result<Q
         return Err(ConnectError::queue_out_of_range());
     }
     fence(&association, shared).await?;
+    if !association.is_enabled() || association.is_closed() {
+        // It was reset, or has ended, meanwhile.
+        return Err(ConnectError::out_of_sequence());
+    }
     association.claim_queue(request.qid).ok_or_else(ConnectError::out_of_sequence)
 }
 
-/// Waits until nothing that the host sent in an earlier association can still reach a drive. Otherwise a write that
-/// the host has long given up could overtake one that it sends now.
+/// Waits until nothing is left on the drive of what the host sent in earlier associations, or on earlier queues of
+/// this one. Otherwise a write that the host has long given up could overtake one that it sends now.
 async fn fence(association: &Arc<Association>, shared: &Arc<Shared>) -> Result<(), ConnectError> {
-    let scope = Scope::Host(association.host_key());
-    let fenced = association.fence.get_or_init(|| shared.drain(scope));
-    match tokio::time::timeout(FENCE_LIMIT, fenced).await {
+    let Some(export) = association.export else { return Ok(()) };
+    let scope = Scope::Host { host: association.host(), export, association: association.id };
+    match tokio::time::timeout(FENCE_LIMIT, shared.drain(scope)).await {
         Ok(()) => Ok(()),
         Err(_) => {
             tracing::warn!(host = %association.connect.host, "commands of the host's earlier association are still on the drive");

@@ -62,6 +62,11 @@ impl SendBatch {
         value
     }
 
+    /// Bytes of payload in it.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.parts.iter().filter(|part| matches!(part, Part::Payload(_))).map(Part::len).sum()
+    }
+
     pub(crate) fn payload(&mut self, buffer: DmaBuffer) {
         self.parts.push(Part::Payload(buffer));
     }

@@ -36,7 +36,8 @@ pub(super) struct Command {
     /// `None` once the connection is gone.
     pub(super) connection: Option<usize>,
     pub(super) slot: Slot,
-    pub(super) host: u64,
+    pub(super) host: u128,
+    pub(super) association: u64,
     pub(super) export: usize,
     /// Order of arrival on this reactor.
     pub(super) sequence: u64,
@@ -83,6 +84,9 @@ pub(super) struct Engine {
     pub(super) to_drive: BufferPool,
     /// Memory that drives write: data of reads.
     pub(super) from_drive: BufferPool,
+    /// Memory for in-capsule data when there is none in `to_drive`. What `to_drive` lent for data that is still to
+    /// come may come behind such a capsule, so the capsule must never wait for it.
+    capsules: BufferPool,
     /// Commands that wait for a buffer, first come first served, by direction.
     pub(super) awaiting_to: VecDeque<usize>,
     pub(super) awaiting_from: VecDeque<usize>,
@@ -99,13 +103,19 @@ pub(super) struct GivenUp {
 }
 
 impl Engine {
-    pub(super) fn new(to_drive: BufferPool, from_drive: BufferPool, io_timeout: Duration) -> Self {
+    pub(super) fn new(
+        to_drive: BufferPool,
+        from_drive: BufferPool,
+        capsules: BufferPool,
+        io_timeout: Duration,
+    ) -> Self {
         Self {
             commands: Slab::new(),
             drives: Vec::new(),
             queues: Vec::new(),
             to_drive,
             from_drive,
+            capsules,
             awaiting_to: VecDeque::new(),
             awaiting_from: VecDeque::new(),
             completions: Vec::with_capacity(1024),
@@ -172,10 +182,25 @@ impl Engine {
         Some(buffer)
     }
 
+    /// A buffer for in-capsule data.
+    pub(super) fn take_capsule_buffer(&mut self, length: u32) -> Option<DmaBuffer> {
+        self.take_buffer(TransferDirection::HostToController, length).or_else(|| {
+            let mut buffer = self.capsules.take(length as usize)?;
+            buffer.set_len(length as usize);
+            Some(buffer)
+        })
+    }
+
+    /// Whether commands wait for memory.
+    pub(super) fn is_short_of_memory(&self) -> bool {
+        !self.awaiting_to.is_empty() || !self.awaiting_from.is_empty()
+    }
+
     pub(super) fn release_buffer(&mut self, buffer: DmaBuffer) {
         if buffer.direction().device_writes() {
             self.from_drive.put(buffer);
         } else {
+            // One of `capsules` finds its way home from here.
             self.to_drive.put(buffer);
         }
     }
@@ -241,8 +266,7 @@ impl Engine {
     /// Moves commands from software queues to hardware queues as far as there is room, each namespace in turn.
     pub(super) fn pump(&mut self, now: Instant, given_up: &mut Vec<GivenUp>) {
         for drive in 0..self.drives.len() {
-            loop {
-                let Some(slot) = self.drives[drive].as_mut() else { break };
+            while let Some(slot) = self.drives[drive].as_mut() {
                 if !slot.failed && !slot.pair.as_ref().is_some_and(QueuePair::has_room) {
                     break;
                 }

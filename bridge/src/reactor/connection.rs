@@ -1,7 +1,7 @@
 //! One I/O queue's connection on a reactor: bytes become commands, completions become replies.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gangway_driver::dma::{CommandData, DmaSlice};
 use gangway_fabric::target::{self, CapsuleData, Event, Reply, Slot, Want};
@@ -48,11 +48,48 @@ pub(super) struct Connection {
     stash: Option<(DmaSlice, usize)>,
     /// Waits for a buffer for in-capsule data; nothing is received meanwhile.
     pub(super) starved: bool,
-    /// Bytes of write data that were asked for with R2T and have not all arrived.
+    /// Memory for data of writes that is asked for with R2T, until all of it has arrived.
+    writes: Budget,
+    /// Bytes that were asked for and have not all arrived.
     requested: usize,
-    /// Writes that wait until `requested` falls.
-    held: VecDeque<usize>,
+    /// Memory for data of reads, until it has left.
+    reads: Budget,
+    /// Bytes of payload that arrived.
+    placed: u64,
+    watch: Watch,
     pub(super) flush_listed: bool,
+}
+
+/// What one connection takes of the memory that it shares with others, for one direction.
+struct Budget {
+    /// Bytes taken or waited for.
+    used: usize,
+    /// Commands that wait until `used` falls.
+    held: VecDeque<usize>,
+}
+
+impl Budget {
+    fn new(depth: usize) -> Self {
+        Self { used: 0, held: VecDeque::with_capacity(depth + 1) }
+    }
+
+    /// Whether `length` bytes more would be too many. One command always has its way.
+    fn is_beyond(&self, length: usize, limit: usize) -> bool {
+        self.used > 0 && self.used + length > limit
+    }
+
+    fn give_back(&mut self, length: usize) {
+        self.used = self.used.saturating_sub(length);
+    }
+}
+
+/// Since when a host has done nothing about what it owes.
+#[derive(Clone, Copy, Default)]
+struct Watch {
+    placed: u64,
+    sent: u64,
+    receiving_since: Option<Instant>,
+    sending_since: Option<Instant>,
 }
 
 /// What a connection reaches while it works.
@@ -62,8 +99,8 @@ pub(super) struct Context<'a> {
     pub(super) now: Instant,
     /// Key of the connection, for its commands.
     pub(super) key: usize,
-    /// Bytes of write data that one connection may have on the way.
-    pub(super) request_limit: usize,
+    /// Bytes of data that one connection may have in each direction.
+    pub(super) memory_limit: usize,
 }
 
 /// Why a connection ends.
@@ -97,8 +134,11 @@ impl Connection {
             phase: Phase::Open,
             stash: None,
             starved: false,
+            writes: Budget::new(depth),
             requested: 0,
-            held: VecDeque::with_capacity(depth + 1),
+            reads: Budget::new(depth),
+            placed: 0,
+            watch: Watch::default(),
             flush_listed: false,
         }
     }
@@ -114,6 +154,7 @@ impl Connection {
 
     /// A batch has left; its buffers are free again.
     pub(super) fn batch_sent(&mut self, mut batch: Box<SendBatch>, engine: &mut Engine) {
+        self.reads.give_back(batch.payload_bytes());
         batch.recycle(|buffer| engine.release_buffer(buffer));
         self.spare = Some(batch);
     }
@@ -142,7 +183,7 @@ impl Connection {
         }
         match bytes {
             Some(bytes) => self.consume(bytes, 0, context)?,
-            None => self.settle(context)?,
+            None => self.settle(context),
         }
         Ok(self.next_receive(context))
     }
@@ -175,6 +216,7 @@ impl Connection {
     }
 
     fn place(&mut self, count: u32, context: &mut Context<'_>) -> Result<(), End> {
+        self.placed += u64::from(count);
         match self.fabric.placed(count) {
             Some(event) => self.happened(event, context),
             None => Ok(()),
@@ -219,7 +261,8 @@ impl Connection {
                 Want::Nothing => return Ok(()),
             }
         }
-        self.settle(context)
+        self.settle(context);
+        Ok(())
     }
 
     /// Puts `count` received bytes into the command in `slot`. False when a buffer is needed and none is free.
@@ -250,7 +293,7 @@ impl Connection {
             return true;
         }
         let length = command.admitted.length;
-        let Some(mut buffer) = context.engine.take_buffer(TransferDirection::HostToController, length) else {
+        let Some(mut buffer) = context.engine.take_capsule_buffer(length) else {
             return false;
         };
         buffer[offset..offset + count].copy_from_slice(&bytes[at..at + count]);
@@ -258,18 +301,76 @@ impl Connection {
         true
     }
 
-    /// Lets held writes ask for their data when there is room for more.
-    fn settle(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        while let Some(&index) = self.held.front() {
-            let length =
-                context.engine.commands.get(index).map_or(0, |command| command.admitted.length as usize);
-            if self.requested > 0 && self.requested + length > context.request_limit {
-                break;
+    /// Whether commands wait until earlier ones of this connection give their memory back.
+    pub(super) fn holds_commands(&self) -> bool {
+        !self.writes.held.is_empty() || !self.reads.held.is_empty()
+    }
+
+    /// Lets held commands go on when there is room for more.
+    pub(super) fn settle(&mut self, context: &mut Context<'_>) {
+        for reads in [false, true] {
+            loop {
+                let budget = if reads { &mut self.reads } else { &mut self.writes };
+                let Some(&index) = budget.held.front() else { break };
+                let length =
+                    context.engine.commands.get(index).map_or(0, |command| command.admitted.length as usize);
+                if budget.is_beyond(length, context.memory_limit) {
+                    break;
+                }
+                budget.held.pop_front();
+                budget.used += length;
+                if reads {
+                    self.read(index, context);
+                } else {
+                    self.request_data(index, context);
+                }
             }
-            self.held.pop_front();
+        }
+    }
+
+    /// Starts a command that needs `length` bytes of memory, or holds it until there is room in its budget.
+    fn start(&mut self, index: usize, length: u32, reads: bool, context: &mut Context<'_>) {
+        let budget = if reads { &mut self.reads } else { &mut self.writes };
+        if !budget.held.is_empty() || budget.is_beyond(length as usize, context.memory_limit) {
+            context.engine.commands[index].stage = Stage::Held;
+            budget.held.push_back(index);
+            return;
+        }
+        budget.used += length as usize;
+        if reads {
+            self.read(index, context);
+        } else {
             self.request_data(index, context);
         }
-        Ok(())
+    }
+
+    /// For how long the host has done nothing about what it owes: data that it was asked for, if `writes_wait` for
+    /// its memory, and receiving its answers, if `reads_wait`. `sent` are the bytes that its socket took so far.
+    pub(super) fn idle_for(
+        &mut self,
+        sent: u64,
+        writes_wait: bool,
+        reads_wait: bool,
+        now: Instant,
+    ) -> Duration {
+        let within = matches!(self.fabric.want(), Want::Payload { .. });
+        let owes_data = !self.starved && (self.requested > 0 || within);
+        let owes_room = self.spare.is_none();
+        let watch = &mut self.watch;
+        if !(writes_wait && owes_data) || watch.placed != self.placed {
+            (watch.placed, watch.receiving_since) = (self.placed, None);
+        }
+        if !(reads_wait && owes_room) || watch.sent != sent {
+            (watch.sent, watch.sending_since) = (sent, None);
+        }
+        let mut idle = Duration::ZERO;
+        if writes_wait && owes_data {
+            idle = now.duration_since(*watch.receiving_since.get_or_insert(now));
+        }
+        if reads_wait && owes_room {
+            idle = idle.max(now.duration_since(*watch.sending_since.get_or_insert(now)));
+        }
+        idle
     }
 
     fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
@@ -289,7 +390,7 @@ impl Connection {
         }
         let buffer = match std::mem::replace(&mut context.engine.commands[index].data, CommandData::None) {
             CommandData::Buffer(buffer) => Some(buffer),
-            _ => context.engine.take_buffer(TransferDirection::HostToController, length),
+            _ => context.engine.take_capsule_buffer(length),
         };
         let Some(buffer) = buffer else {
             self.starved = true;
@@ -352,17 +453,8 @@ impl Connection {
             return Ok(());
         }
         match admitted.direction {
-            TransferDirection::HostToController => {
-                let busy =
-                    self.requested > 0 && self.requested + admitted.length as usize > context.request_limit;
-                if busy || !self.held.is_empty() {
-                    context.engine.commands[index].stage = Stage::Held;
-                    self.held.push_back(index);
-                } else {
-                    self.request_data(index, context);
-                }
-            }
-            TransferDirection::ControllerToHost => self.read(index, context),
+            TransferDirection::HostToController => self.start(index, admitted.length, false, context),
+            TransferDirection::ControllerToHost => self.start(index, admitted.length, true, context),
             _ => self.dispatch(index, context),
         }
         Ok(())
@@ -381,7 +473,8 @@ impl Connection {
             entry,
             connection: Some(context.key),
             slot,
-            host: self.claim.association().host_key(),
+            host: self.claim.association().host(),
+            association: self.claim.association().id,
             export: self.export,
             sequence,
             admitted,
@@ -466,7 +559,9 @@ impl Connection {
             }
             Stage::Receiving => {
                 if command.requested {
-                    self.requested = self.requested.saturating_sub(command.admitted.length as usize);
+                    let length = command.admitted.length as usize;
+                    self.writes.give_back(length);
+                    self.requested = self.requested.saturating_sub(length);
                 }
                 self.dispatch(index, context);
             }
@@ -482,7 +577,11 @@ impl Connection {
 
     /// Answers a command that will not reach its drive.
     pub(super) fn give_up(&mut self, index: usize, status: Status, engine: &mut Engine) {
-        let Some(slot) = engine.commands.get(index).map(|command| command.slot) else { return };
+        let Some(command) = engine.commands.get(index) else { return };
+        let Command { slot, admitted, .. } = *command;
+        if admitted.direction == TransferDirection::ControllerToHost {
+            self.reads.give_back(admitted.length as usize);
+        }
         self.leave(slot, index, engine);
         self.respond(slot, &Reply { status, result: 0 });
     }
@@ -517,6 +616,9 @@ impl Connection {
                 }
             }
             data => {
+                if reads {
+                    self.reads.give_back(command.admitted.length as usize);
+                }
                 engine.release(data);
                 self.respond(slot, reply);
             }
@@ -549,7 +651,8 @@ impl Connection {
         }
         self.out.recycle(|buffer| engine.release_buffer(buffer));
         self.stash = None;
-        self.held.clear();
+        self.writes.held.clear();
+        self.reads.held.clear();
         for place in &mut self.slots {
             let index = std::mem::replace(place, VACANT);
             match engine.commands.get_mut(index) {

@@ -39,8 +39,9 @@ impl Drop for LoadShare {
 /// Whose commands a drain waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// All commands of a host, by its key.
-    Host(u64),
+    /// What a host left behind on an export: commands of its other associations, and of queues of this one that are
+    /// gone. Its queues that are in use go on.
+    Host { host: u128, export: usize, association: u64 },
     /// All commands to an export.
     Export(usize),
 }
@@ -48,7 +49,7 @@ pub(crate) enum Scope {
 /// What became of a drive.
 pub(crate) enum DriveState {
     /// It works; this is the reactor's new queue pair.
-    Ready(QueuePair),
+    Ready(Box<QueuePair>),
     /// It is lost: commands to it fail.
     Failed,
 }

@@ -30,6 +30,7 @@ use self::connection::{Connection, Context, End, Phase};
 pub(crate) use self::message::{Adoption, DriveState, Message, ReactorHandle, Scope};
 use self::sockets::{Receive, ReceiveMemory, SocketEvent, Sockets};
 use crate::admission::ExportView;
+use crate::remote::limits;
 
 /// Turns without news before a reactor that waits for a drive starts to sleep between looks.
 const SPINS: u32 = 500;
@@ -56,6 +57,9 @@ pub struct ReactorConfig {
     pub max_transfer: usize,
     /// How long a drive may take for a command before it counts as stuck.
     pub io_timeout: Duration,
+    /// How long a host may neither send data that it was asked for nor receive answers, while others wait for the
+    /// memory that this takes. Then its connection is ended.
+    pub host_timeout: Duration,
 }
 
 impl Default for ReactorConfig {
@@ -66,6 +70,7 @@ impl Default for ReactorConfig {
             receive_chunks: 64,
             max_transfer: 1 << 20,
             io_timeout: Duration::from_secs(25),
+            host_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -109,12 +114,15 @@ pub(crate) struct Reactor {
     to_flush: Vec<usize>,
     /// Connections that wait for a buffer before they can receive more.
     starved: VecDeque<usize>,
+    /// Connections that may have room for commands that they held back.
+    unsettled: Vec<usize>,
     drains: Vec<Drain>,
     now: Instant,
     housekeeping: Instant,
     fruitless: u32,
     index: usize,
-    request_limit: usize,
+    memory_limit: usize,
+    host_timeout: Duration,
     stopped: Option<oneshot::Sender<()>>,
 }
 
@@ -136,6 +144,13 @@ pub(crate) fn spawn(
     let pool = |direction| BufferPool::new(domain, direction, config.data_memory, config.max_transfer);
     let to_drive = pool(Direction::DeviceReads).map_err(memory)?;
     let from_drive = pool(Direction::DeviceWrites).map_err(memory)?;
+    let capsules = BufferPool::new(
+        domain,
+        Direction::DeviceReads,
+        config.receive_chunk * config.receive_chunks / 4,
+        limits::IN_CAPSULE_DATA as usize,
+    )
+    .map_err(memory)?;
     let receive = ReceivePool::new(domain, config.receive_chunk, config.receive_chunks).map_err(memory)?;
     let wake = Arc::new(sockets::wake_descriptor().map_err(start)?);
     let (sender, inbox) = mpsc::channel();
@@ -148,17 +163,19 @@ pub(crate) fn spawn(
         connections: Slab::new(),
         by_socket: Vec::new(),
         exports: Vec::new(),
-        engine: Engine::new(to_drive, from_drive, config.io_timeout),
+        engine: Engine::new(to_drive, from_drive, capsules, config.io_timeout),
         events: Vec::with_capacity(256),
         given_up: Vec::with_capacity(64),
         to_flush: Vec::with_capacity(64),
         starved: VecDeque::new(),
+        unsettled: Vec::with_capacity(64),
         drains: Vec::new(),
         now: Instant::now(),
         housekeeping: Instant::now(),
         fruitless: 0,
         index,
-        request_limit: config.data_memory / 4,
+        memory_limit: config.data_memory / 4,
+        host_timeout: config.host_timeout,
         stopped: None,
     };
     let thread = std::thread::Builder::new()
@@ -243,7 +260,9 @@ impl Reactor {
             }));
         }
         let closing = self.connections.iter().any(|(_, connection)| connection.phase != Phase::Open);
-        closing.then(|| of(HOUSEKEEPING))
+        // Hosts that keep memory from others are looked at then.
+        let watched = closing || self.engine.is_short_of_memory() || !self.starved.is_empty();
+        watched.then(|| of(HOUSEKEEPING))
     }
 
     fn handle_events(&mut self) {
@@ -266,6 +285,7 @@ impl Reactor {
                 SocketEvent::Sent { key, mut batch, result } => match self.connection_of(key) {
                     Some(key) => {
                         self.connections[key].batch_sent(batch, &mut self.engine);
+                        self.unsettled.push(key);
                         self.list_flush(key);
                         if result.is_err() {
                             self.drop_connection(key);
@@ -296,7 +316,7 @@ impl Reactor {
         let connection = &mut self.connections[key];
         let Some(view) = self.exports.get(connection.export) else { return };
         let mut context =
-            Context { engine: &mut self.engine, view, now: self.now, key, request_limit: self.request_limit };
+            Context { engine: &mut self.engine, view, now: self.now, key, memory_limit: self.memory_limit };
         match step(connection, &mut context) {
             Ok(Some(receive)) => self.sockets.start_receive(connection.socket, receive),
             Ok(None) => self.starved.push_back(key),
@@ -370,6 +390,7 @@ impl Reactor {
         match command.connection {
             Some(key) => {
                 self.connections[key].completed(command, data, reply, &mut self.engine);
+                self.unsettled.push(key);
                 self.list_flush(key);
             }
             // Its host is gone. The drive is done with the buffer only now.
@@ -399,7 +420,7 @@ impl Reactor {
                     view,
                     now: self.now,
                     key,
-                    request_limit: self.request_limit,
+                    memory_limit: self.memory_limit,
                 };
                 if reads {
                     self.connections[key].read(index, &mut context);
@@ -409,6 +430,17 @@ impl Reactor {
                 self.list_flush(key);
             }
         }
+        let mut unsettled = std::mem::take(&mut self.unsettled);
+        for key in unsettled.drain(..) {
+            if self.connections.get(key).is_some_and(Connection::holds_commands) {
+                let connection = &mut self.connections[key];
+                let Some(view) = self.exports.get(connection.export) else { continue };
+                let (engine, now, memory_limit) = (&mut self.engine, self.now, self.memory_limit);
+                connection.settle(&mut Context { engine, view, now, key, memory_limit });
+                self.list_flush(key);
+            }
+        }
+        self.unsettled = unsettled;
         for _ in 0..self.starved.len() {
             let Some(key) = self.starved.pop_front() else { break };
             if self.connections.get(key).is_some_and(|connection| connection.starved) {
@@ -439,6 +471,27 @@ impl Reactor {
         for key in ended {
             self.drop_connection(key);
         }
+        self.end_hoarders();
+    }
+
+    /// Ends connections that keep memory which others wait for: their hosts neither send what they were asked for nor
+    /// receive what they asked for.
+    fn end_hoarders(&mut self) {
+        let writes_wait = !self.engine.awaiting_to.is_empty() || !self.starved.is_empty();
+        let reads_wait = !self.engine.awaiting_from.is_empty();
+        let mut hoarders = Vec::new();
+        for (key, connection) in &mut self.connections {
+            let sent = self.sockets.sent(connection.socket);
+            let idle = connection.idle_for(sent, writes_wait, reads_wait, self.now);
+            if idle > self.host_timeout {
+                hoarders.push(key);
+            }
+        }
+        for key in hoarders {
+            let host = &self.connections[key].claim.association().connect.host;
+            tracing::warn!(%host, "an I/O connection is ended: its host lets others wait for memory");
+            self.drop_connection(key);
+        }
     }
 
     /// Answers the drains whose commands have all completed.
@@ -447,7 +500,10 @@ impl Reactor {
         let pending = |drain: &Drain| {
             commands.iter().any(|(_, command)| {
                 let concerned = match drain.scope {
-                    Scope::Host(host) => command.host == host,
+                    Scope::Host { host, export, association } => {
+                        let left = command.association != association || command.connection.is_none();
+                        left && command.host == host && command.export == export
+                    }
                     Scope::Export(export) => command.export == export,
                 };
                 concerned && command.sequence <= drain.before && command.is_on_its_way()
@@ -455,7 +511,7 @@ impl Reactor {
         };
         let mut at = 0;
         while let Some(drain) = self.drains.get(at) {
-            if pending(drain) {
+            if pending(drain) && !drain.done.is_closed() {
                 at += 1;
             } else {
                 let _ = self.drains.swap_remove(at).done.send(());
@@ -489,11 +545,13 @@ impl Reactor {
             Message::Drain { scope, done } => {
                 // Hang-ups that the kernel knows of by now must be known here too: what a dead host left in its
                 // sockets is void and must not become a command any more.
-                let mut events = Vec::new();
-                if self.sockets.wait(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }), &mut events).is_ok() {
-                    self.events.extend(events);
-                    self.handle_events();
+                let mut events = std::mem::take(&mut self.events);
+                let learned = self.sockets.learn_all(&mut events);
+                self.events = events;
+                if let Err(error) = learned {
+                    tracing::error!(%error, reactor = self.index, "epoll failed");
                 }
+                self.handle_events();
                 let before = self.engine.next_sequence();
                 self.drains.push(Drain { scope, before, done });
             }
@@ -521,7 +579,7 @@ impl Reactor {
         if let Some(slot) = self.engine.drive(drive) {
             slot.faulted = false;
             match state {
-                DriveState::Ready(pair) => slot.pair = Some(pair),
+                DriveState::Ready(pair) => slot.pair = Some(*pair),
                 DriveState::Failed => slot.failed = true,
             }
         }

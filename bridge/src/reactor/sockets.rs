@@ -73,6 +73,8 @@ struct Socket {
     listed: bool,
     receive: Option<Receive>,
     send: Option<Box<SendBatch>>,
+    /// Bytes that the kernel took.
+    sent: u64,
 }
 
 impl Socket {
@@ -131,6 +133,7 @@ impl Sockets {
             listed: false,
             receive: None,
             send: None,
+            sent: 0,
         });
         // Each socket is listed at most once, so the list never grows on the path of an I/O.
         self.runnable.reserve(self.sockets.len());
@@ -167,9 +170,24 @@ impl Sockets {
         }
     }
 
+    /// Bytes that the kernel took to send so far.
+    pub(crate) fn sent(&self, key: usize) -> u64 {
+        self.sockets.get(key).map_or(0, |socket| socket.sent)
+    }
+
     /// Whether an operation can go on without waiting for the kernel.
     pub(crate) fn has_work(&self) -> bool {
         !self.runnable.is_empty()
+    }
+
+    /// Learns everything that the kernel knows by now, however many sockets it is about.
+    pub(crate) fn learn_all(&mut self, events: &mut Vec<SocketEvent>) -> io::Result<()> {
+        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // What was reported moves behind what was not, and the wake-up descriptor is reported each time.
+        for _ in 0..=self.sockets.len() / (READY_AT_ONCE - 1) {
+            self.wait(Some(&AT_ONCE), events)?;
+        }
+        Ok(())
     }
 
     /// Learns what became ready, waiting at most `timeout` (`None`: as long as it takes). Returns whether the
@@ -240,7 +258,10 @@ fn send(key: usize, socket: &mut Socket, events: &mut Vec<SocketEvent>) {
         }
         match socket.stream.write_vectored(&slices[..count]) {
             Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
-            Ok(sent) => batch.advance(sent),
+            Ok(sent) => {
+                batch.advance(sent);
+                socket.sent += sent as u64;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 socket.writable = false;
                 return;

@@ -32,8 +32,6 @@ pub(crate) enum Action {
     Forward { entry: SubmissionQueueEntry, length: u32, finish: Finish },
     /// Answer, then do what the property change asks for.
     Effect { reply: Reply, effect: Effect },
-    /// Answer, then end the connection.
-    Disconnect { reply: Reply },
 }
 
 impl Action {
@@ -177,7 +175,8 @@ impl RemoteController {
                 Ok(effect) => Action::Effect { reply: Reply::SUCCESS, effect },
                 Err(status) => Action::status(status),
             },
-            fctype::DISCONNECT => Action::Disconnect { reply: Reply::SUCCESS },
+            // It deletes I/O queues (NVMe Base 2.0, 6.4).
+            fctype::DISCONNECT => Action::status(Status::INVALID_QUEUE_TYPE.with_dnr()),
             fctype::CONNECT => Action::status(Status::COMMAND_SEQUENCE_ERROR.with_dnr()),
             _ => Action::status(Status::INVALID_FIELD.with_dnr()),
         }
