@@ -34,13 +34,17 @@ impl Format {
     }
 
     /// Bytes that `entry` transfers for its blocks.
-    fn transfer_length(&self, entry: &SubmissionQueueEntry) -> u64 {
+    fn transfer_length(&self, entry: &SubmissionQueueEntry) -> Result<u64, Status> {
         let blocks = u64::from(entry.cdw12.get() & 0xffff) + 1;
-        // PRACT with eight bytes of metadata: the controller inserts and strips them (NVM Command Set 1.0, 5.2.2).
         let action = entry.cdw12.get() & (1 << 29) != 0;
-        let stripped = self.protected && action && self.metadata_size == 8;
-        let per_block = u64::from(self.block_size) + if stripped { 0 } else { u64::from(self.metadata_size) };
-        blocks * per_block
+        let metadata = match self.metadata_size {
+            // PRACT with eight bytes of metadata: the controller inserts and strips them (NVM Command Set 1.0, 5.2.2).
+            8 if self.protected && action => 0,
+            // With more, whether it does depends on a guard format that is not looked at here.
+            size if size > 8 && self.protected && action => return Err(Status::INVALID_FIELD.with_dnr()),
+            size => u64::from(size),
+        };
+        Ok(blocks * (u64::from(self.block_size) + metadata))
     }
 }
 
@@ -68,7 +72,7 @@ pub struct ExportView {
     pub version: u64,
     /// Ordered by `nsid`.
     pub namespaces: Vec<NamespaceView>,
-    /// The drive that commands to all namespaces (NSID FFFFFFFFh) go to, when it allows them.
+    /// Whether Flush may name all namespaces (NSID FFFFFFFFh).
     pub broadcast_flush: bool,
     /// Bytes that one command may transfer at most.
     pub max_transfer: u32,
@@ -169,8 +173,8 @@ fn transfer(entry: &SubmissionQueueEntry, format: &Format) -> Result<(TransferDi
     let ranges = u64::from(entry.cdw10.get() & 0xff) + 1;
     Ok(match entry.opcode {
         nvm::FLUSH | nvm::WRITE_UNCORRECTABLE | nvm::WRITE_ZEROES | nvm::VERIFY => (None, Length::Exactly(0)),
-        nvm::READ => (ControllerToHost, Length::Exactly(format.transfer_length(entry))),
-        nvm::WRITE | nvm::COMPARE => (HostToController, Length::Exactly(format.transfer_length(entry))),
+        nvm::READ => (ControllerToHost, Length::Exactly(format.transfer_length(entry)?)),
+        nvm::WRITE | nvm::COMPARE => (HostToController, Length::Exactly(format.transfer_length(entry)?)),
         // Linux sends room for 256 ranges however many there are, because some drives read that much anyway.
         nvm::DATASET_MANAGEMENT => (HostToController, Length::List(ranges * 16)),
         nvm::COPY => {
@@ -305,9 +309,12 @@ mod tests {
     fn interleaved_metadata_counts_unless_the_drive_inserts_it_itself() {
         let format = Format { block_size: 4096, metadata_size: 8, protected: true };
         let read = command(nvm::READ, 1, 1);
-        assert_eq!(format.transfer_length(&read), 2 * 4104);
+        assert_eq!(format.transfer_length(&read), Ok(2 * 4104));
         let pract = command(nvm::READ, 1, 1 | 1 << 29);
-        assert_eq!(format.transfer_length(&pract), 2 * 4096);
+        assert_eq!(format.transfer_length(&pract), Ok(2 * 4096));
+        let larger = Format { metadata_size: 16, ..format };
+        assert_eq!(larger.transfer_length(&read), Ok(2 * 4112));
+        assert_eq!(larger.transfer_length(&pract), Err(Status::INVALID_FIELD.with_dnr()));
     }
 
     #[test]

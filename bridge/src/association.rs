@@ -1,7 +1,7 @@
 //! Associations: what one host's connections have in common, and who is still alive.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gangway_fabric::connect::ConnectRequest;
@@ -19,8 +19,8 @@ pub(crate) struct Association {
     pub(crate) connect: ConnectRequest,
     /// Set by reactors when commands arrive, taken by the keep-alive timer (traffic-based keep-alive).
     activity: AtomicBool,
-    /// Whether CC.EN is set: I/O queues can be connected.
-    enabled: AtomicBool,
+    /// Odd while CC.EN is set, when I/O queues can be connected; rises with each change.
+    enabled: AtomicU64,
     queues: Mutex<Queues>,
     closed: watch::Sender<bool>,
 }
@@ -46,7 +46,7 @@ impl Association {
             export,
             connect,
             activity: AtomicBool::new(false),
-            enabled: AtomicBool::new(false),
+            enabled: AtomicU64::new(0),
             queues: Mutex::new(Queues { granted, ..Queues::default() }),
             closed: watch::Sender::new(false),
         }
@@ -70,11 +70,17 @@ impl Association {
     }
 
     pub(crate) fn set_enabled(&self, enabled: bool) {
-        self.enabled.store(enabled, Ordering::Release);
+        if self.is_enabled() != enabled {
+            self.enabled.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
-        self.enabled.load(Ordering::Acquire)
+        self.enabled.load(Ordering::Acquire) % 2 == 1
+    }
+
+    pub(crate) fn has_queues(&self) -> bool {
+        !self.queues().connected.is_empty()
     }
 
     /// Ends the association; its admin queue and its I/O queues notice.
@@ -107,7 +113,8 @@ impl Association {
 
     /// Takes queue `qid` for a connection; `None` when it is taken. Dropping the claim frees it.
     pub(crate) fn claim_queue(self: &Arc<Self>, qid: u16) -> Option<QueueClaim> {
-        self.queues().connected.insert(qid).then(|| QueueClaim { association: Arc::clone(self), qid })
+        let enabled = self.enabled.load(Ordering::Acquire);
+        self.queues().connected.insert(qid).then(|| QueueClaim { association: Arc::clone(self), qid, enabled })
     }
 }
 
@@ -116,9 +123,15 @@ impl Association {
 pub(crate) struct QueueClaim {
     association: Arc<Association>,
     qid: u16,
+    enabled: u64,
 }
 
 impl QueueClaim {
+    /// Whether the association ended, or its controller was disabled, since the queue was claimed.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.association.is_closed() || self.association.enabled.load(Ordering::Acquire) != self.enabled
+    }
+
     pub(crate) fn association(&self) -> &Arc<Association> {
         &self.association
     }

@@ -224,12 +224,25 @@ impl Drive {
         if self.sender.send(Request::Shutdown { done }).is_ok() {
             let _ = wait.await;
         }
+        self.join();
+    }
+
+    fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()
         {
             tracing::error!(drive = %self.info.name, "the drive's manager panicked");
         }
+    }
+}
+
+impl Drop for Drive {
+    /// A drive that never came to be served, because something else failed, is shut down all the same.
+    fn drop(&mut self) {
+        let (done, _) = oneshot::channel();
+        let _ = self.sender.send(Request::Shutdown { done });
+        self.join();
     }
 }
 
@@ -287,29 +300,25 @@ impl Manager {
             reactor.send(Message::Link { drive: self.index, link: self.link.clone() });
         }
         self.reactors = reactors;
-        self.hand_out(Vec::new())
-            .map_err(|source| DriveError::Controller { drive: self.name.clone(), source })
+        let pairs = self
+            .create_pairs()
+            .map_err(|source| DriveError::Controller { drive: self.name.clone(), source })?;
+        self.hand_out(pairs, Vec::new());
+        Ok(())
     }
 
-    /// Creates a queue pair for every reactor and hands them out, with the commands that a reset interrupted.
-    fn hand_out(
-        &mut self,
-        mut interrupted: Vec<(usize, Vec<(u64, CommandData)>)>,
-    ) -> Result<(), ControllerError> {
-        let mut pairs = Vec::new();
-        for _ in &self.reactors {
-            pairs.push(self.controller.create_io_queue_pair()?);
-        }
+    /// Creates a queue pair for every reactor.
+    fn create_pairs(&mut self) -> Result<Vec<QueuePair>, ControllerError> {
+        (0..self.reactors.len()).map(|_| self.controller.create_io_queue_pair()).collect()
+    }
+
+    /// Hands out a queue pair to every reactor, with those of its commands that a reset interrupted.
+    fn hand_out(&self, pairs: Vec<QueuePair>, mut interrupted: Interrupted) {
         for (reactor, pair) in self.reactors.iter().zip(pairs) {
-            let mine = interrupted.iter().position(|(index, _)| *index == reactor.index);
-            let interrupted = mine.map(|at| interrupted.swap_remove(at).1).unwrap_or_default();
-            reactor.send(Message::Thaw {
-                drive: self.index,
-                state: DriveState::Ready(Box::new(pair)),
-                interrupted,
-            });
+            let interrupted = take_share(&mut interrupted, reactor.index);
+            let state = DriveState::Ready(Box::new(pair));
+            reactor.send(Message::Thaw { drive: self.index, state, interrupted });
         }
-        Ok(())
     }
 
     fn submit(&mut self) {
@@ -420,7 +429,7 @@ impl Manager {
             Ok(stopped) => stopped,
             Err(error) => return self.fail(&error.to_string(), abandon(pairs)),
         };
-        let mut interrupted = Vec::new();
+        let mut interrupted = Interrupted::new();
         for (reactor, pair) in pairs {
             match pair.dismantle(&stopped) {
                 Ok(commands) => interrupted.push((reactor, commands)),
@@ -442,22 +451,20 @@ impl Manager {
                 let _ = self.link.sender.send(request);
             }
         }
-        let outcome = match restarted {
-            Ok(()) => self.hand_out(std::mem::take(&mut interrupted)),
-            Err(error) => Err(error),
-        };
-        match outcome {
-            Ok(()) => tracing::info!(drive = %self.name, "the drive works again"),
+        match restarted.and_then(|()| self.create_pairs()) {
+            Ok(pairs) => {
+                self.hand_out(pairs, interrupted);
+                tracing::info!(drive = %self.name, "the drive works again");
+            }
             Err(error) => self.fail(&error.to_string(), interrupted),
         }
     }
 
-    fn fail(&mut self, why: &str, mut interrupted: Vec<(usize, Vec<(u64, CommandData)>)>) {
+    fn fail(&mut self, why: &str, mut interrupted: Interrupted) {
         tracing::error!(drive = %self.name, why, "the drive is lost; commands to it fail from now on");
         self.failed = true;
         for reactor in &self.reactors {
-            let mine = interrupted.iter().position(|(index, _)| *index == reactor.index);
-            let interrupted = mine.map(|at| interrupted.swap_remove(at).1).unwrap_or_default();
+            let interrupted = take_share(&mut interrupted, reactor.index);
             reactor.send(Message::Thaw { drive: self.index, state: DriveState::Failed, interrupted });
         }
         for (_, reply) in self.outstanding.drain() {
@@ -482,9 +489,17 @@ impl Manager {
     }
 }
 
+/// Commands that a drive never completed, by reactor.
+type Interrupted = Vec<(usize, Vec<(u64, CommandData)>)>;
+
+fn take_share(interrupted: &mut Interrupted, reactor: usize) -> Vec<(u64, CommandData)> {
+    let share = interrupted.iter().position(|(index, _)| *index == reactor);
+    share.map(|at| interrupted.swap_remove(at).1).unwrap_or_default()
+}
+
 /// Gives up pairs whose drive is not known to have stopped: their commands are answered, their memory is never used
 /// again.
-fn abandon(pairs: Vec<(usize, QueuePair)>) -> Vec<(usize, Vec<(u64, CommandData)>)> {
+fn abandon(pairs: Vec<(usize, QueuePair)>) -> Interrupted {
     pairs
         .into_iter()
         .map(|(reactor, pair)| {

@@ -13,7 +13,10 @@
 //! - A command is copied once; the copy is what is checked and what is executed.
 //! - A buffer that a drive may touch is free again only when the drive completed its command or is known to be
 //!   stopped, whatever happened to the host.
-//! - Before a host's new association gets its first I/O queue, every command of its earlier ones has left the drive.
+//! - Before a host gets an I/O queue, every command that it left on queues which are gone, or gave in another
+//!   association, has left the drive.
+//! - A connection has a part of its reactor's memory at most, and loses it when its host does nothing with it while
+//!   others wait.
 //! - A malformed PDU costs its connection, a drive that dies costs its namespaces, and neither costs anything else.
 //!
 //! # What this does not do yet

@@ -12,6 +12,10 @@ use crate::dma::DmaDomain;
 use crate::mmio::Doorbell;
 
 /// One NVMe function: its controller registers (BAR0), its doorbells, and the IOMMU domain it does DMA in.
+///
+/// A controller reads and writes the memory that its registers and queues name. Whoever writes them by hand, instead of
+/// giving the function to a [`Controller`](crate::Controller), must see to it that nobody holds a reference into that
+/// memory while the controller runs.
 pub trait Function: Send {
     /// A name a person recognises: `pci:0000:01:00.0`, `emulated:0`.
     fn name(&self) -> &str;
@@ -75,7 +79,10 @@ pub trait Stepper: Send {
 #[non_exhaustive]
 pub enum FunctionError {
     /// The device reads as all ones, or its memory faults: it was unplugged, or lost its power or its link.
-    #[error("{function} no longer answers: it was removed, or lost power or its PCI link")]
+    #[error(
+        "{function} no longer answers: it was removed, or lost power or its PCI link; put it back, rescan the PCI bus, \
+         and open it again"
+    )]
     Gone {
         /// Name of the function.
         function: String,

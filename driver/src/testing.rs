@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::controller::epoch::Epoch;
+use crate::controller::epoch::{Epoch, Run};
 use crate::dma::{Direction, DmaDomain, DmaError, Iommu, PAGE_SIZE, RegionMemory};
 use crate::mmio::{Doorbell, DoorbellPage};
 use crate::queue::{Parts, QueuePair};
@@ -141,10 +141,21 @@ pub(crate) fn queue_pair(
     entries: u16,
     max_transfer: usize,
 ) -> (QueuePair, Device, Epoch) {
-    let (page, epoch, qid) = (DoorbellPage::new(2), Epoch::first(), 1);
+    queue_pair_of(1, domain, memory, entries, max_transfer)
+}
+
+/// The same with a queue identifier of choice.
+pub(crate) fn queue_pair_of(
+    qid: u16,
+    domain: &DmaDomain,
+    memory: &Arc<Memory>,
+    entries: u16,
+    max_transfer: usize,
+) -> (QueuePair, Device, Epoch) {
+    let (page, epoch) = (DoorbellPage::new(2), Epoch::first());
     let parts = Parts {
         qid,
-        epoch,
+        run: Run::new(epoch),
         entries,
         max_transfer,
         tail_doorbell: Doorbell::in_memory(Arc::clone(&page), 0).unwrap(),

@@ -1,4 +1,7 @@
 //! Fixed-width text fields: ASCII padded with spaces, or UTF-8 ended by a zero byte.
+//!
+//! What a drive or a target put there ends up on terminals and in logs, so control characters, of which escape
+//! sequences are made, are read as U+FFFD, as bytes that are no UTF-8 are.
 
 use std::borrow::Cow;
 
@@ -6,13 +9,18 @@ use std::borrow::Cow;
 pub(crate) fn padded(field: &[u8]) -> Cow<'_, str> {
     let end = field.iter().rposition(|&byte| byte != b' ' && byte != 0).map_or(0, |last| last + 1);
     let start = field[..end].iter().position(|&byte| byte != b' ').unwrap_or(end);
-    String::from_utf8_lossy(&field[start..end])
+    readable(&field[start..end])
 }
 
 /// The text of a field that ends at its first zero byte, or at its width.
 pub(crate) fn terminated(field: &[u8]) -> Cow<'_, str> {
     let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
-    String::from_utf8_lossy(&field[..end])
+    readable(&field[..end])
+}
+
+fn readable(bytes: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(bytes);
+    if text.contains(char::is_control) { text.replace(char::is_control, "\u{fffd}").into() } else { text }
 }
 
 /// Writes `text` into `field`, cut to its width (never within a character) and padded with `padding`.
@@ -41,6 +49,14 @@ mod tests {
     fn a_terminated_field_ends_at_the_first_zero_or_at_its_width() {
         assert_eq!(terminated(b"4420\0junk"), "4420");
         assert_eq!(terminated(b"full"), "full");
+    }
+
+    #[test]
+    fn a_drive_cannot_send_escape_sequences_to_a_terminal() {
+        assert_eq!(padded(b"SSD\x1b[2J\xff  "), "SSD\u{fffd}[2J\u{fffd}");
+        assert_eq!(padded(b"A\0B\r\n"), "A\u{fffd}B\u{fffd}\u{fffd}");
+        assert_eq!(terminated("nqn.\u{9b}31m\0".as_bytes()), "nqn.\u{fffd}31m");
+        assert!(matches!(padded(b"plain "), Cow::Borrowed("plain")));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gangway_bridge::{Access, Drive, ExportConfig, ReactorConfig, Target, TargetConfig};
+use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, ReactorConfig, Target, TargetConfig};
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::{EmulatedConfig, EmulatedFunction, EmulatedProbe};
@@ -62,6 +62,8 @@ pub struct TestTarget {
     pub addresses: Vec<SocketAddr>,
     /// What its drives noticed.
     pub probes: Vec<EmulatedProbe>,
+    /// What its drives say of themselves.
+    pub infos: Vec<Arc<DriveInfo>>,
     questions: Option<tokio::sync::mpsc::UnboundedSender<Question>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -83,17 +85,17 @@ impl TestTarget {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let (target, probes) = start(setup).await;
-                started.send((target.addresses().to_vec(), probes)).expect("the test waits");
+                let (target, probes, infos) = start(setup).await;
+                started.send((target.addresses().to_vec(), probes, infos)).expect("the test waits");
                 while let Some(question) = asked.recv().await {
                     question(&target);
                 }
                 target.shutdown().await;
             });
         });
-        let (addresses, probes) = wait.recv().expect("the target starts");
+        let (addresses, probes, infos) = wait.recv().expect("the target starts");
         let address = addresses[0];
-        Self { address, addresses, probes, questions: Some(questions), thread: Some(thread) }
+        Self { address, addresses, probes, infos, questions: Some(questions), thread: Some(thread) }
     }
 
     /// Associations that the target has now.
@@ -170,15 +172,17 @@ impl Drop for TestTarget {
     }
 }
 
-async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>) {
+async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>) {
     let domain = DmaDomain::new();
     let mut drives = Vec::new();
     let mut probes = Vec::new();
+    let mut infos = Vec::new();
     for (index, config) in setup.drives.into_iter().enumerate() {
         let (function, probe) = EmulatedFunction::with_probe(config, &domain).expect("an emulated drive");
         let options =
             ControllerOptions { io_queues_wanted: setup.reactors as u16, ..ControllerOptions::default() };
         let drive = Drive::start(index, function, options).expect("the drive starts");
+        infos.push(Arc::clone(drive.info()));
         let config = ExportConfig {
             nqn: subsystem(index),
             access: setup.access.clone(),
@@ -191,7 +195,7 @@ async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>) {
     let config =
         TargetConfig { reactors: vec![0; setup.reactors], reactor: setup.memory, listen: setup.listen };
     let target = Target::start(config, &domain, drives).await.expect("the target starts");
-    (target, probes)
+    (target, probes, infos)
 }
 
 /// The subsystem of drive number `drive`.

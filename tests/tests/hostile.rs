@@ -1,8 +1,8 @@
 //! Input that no good host sends: it costs the connection that it came on, and nothing else.
+#![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use std::time::Duration;
 
-use gangway_bridge::ReactorConfig;
 use gangway_fabric::pdu::{
     C2hData, CapsuleCmd, CapsuleResp, CommonHeader, DigestFlags, H2cData, IcReq, IcResp, PduFlags, PduType,
     R2t, TermReq,
@@ -118,10 +118,13 @@ fn flush() -> CapsuleCmd {
     CapsuleCmd::new(entry, 0, 0)
 }
 
+/// What is wrong, where the connection stands, what is sent, and FES and FEI of the answer.
+type Case = (&'static str, &'static [Place], Vec<u8>, (Fes, u32));
+
 #[test]
 fn a_field_out_of_range_is_named_in_the_termination_request_wherever_the_connection_stands() {
     let header = |field: u32| (Fes::INVALID_PDU_HEADER_FIELD, field);
-    let cases: Vec<(&str, &[Place], Vec<u8>, (Fes, u32))> = vec![
+    let cases: Vec<Case> = vec![
         ("ICReq: PFV", &[BeforeIcReq], with_byte(&icreq(), 8, 1), header(IcReq::PFV)),
         ("ICReq: HPDA", &[BeforeIcReq], with_byte(&icreq(), 10, 32), header(IcReq::HPDA)),
         ("ICReq: HLEN", &[BeforeIcReq], with_byte(&icreq(), 2, 127), header(CommonHeader::HLEN)),
@@ -642,90 +645,5 @@ fn a_session_cut_at_every_byte_leaves_nothing_behind() {
         assert!(cut < 100_000, "the session ends");
     }
     assert!(cut > 15_000, "the whole session was run: {cut}");
-    assert_as_before(&target, bystander);
-}
-
-/// A target with so little memory that one host could take all of it.
-fn small() -> TestTarget {
-    let memory = ReactorConfig {
-        data_memory: 4 << 20,
-        receive_chunks: 4,
-        host_timeout: Duration::from_secs(1),
-        ..ReactorConfig::default()
-    };
-    TestTarget::with(Setup { memory, ..Setup::default() })
-}
-
-#[test]
-fn a_host_that_never_sends_the_data_of_its_writes_does_not_starve_others() {
-    let target = small();
-    let hostile = hostile(&target);
-    let write = by_transport(command(nvm::WRITE, 1000, 256), 1 << 20);
-    let mut wires = Vec::new();
-    for _ in 0..8 {
-        let mut wire = hostile.io();
-        wire.send(&write.repeat(100));
-        wires.push(wire);
-    }
-    wires[0].r2t();
-    let (_admin, mut queue) = target.queue(2);
-    use_all_memory(&mut queue, 1);
-    let bystander = Bystander::start(&target, 1, 0);
-    bystander.assert_goes_on();
-    drop(wires);
-    drop(hostile);
-    drop((queue, _admin));
-    assert_as_before(&target, bystander);
-}
-
-#[test]
-fn a_host_that_reads_nothing_does_not_starve_others() {
-    let target = small();
-    let hostile = hostile(&target);
-    let read = by_transport(command(nvm::READ, 0, 256), 1 << 20);
-    let mut wires = Vec::new();
-    for _ in 0..8 {
-        let mut wire = hostile.io();
-        wire.send(&read.repeat(100));
-        wires.push(wire);
-    }
-    let (_admin, mut queue) = target.queue(2);
-    use_all_memory(&mut queue, 1);
-    let bystander = Bystander::start(&target, 1, 0);
-    bystander.assert_goes_on();
-    drop(wires);
-    drop(hostile);
-    drop((queue, _admin));
-    assert_as_before(&target, bystander);
-}
-
-#[test]
-fn a_host_that_asks_and_never_listens_does_not_make_the_target_grow() {
-    let target = TestTarget::start();
-    let bystander = Bystander::start(&target, 1, 0);
-    {
-        let host = identity(7);
-        let (mut wire, _) = Wire::admin(target.address, &subsystem(0), &host);
-        let mut identify = SubmissionQueueEntry::new(admin::IDENTIFY);
-        identify.cdw10.set(1);
-        let flood = by_transport(identify, 4096).repeat(1024);
-        let mut sent = 0;
-        // As long as the target takes commands that it cannot answer, it has to keep the answers. A command is 72
-        // bytes, its answer more than 4096: what the kernel buffers is far less than this, and the answers to all of
-        // it were more than a gigabyte.
-        let most = 24 << 20;
-        while sent < most {
-            let taken = wire.send_for(&flood, Duration::from_millis(500));
-            sent += taken;
-            if taken < flood.len() {
-                break;
-            }
-        }
-        assert!(
-            sent < most,
-            "the target takes commands without end from a host that reads no answer"
-        );
-        bystander.assert_goes_on();
-    }
     assert_as_before(&target, bystander);
 }

@@ -287,6 +287,8 @@ pub(crate) struct Kernel<'a> {
     pub(crate) paused: Duration,
     /// Called at each pause.
     pub(crate) meanwhile: Option<Meanwhile<'a>>,
+    /// Called before each claim.
+    pub(crate) before_claim: Option<Meanwhile<'a>>,
     /// Whether the driver takes a function that is written to its `bind`.
     pub(crate) takes: bool,
 }
@@ -304,6 +306,7 @@ impl<'a> Kernel<'a> {
             notices: Vec::new(),
             paused: Duration::ZERO,
             meanwhile: None,
+            before_claim: None,
             takes: true,
         }
     }
@@ -364,6 +367,9 @@ impl<'a> Kernel<'a> {
 
 impl Machine for Kernel<'_> {
     fn claim(&mut self, node: &Path) -> io::Result<File> {
+        if let Some(before_claim) = &mut self.before_claim {
+            before_claim(self.fake);
+        }
         let name = node.file_name().unwrap().to_str().unwrap();
         self.fail(name)?;
         if self.claimed.iter().any(|claimed| claimed == name) {

@@ -7,11 +7,16 @@ mod exit;
 mod fake;
 mod list;
 mod output;
+mod perf;
 mod serve;
 mod sysfs;
 mod usage;
 
-use std::{io, process::ExitCode};
+use std::{
+    env,
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -64,7 +69,7 @@ Exit codes:
 #[command(name = "gangway", version, max_term_width = 100, after_help = HELP)]
 struct Cli {
     /// Say more of what is done; twice: everything. RUST_LOG, when set, decides instead.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
     verbose: u8,
     /// Without a command: `serve` without arguments.
     #[command(subcommand)]
@@ -80,6 +85,10 @@ enum Command {
     #[command(after_help = UNBIND_HELP)]
     Unbind(bind::Unbind),
     Serve(serve::Serve),
+    Perf(Box<perf::Perf>),
+    Bench(perf::bench::Bench),
+    #[command(hide = true)]
+    BenchFloor(perf::floor::Floor),
 }
 
 fn main() -> ExitCode {
@@ -91,7 +100,7 @@ fn main() -> ExitCode {
         // As when the output goes to `head`: nobody is there to read a message.
         Err(error) if is_closed_pipe(&error) => Exit::Failure.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", output::explain(&error));
             Exit::Failure.into()
         }
     }
@@ -104,6 +113,9 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Bind(bind) => bind.run(&roots, &mut ThisMachine),
         Command::Unbind(unbind) => unbind.run(&roots, &mut ThisMachine),
         Command::Serve(serve) => serve.run(),
+        Command::Perf(perf) => perf.run(),
+        Command::Bench(bench) => bench.run(),
+        Command::BenchFloor(floor) => floor.run(),
     }
 }
 
@@ -114,9 +126,12 @@ fn start_log(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // Escape sequences have no place in a file or a journal (https://no-color.org).
+    let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(!plain && io::stderr().is_terminal())
         .without_time()
         .with_target(false)
         .init();

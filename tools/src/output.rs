@@ -35,6 +35,20 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '?' } else { c }).collect()
 }
 
+/// An error with its causes in one line. Many errors name their cause themselves; it is not said again.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    printable(&text)
+}
+
 /// Bytes as drives are labelled: powers of 1000, as nvme-cli shows them.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
@@ -90,6 +104,15 @@ mod tests {
         let column = |needle: &str| text.lines().find_map(|line| line.find(needle)).unwrap();
         assert_eq!(column("one"), column("two"));
         assert_eq!(column("one"), column("three"));
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = || io::Error::other("no space");
+        let named = anyhow::Error::new(cause()).context("cannot write a: no space").context("cannot start");
+        assert_eq!(explain(&named), "cannot start: cannot write a: no space");
+        let unnamed = anyhow::Error::new(cause()).context("cannot write a");
+        assert_eq!(explain(&unnamed), "cannot write a: no space");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `gangway serve`.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use gangway_driver::emulated::EmulatedFunction;
 use gangway_driver::function::Function;
 use gangway_driver::vfio::VfioFunction;
 use gangway_spec::fabrics::Nqn;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::Exit;
 use crate::output;
@@ -66,17 +67,11 @@ pub(crate) struct Serve {
 impl Serve {
     /// Serves until a signal.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        let access = match self.access() {
-            Ok(access) => access,
+        let checked = self.check_names().and_then(|()| Ok((self.access()?, self.reactors()?)));
+        let (access, reactors) = match checked {
+            Ok(checked) => checked,
             Err(problem) => {
-                eprintln!("error: {problem:#}");
-                return Ok(Exit::Usage);
-            }
-        };
-        let reactors = match self.reactors() {
-            Ok(reactors) => reactors,
-            Err(problem) => {
-                eprintln!("error: {problem:#}");
+                eprintln!("error: {}", output::explain(&problem));
                 return Ok(Exit::Usage);
             }
         };
@@ -84,7 +79,28 @@ impl Serve {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        runtime.block_on(self.serve(access, reactors))
+        let result = runtime.block_on(self.serve(access, reactors));
+        // A start that was interrupted may go on in a thread of its own; nobody waits for it.
+        runtime.shutdown_background();
+        result
+    }
+
+    /// Names that no export can have.
+    fn check_names(&self) -> anyhow::Result<()> {
+        if self.nqn.len() > self.device.len().max(1) {
+            bail!("more --nqn than --device: each drive is exported once");
+        }
+        for (index, nqn) in self.nqn.iter().enumerate() {
+            if nqn.is_discovery() {
+                bail!(
+                    "--nqn {nqn}: that is the name of the discovery subsystem, which every target has; choose another"
+                );
+            }
+            if self.nqn[..index].contains(nqn) {
+                bail!("--nqn {nqn} is given twice: each drive needs a name of its own");
+            }
+        }
+        Ok(())
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
@@ -97,9 +113,6 @@ impl Serve {
 
     /// Who may connect. Beyond loopback nobody may unless the operator says who.
     fn access(&self) -> anyhow::Result<Access> {
-        if self.nqn.len() > self.device.len().max(1) {
-            bail!("more --nqn than --device: each drive is exported once");
-        }
         if !self.allow_host.is_empty() {
             let hosts: BTreeSet<String> = self.allow_host.iter().map(|nqn| nqn.to_string()).collect();
             return Ok(Access::Hosts(hosts));
@@ -131,9 +144,27 @@ impl Serve {
 
     async fn serve(&self, access: Access, reactors: Vec<usize>) -> anyhow::Result<Exit> {
         // Before anything is started, so that no signal can end the program in the middle.
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+        let mut signals = Signals::listen()?;
+        let target = tokio::select! {
+            started = self.start(access, reactors) => started?,
+            name = signals.next() => {
+                tracing::info!("{name}: ending before the start was complete");
+                return Ok(Exit::Success);
+            }
+        };
+        let result = match target.announced {
+            Ok(()) => {
+                let name = signals.next().await;
+                tracing::info!("{name}: ending in order");
+                Ok(Exit::Success)
+            }
+            Err(error) => Err(error).context("cannot say that the target is ready"),
+        };
+        target.target.shutdown().await;
+        result
+    }
 
+    async fn start(&self, access: Access, reactors: Vec<usize>) -> anyhow::Result<Started> {
         let domain = DmaDomain::new();
         let devices = if self.device.is_empty() { vec!["emulated".parse()?] } else { self.device.clone() };
         let mut drives = Vec::new();
@@ -155,21 +186,49 @@ impl Serve {
             drives.iter().map(|(drive, config)| (describe(drive.info()), config.nqn.clone())).collect();
         let config = TargetConfig { reactors, reactor: ReactorConfig::default(), listen: self.addresses() };
         let target = Target::start(config, &domain, drives).await?;
-        for (drive, nqn) in lines {
-            for address in target.addresses() {
+        let announced = self.announce(&lines, target.addresses());
+        Ok(Started { target, announced })
+    }
+
+    fn announce(&self, exports: &[(String, Nqn)], addresses: &[SocketAddr]) -> io::Result<()> {
+        for (drive, nqn) in exports {
+            for address in addresses {
                 let (ip, port) = (shown(address.ip()), address.port());
                 let access = if self.read_only { ", read-only" } else { "" };
                 output::print(&format!("Ready: {nqn} at {address} ({drive}{access})"))?;
                 output::print(&format!("  nvme connect -t tcp -a {ip} -s {port} -n {nqn}"))?;
             }
         }
-        let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        };
-        tracing::info!("{name}: ending in order");
-        target.shutdown().await;
-        Ok(Exit::Success)
+        Ok(())
+    }
+}
+
+/// A target that runs, and whether that could be said on standard output.
+struct Started {
+    target: Target,
+    announced: io::Result<()>,
+}
+
+/// The signals that ask the program to end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?,
+        })
+    }
+
+    /// Waits for the next one; its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
     }
 }
 
@@ -193,7 +252,9 @@ async fn start(
     let mut seconds = 0;
     loop {
         tokio::select! {
-            started = &mut starting => return started.context("the start was interrupted")?.with_context(|| format!("cannot export {name}")),
+            started = &mut starting => {
+                return started.context("the start was interrupted")?.with_context(|| format!("cannot export {name}"));
+            }
             () = tokio::time::sleep(Duration::from_secs(1)) => {
                 seconds += 1;
                 eprintln!("{name}: waiting for the controller to get ready ({seconds} s)");
@@ -316,6 +377,22 @@ mod tests {
         let access = serve.access().unwrap();
         assert!(access.allows(&"nqn.2014-08.org.example:a".parse().unwrap()));
         assert!(!access.allows(&"nqn.2014-08.org.example:b".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_export_can_have_neither_the_name_of_another_nor_that_of_discovery() {
+        let (a, b) = ("nqn.2014-08.org.example:a", "nqn.2014-08.org.example:b");
+        let two = ["--device", "emulated", "--device", "emulated"];
+        let with = |names: &[&str]| {
+            let names = names.iter().flat_map(|name| ["--nqn", name]);
+            parse(&two.into_iter().chain(names).collect::<Vec<_>>()).unwrap().check_names()
+        };
+        assert!(with(&[]).is_ok() && with(&[a]).is_ok() && with(&[a, b]).is_ok());
+        assert!(with(&[a, a]).unwrap_err().to_string().contains("twice"));
+        assert!(with(&[a, b, a]).unwrap_err().to_string().contains("more --nqn"));
+        assert!(
+            with(&["nqn.2014-08.org.nvmexpress.discovery"]).unwrap_err().to_string().contains("discovery")
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The admin queue of an association, from Connect to its end.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gangway_fabric::properties::Effect;
 use gangway_fabric::target::{Reply, Slot};
@@ -12,17 +12,23 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::link::{Arrived, Link, LinkEnd};
+use crate::association::Association;
 use crate::drive::AdminReply;
 use crate::remote::policy::Finish;
 use crate::remote::{Action, RemoteController, limits};
 
 /// Commands of one host that the drive has at a time; further ones wait unread.
 const MOST_FORWARDED: usize = 16;
+/// Bytes that these commands may read together before further ones wait. One may always be as large as it likes.
+const MOST_FORWARDED_BYTES: usize = 1 << 20;
+/// How long commands that are with the drive may hold up a shutdown that the host asks for.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 
 struct Forwarded {
     slot: Slot,
     entry: SubmissionQueueEntry,
     finish: Finish,
+    length: u32,
     answer: AdminReply,
 }
 
@@ -62,9 +68,14 @@ async fn run(
 ) -> Result<Ending, LinkEnd> {
     let (answers, mut answered) = mpsc::unbounded_channel::<Forwarded>();
     let mut closed = controller.association().closed();
-    let mut forwarded = 0;
+    let (mut forwarded, mut bytes) = (0, 0);
     loop {
         let now = Instant::now();
+        let reads = forwarded < MOST_FORWARDED && bytes < MOST_FORWARDED_BYTES;
+        if !reads {
+            // Signs of life may be unread; that the drive is slow is not the host's fault.
+            controller.association().note_activity();
+        }
         let deadline = controller.keep_alive_deadline(now);
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Ending::KeepAlive);
@@ -76,7 +87,7 @@ async fn run(
             }
         };
         tokio::select! {
-            arrived = link.next(), if forwarded < MOST_FORWARDED => {
+            arrived = link.next(), if reads => {
                 let arrived = arrived?;
                 let Arrived { slot, entry, declared, data } = &arrived;
                 match controller.handle(*slot, entry, *declared, data, Instant::now()) {
@@ -84,6 +95,7 @@ async fn run(
                     Action::Hold => {}
                     Action::Forward { entry: command, length, finish } => {
                         forwarded += 1;
+                        bytes += length as usize;
                         forward(controller, &answers, &arrived, command, length, finish);
                     }
                     Action::Effect { reply, effect } => {
@@ -92,8 +104,9 @@ async fn run(
                     }
                 }
             }
-            Some(Forwarded { slot, entry, finish, answer }) = answered.recv() => {
+            Some(Forwarded { slot, entry, finish, length, answer }) = answered.recv() => {
                 forwarded -= 1;
+                bytes -= length as usize;
                 if let Action::Answer { reply, data } = controller.finish(&entry, finish, answer) {
                     link.respond_with(slot, &reply, &data);
                 }
@@ -122,7 +135,7 @@ fn forward(
             data: Vec::new(),
         });
         // The queue may have ended meanwhile; then nobody waits for the answer.
-        let _ = answers.send(Forwarded { slot, entry, finish, answer });
+        let _ = answers.send(Forwarded { slot, entry, finish, length, answer });
     });
 }
 
@@ -132,17 +145,23 @@ async fn apply(effect: Effect, link: &mut Link, controller: &mut RemoteControlle
     match effect {
         Effect::None => {}
         Effect::Enabled => association.set_enabled(true),
-        Effect::Disabled => {
-            association.set_enabled(false);
-            shared.close_queues(&association).await;
-            for slot in controller.drain_events() {
-                link.respond(slot, &Reply::status(Status::ABORT_REQUESTED));
-            }
-        }
+        Effect::Disabled => stop(link, controller, shared, &association).await,
         Effect::Shutdown { .. } => {
-            association.set_enabled(false);
-            shared.close_queues(&association).await;
+            stop(link, controller, shared, &association).await;
+            let drained = shared.drain_host(&association);
+            if tokio::time::timeout(SHUTDOWN_LIMIT, drained).await.is_err() {
+                tracing::warn!(host = %association.connect.host, "commands are still with the drive after a shutdown");
+            }
             controller.properties().shutdown_complete();
         }
+    }
+}
+
+/// Drops the I/O queues of a controller, and ends its event requests.
+async fn stop(link: &mut Link, controller: &mut RemoteController, shared: &Arc<Shared>, association: &Association) {
+    association.set_enabled(false);
+    shared.close_queues(association).await;
+    for slot in controller.drain_events() {
+        link.respond(slot, &Reply::status(Status::ABORT_REQUESTED));
     }
 }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::remote::limits;
 
 /// Replies that may wait to be sent before no more commands are read.
-const MOST_UNSENT: usize = 2 << 20;
+const MOST_UNSENT: usize = 256 << 10;
 /// Data that an admin command may bring at most. Nothing that is open from afar needs more.
 const MOST_DATA: u32 = 8192;
 

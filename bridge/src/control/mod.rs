@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangway_driver::dma::DmaDomain;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -100,6 +101,13 @@ impl Shared {
         self.tell_all(|done| Message::Drain { scope, done }).await;
     }
 
+    /// Waits until nothing is left on the drive of what the host of an association sent on queues that are gone, or
+    /// in other associations.
+    async fn drain_host(&self, association: &Association) {
+        let Some(export) = association.export else { return };
+        self.drain(Scope::Host { host: association.host(), export, association: association.id }).await;
+    }
+
     /// Drops the I/O queues of an association.
     async fn close_queues(&self, association: &Association) {
         let association = association.id;
@@ -118,7 +126,42 @@ impl Shared {
 pub struct Target {
     shared: Arc<Shared>,
     listeners: JoinSet<()>,
+    _threads: Reactors,
+}
+
+/// The reactors of a target. They end with it, also when it did not come to be.
+#[derive(Default)]
+struct Reactors {
+    handles: Vec<ReactorHandle>,
     threads: Vec<JoinHandle<()>>,
+}
+
+impl Reactors {
+    fn start(
+        &mut self,
+        index: usize,
+        cpu: usize,
+        domain: &DmaDomain,
+        config: &ReactorConfig,
+    ) -> Result<(), ReactorError> {
+        let (handle, thread) = reactor::spawn(index, cpu, domain, config)?;
+        self.handles.push(handle);
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Reactors {
+    fn drop(&mut self) {
+        for handle in &self.handles {
+            handle.send(Message::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reactor panicked");
+            }
+        }
+    }
 }
 
 impl Target {
@@ -138,13 +181,11 @@ impl Target {
         }
         let listeners = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
 
-        let mut reactors = Vec::new();
-        let mut threads = Vec::new();
+        let mut threads = Reactors::default();
         for (index, cpu) in config.reactors.iter().enumerate() {
-            let (handle, thread) = reactor::spawn(index, *cpu, domain, &config.reactor)?;
-            reactors.push(handle);
-            threads.push(thread);
+            threads.start(index, *cpu, domain, &config.reactor)?;
         }
+        let reactors = threads.handles.clone();
         let mut exports: Vec<Arc<Export>> = Vec::new();
         let mut queues = 0;
         for (index, (drive, settings)) in drives.into_iter().enumerate() {
@@ -171,7 +212,7 @@ impl Target {
         for socket in sockets {
             listeners.spawn(accept(socket, Arc::clone(&shared)));
         }
-        Ok(Self { shared, listeners, threads })
+        Ok(Self { shared, listeners, _threads: threads })
     }
 
     /// The addresses that it listens on.
@@ -200,12 +241,6 @@ impl Target {
         }
         for export in &self.shared.exports {
             export.drive.shutdown().await;
-        }
-        self.shared.tell_all(|done| Message::Stop { done }).await;
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a reactor panicked");
-            }
         }
     }
 }
@@ -245,6 +280,14 @@ fn meet(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, sessions: &mu
     };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "Nagle's algorithm stays on");
+    }
+    // A peer that lost its power is noticed even if its host wants no keep-alive timer.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%peer, %error, "TCP keep-alive stays off");
     }
     sessions.spawn(session::serve(stream, peer, Arc::clone(shared), permit));
 }

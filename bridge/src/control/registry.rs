@@ -10,8 +10,12 @@ use crate::association::Association;
 /// Identifiers from FFF0h on are reserved (NVMe Base 2.0, 3.1.2).
 const LAST_CNTLID: u16 = 0xffef;
 
-/// Associations at most. Each costs a socket and a task, so a peer must not be able to make them without end.
+/// Associations with exports at most. Each costs a socket and a task, so a peer must not be able to make them without
+/// end.
 const MOST: usize = 4096;
+/// Associations with the discovery controller at most. They need no permission, so they are counted apart: whoever
+/// makes as many as there can be keeps no host from its drive.
+const MOST_DISCOVERY: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -41,7 +45,8 @@ impl Registry {
         granted: u16,
     ) -> Result<Arc<Association>, ConnectError> {
         let mut state = self.state();
-        if state.associations.len() >= MOST {
+        let alike = state.associations.values().filter(|other| other.export.is_some() == export.is_some()).count();
+        if alike >= if export.is_some() { MOST } else { MOST_DISCOVERY } {
             return Err(ConnectError::busy());
         }
         // Upwards and around, so that an identifier is not handed out again at once.
@@ -63,7 +68,11 @@ impl Registry {
     }
 
     pub(super) fn remove(&self, association: &Association) {
-        self.state().associations.remove(&association.cntlid);
+        let mut state = self.state();
+        // It may be gone already, and its identifier be another's.
+        if state.associations.get(&association.cntlid).is_some_and(|found| found.id == association.id) {
+            state.associations.remove(&association.cntlid);
+        }
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Association>> {
@@ -113,11 +122,27 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_limit_to_associations() {
+    fn there_is_a_limit_to_associations_and_discovery_does_not_use_up_that_of_drives() {
         let registry = Registry::default();
-        for _ in 0..MOST {
+        for _ in 0..MOST_DISCOVERY {
             registry.create(None, connect(), 1).unwrap();
         }
         assert_eq!(registry.create(None, connect(), 1).unwrap_err(), ConnectError::busy());
+        for _ in 0..MOST {
+            registry.create(Some(0), connect(), 1).unwrap();
+        }
+        assert_eq!(registry.create(Some(0), connect(), 1).unwrap_err(), ConnectError::busy());
+    }
+
+    #[test]
+    fn removing_an_association_twice_does_not_touch_its_successor() {
+        let registry = Registry::default();
+        let first = registry.create(None, connect(), 1).unwrap();
+        registry.remove(&first);
+        registry.state().last_cntlid = 0;
+        let second = registry.create(None, connect(), 1).unwrap();
+        assert_eq!(first.cntlid, second.cntlid);
+        registry.remove(&first);
+        assert!(registry.find(second.cntlid).is_some());
     }
 }

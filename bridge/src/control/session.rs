@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::link::{Arrived, Link, LinkEnd};
 use super::{Shared, admin};
 use crate::association::{Association, QueueClaim};
-use crate::reactor::{Adoption, Message, Scope};
+use crate::reactor::{Adoption, Message};
 use crate::remote::{DiscoveryService, RemoteController, limits};
 
 /// How long commands of a host's earlier association may hold up its new one. Beyond this the host is told to try
@@ -33,7 +33,8 @@ pub(super) async fn serve(
     permit: OwnedSemaphorePermit,
 ) {
     let link = Link::new(stream);
-    match greet(link, &shared, permit).await {
+    let mut permit = Some(permit);
+    match greet(link, &shared, &mut permit).await {
         Ok(()) => tracing::debug!(%peer, "connection handed over or ended in order"),
         Err((link, end)) => part(link, end, peer).await,
     }
@@ -59,7 +60,7 @@ async fn part(mut link: Link, end: LinkEnd, peer: SocketAddr) {
 async fn greet(
     mut link: Link,
     shared: &Arc<Shared>,
-    permit: OwnedSemaphorePermit,
+    permit: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<(), (Link, LinkEnd)> {
     let deadline = tokio::time::Instant::now() + limits::HANDSHAKE_TIMEOUT;
     loop {
@@ -87,7 +88,8 @@ async fn greet(
         if request.is_admin() {
             match admit_host(&request, shared, &link) {
                 Ok(controller) => {
-                    drop(permit);
+                    // It is no stranger any more.
+                    *permit = None;
                     link.establish(0, request.queue_size, !request.flow_control_disabled);
                     let result = connect::accepted(controller.association().cntlid);
                     link.respond(arrived.slot, &Reply { status: Status::SUCCESS, result });
@@ -166,9 +168,7 @@ async fn admit_queue(request: &ConnectRequest, shared: &Arc<Shared>) -> Result<Q
 /// Waits until nothing is left on the drive of what the host sent in earlier associations, or on earlier queues of
 /// this one. Otherwise a write that the host has long given up could overtake one that it sends now.
 async fn fence(association: &Arc<Association>, shared: &Arc<Shared>) -> Result<(), ConnectError> {
-    let Some(export) = association.export else { return Ok(()) };
-    let scope = Scope::Host { host: association.host(), export, association: association.id };
-    match tokio::time::timeout(FENCE_LIMIT, shared.drain(scope)).await {
+    match tokio::time::timeout(FENCE_LIMIT, shared.drain_host(association)).await {
         Ok(()) => Ok(()),
         Err(_) => {
             tracing::warn!(host = %association.connect.host, "commands of the host's earlier association are still on the drive");

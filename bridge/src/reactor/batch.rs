@@ -34,10 +34,11 @@ pub(crate) struct SendBatch {
 }
 
 impl SendBatch {
-    /// A batch with room for `replies` replies without allocating.
+    /// A batch with room for `replies` replies without allocating: each a C2HData header, padded as far as a host can
+    /// ask for, and a response.
     pub(crate) fn with_room(replies: usize) -> Self {
         Self {
-            headers: Vec::with_capacity(replies * 56 + 128),
+            headers: Vec::with_capacity(replies * (128 + 24) + 128),
             parts: Vec::with_capacity(replies * 2 + 2),
             next: 0,
             offset: 0,
@@ -60,6 +61,11 @@ impl SendBatch {
             _ => self.parts.push(Part::Headers { start, end }),
         }
         value
+    }
+
+    /// Bytes of headers in it.
+    pub(crate) fn header_bytes(&self) -> usize {
+        self.headers.len()
     }
 
     /// Bytes of payload in it.

@@ -45,6 +45,8 @@ pub(super) struct Command {
     pub(super) data: CommandData,
     /// Whether its data was asked for with R2T.
     pub(super) requested: bool,
+    /// Bytes of memory that count against its drive's share.
+    pub(super) memory: usize,
     pub(super) stage: Stage,
 }
 
@@ -53,8 +55,8 @@ impl Command {
     pub(super) fn is_on_its_way(&self) -> bool {
         match self.stage {
             Stage::Queued | Stage::WithDrive => true,
-            Stage::Memory => self.admitted.direction != TransferDirection::HostToController,
-            Stage::Refused(_) | Stage::Held | Stage::Receiving => false,
+            Stage::Memory | Stage::Held => self.admitted.direction != TransferDirection::HostToController,
+            Stage::Refused(_) | Stage::Receiving => false,
         }
     }
 }
@@ -68,6 +70,28 @@ pub(super) struct DriveSlot {
     pub(super) faulted: bool,
     /// Software queues with commands in them, in the order in which they have their turn.
     backlog: VecDeque<usize>,
+    /// Commands to it that wait for a buffer, first come first served, for each [`Way`].
+    waiting: [VecDeque<usize>; 2],
+    /// Bytes of memory that commands to it have, for each [`Way`].
+    taken: [usize; 2],
+}
+
+/// The two ways of data, each with memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Data of writes.
+    ToDrive = 0,
+    /// Data of reads.
+    FromDrive = 1,
+}
+
+impl Way {
+    pub(super) fn of(direction: TransferDirection) -> Self {
+        match direction {
+            TransferDirection::ControllerToHost => Way::FromDrive,
+            _ => Way::ToDrive,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -81,15 +105,14 @@ pub(super) struct Engine {
     drives: Vec<Option<DriveSlot>>,
     queues: Vec<SoftwareQueue>,
     /// Memory that drives read: data of writes.
-    pub(super) to_drive: BufferPool,
+    to_drive: BufferPool,
     /// Memory that drives write: data of reads.
-    pub(super) from_drive: BufferPool,
+    from_drive: BufferPool,
     /// Memory for in-capsule data when there is none in `to_drive`. What `to_drive` lent for data that is still to
     /// come may come behind such a capsule, so the capsule must never wait for it.
     capsules: BufferPool,
-    /// Commands that wait for a buffer, first come first served, by direction.
-    pub(super) awaiting_to: VecDeque<usize>,
-    pub(super) awaiting_from: VecDeque<usize>,
+    /// Commands that all connections can have at a time.
+    depth: usize,
     pub(super) completions: Vec<Completion>,
     io_timeout: Duration,
     sequence: u64,
@@ -116,30 +139,36 @@ impl Engine {
             to_drive,
             from_drive,
             capsules,
-            awaiting_to: VecDeque::new(),
-            awaiting_from: VecDeque::new(),
+            depth: 0,
             completions: Vec::with_capacity(1024),
             io_timeout,
             sequence: 0,
         }
     }
 
-    /// Makes room for `more` commands, so that none allocates on its way.
-    pub(super) fn reserve(&mut self, more: usize) {
-        self.commands.reserve(more);
-        let total = self.commands.capacity();
-        self.awaiting_to.reserve(total.saturating_sub(self.awaiting_to.len()));
-        self.awaiting_from.reserve(total.saturating_sub(self.awaiting_from.len()));
-        for queue in &mut self.queues {
-            queue.pending.reserve(total.saturating_sub(queue.pending.len()));
+    /// Makes room for the commands of one more connection, so that none allocates on its way.
+    pub(super) fn add_depth(&mut self, depth: usize) {
+        self.depth += depth;
+        self.commands.reserve(self.depth.saturating_sub(self.commands.len()));
+        for slot in self.drives.iter_mut().flatten() {
+            for waiting in &mut slot.waiting {
+                waiting.reserve(self.depth.saturating_sub(waiting.len()));
+            }
         }
+        for queue in &mut self.queues {
+            queue.pending.reserve(self.depth.saturating_sub(queue.pending.len()));
+        }
+    }
+
+    /// A connection is gone.
+    pub(super) fn remove_depth(&mut self, depth: usize) {
+        self.depth -= depth;
     }
 
     /// Makes software queue number `queue` exist.
     pub(super) fn ensure_queue(&mut self, queue: usize) {
-        let total = self.commands.capacity();
         while self.queues.len() <= queue {
-            self.queues.push(SoftwareQueue { pending: VecDeque::with_capacity(total) });
+            self.queues.push(SoftwareQueue { pending: VecDeque::with_capacity(self.depth) });
         }
     }
 
@@ -153,6 +182,8 @@ impl Engine {
             failed: false,
             faulted: false,
             backlog: VecDeque::with_capacity(64),
+            waiting: [VecDeque::with_capacity(self.depth), VecDeque::with_capacity(self.depth)],
+            taken: [0; 2],
         };
         self.drives[drive] = Some(slot);
     }
@@ -171,29 +202,92 @@ impl Engine {
         self.drives.iter().flatten().filter_map(|slot| slot.pair.as_ref()).map(QueuePair::outstanding).sum()
     }
 
-    /// A buffer for data in the given direction.
-    pub(super) fn take_buffer(&mut self, direction: TransferDirection, length: u32) -> Option<DmaBuffer> {
-        let pool = match direction {
-            TransferDirection::ControllerToHost => &mut self.from_drive,
-            _ => &mut self.to_drive,
-        };
-        let mut buffer = pool.take(length as usize)?;
-        buffer.set_len(length as usize);
-        Some(buffer)
+    fn pool(&mut self, way: Way) -> &mut BufferPool {
+        match way {
+            Way::ToDrive => &mut self.to_drive,
+            Way::FromDrive => &mut self.from_drive,
+        }
     }
 
-    /// A buffer for in-capsule data.
-    pub(super) fn take_capsule_buffer(&mut self, length: u32) -> Option<DmaBuffer> {
-        self.take_buffer(TransferDirection::HostToController, length).or_else(|| {
-            let mut buffer = self.capsules.take(length as usize)?;
-            buffer.set_len(length as usize);
-            Some(buffer)
-        })
+    /// Whether a command may have `length` bytes of memory now: there is some, and its drive has not had its share.
+    /// Otherwise a drive that is stuck would end up with all of it, and stop every other one.
+    fn may_have(&mut self, drive: usize, way: Way, length: usize) -> bool {
+        let drives = self.drives.iter().flatten().count();
+        let share = self.pool(way).capacity() / drives.max(1);
+        let taken = self.drive(drive).map_or(0, |slot| slot.taken[way as usize]);
+        let within = drives < 2 || taken == 0 || taken + length <= share;
+        within && self.pool(way).has(length)
     }
 
-    /// Whether commands wait for memory.
-    pub(super) fn is_short_of_memory(&self) -> bool {
-        !self.awaiting_to.is_empty() || !self.awaiting_from.is_empty()
+    /// Gives a command its buffer, if it is its turn and there is one; puts it into the list of those that wait
+    /// otherwise, and returns false. `first`: it is the first of these.
+    pub(super) fn provide(&mut self, index: usize, first: bool) -> bool {
+        let Some(Command { admitted, .. }) = self.commands.get(index) else { return false };
+        let Admitted { drive, direction, length, .. } = *admitted;
+        let (way, length) = (Way::of(direction), length as usize);
+        let others_first = !first && self.drive(drive).is_some_and(|slot| !slot.waiting[way as usize].is_empty());
+        if !others_first && self.may_have(drive, way, length) && self.take(index, drive, way, length) {
+            return true;
+        }
+        self.commands[index].stage = Stage::Memory;
+        if let Some(slot) = self.drive(drive) {
+            if first {
+                slot.waiting[way as usize].push_front(index);
+            } else {
+                slot.waiting[way as usize].push_back(index);
+            }
+        }
+        false
+    }
+
+    fn take(&mut self, index: usize, drive: usize, way: Way, length: usize) -> bool {
+        let Some(mut buffer) = self.pool(way).take(length) else { return false };
+        buffer.set_len(length);
+        let command = &mut self.commands[index];
+        command.data = CommandData::Buffer(buffer);
+        command.memory = length;
+        if let Some(slot) = self.drive(drive) {
+            slot.taken[way as usize] += length;
+        }
+        true
+    }
+
+    /// Gives a command a buffer for its in-capsule data. False when there is none.
+    pub(super) fn provide_for_capsule(&mut self, index: usize) -> bool {
+        let Some(Command { admitted, .. }) = self.commands.get(index) else { return false };
+        let (drive, length) = (admitted.drive, admitted.length as usize);
+        let others_first = self.drive(drive).is_some_and(|slot| !slot.waiting[Way::ToDrive as usize].is_empty());
+        if !others_first
+            && self.may_have(drive, Way::ToDrive, length)
+            && self.take(index, drive, Way::ToDrive, length)
+        {
+            return true;
+        }
+        let Some(mut buffer) = self.capsules.take(length) else { return false };
+        buffer.set_len(length);
+        self.commands[index].data = CommandData::Buffer(buffer);
+        true
+    }
+
+    /// The next command that waits for memory and can have it now.
+    pub(super) fn next_fed(&mut self, way: Way) -> Option<usize> {
+        for drive in 0..self.drives.len() {
+            let Some(slot) = self.drives[drive].as_ref() else { continue };
+            let Some(&index) = slot.waiting[way as usize].front() else { continue };
+            let length = self.commands.get(index).map_or(0, |command| command.admitted.length as usize);
+            if self.may_have(drive, way, length) {
+                if let Some(slot) = self.drives[drive].as_mut() {
+                    slot.waiting[way as usize].pop_front();
+                }
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Whether commands wait for memory, for data of the given way.
+    pub(super) fn is_short_of_memory(&self, way: Way) -> bool {
+        self.drives.iter().flatten().any(|slot| !slot.waiting[way as usize].is_empty())
     }
 
     pub(super) fn release_buffer(&mut self, buffer: DmaBuffer) {
@@ -211,9 +305,21 @@ impl Engine {
         }
     }
 
+    /// Takes a command off the books. Its memory no longer counts against its drive's share.
+    pub(super) fn remove(&mut self, index: usize) -> Option<Command> {
+        let command = self.commands.try_remove(index)?;
+        if command.memory > 0 {
+            let way = Way::of(command.admitted.direction);
+            if let Some(slot) = self.drive(command.admitted.drive) {
+                slot.taken[way as usize] -= command.memory;
+            }
+        }
+        Some(command)
+    }
+
     /// Takes a command off the books and gives its memory back.
     pub(super) fn forget(&mut self, index: usize) {
-        if let Some(command) = self.commands.try_remove(index) {
+        if let Some(command) = self.remove(index) {
             self.release(command.data);
         }
     }
@@ -339,8 +445,10 @@ impl Engine {
                 }
             }
             Stage::Memory => {
-                self.awaiting_to.retain(|waiting| *waiting != index);
-                self.awaiting_from.retain(|waiting| *waiting != index);
+                let Admitted { drive, direction, .. } = command.admitted;
+                if let Some(slot) = self.drive(drive) {
+                    slot.waiting[Way::of(direction) as usize].retain(|waiting| *waiting != index);
+                }
             }
             Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive => {}
         }

@@ -1,6 +1,5 @@
 //! One I/O queue's connection on a reactor: bytes become commands, completions become replies.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use gangway_driver::dma::{CommandData, DmaSlice};
@@ -12,6 +11,7 @@ use gangway_spec::opcode::admin;
 use gangway_spec::status::Status;
 
 use super::batch::SendBatch;
+use super::budget::{Budget, Watch};
 use super::commands::{Command, Engine, GivenUp, Stage};
 use super::message::LoadShare;
 use super::sockets::{Filling, Receive};
@@ -20,6 +20,9 @@ use crate::association::QueueClaim;
 
 /// No command in this slot.
 const VACANT: usize = usize::MAX;
+
+/// Bytes of headers that may wait behind a batch that is leaving before no more commands are read.
+const MOST_UNSENT: usize = 256 << 10;
 
 /// What the connection does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(super) struct Connection {
     stash: Option<(DmaSlice, usize)>,
     /// Waits for a buffer for in-capsule data; nothing is received meanwhile.
     pub(super) starved: bool,
+    /// Too many answers wait to leave; nothing is received until some have.
+    pub(super) congested: bool,
     /// Memory for data of writes that is asked for with R2T, until all of it has arrived.
     writes: Budget,
     /// Bytes that were asked for and have not all arrived.
@@ -56,40 +61,11 @@ pub(super) struct Connection {
     reads: Budget,
     /// Bytes of payload that arrived.
     placed: u64,
-    watch: Watch,
+    /// Watches the host that owes data.
+    unsent: Watch,
+    /// Watches the host that owes room for answers.
+    unread: Watch,
     pub(super) flush_listed: bool,
-}
-
-/// What one connection takes of the memory that it shares with others, for one direction.
-struct Budget {
-    /// Bytes taken or waited for.
-    used: usize,
-    /// Commands that wait until `used` falls.
-    held: VecDeque<usize>,
-}
-
-impl Budget {
-    fn new(depth: usize) -> Self {
-        Self { used: 0, held: VecDeque::with_capacity(depth + 1) }
-    }
-
-    /// Whether `length` bytes more would be too many. One command always has its way.
-    fn is_beyond(&self, length: usize, limit: usize) -> bool {
-        self.used > 0 && self.used + length > limit
-    }
-
-    fn give_back(&mut self, length: usize) {
-        self.used = self.used.saturating_sub(length);
-    }
-}
-
-/// Since when a host has done nothing about what it owes.
-#[derive(Clone, Copy, Default)]
-struct Watch {
-    placed: u64,
-    sent: u64,
-    receiving_since: Option<Instant>,
-    sending_since: Option<Instant>,
 }
 
 /// What a connection reaches while it works.
@@ -101,6 +77,8 @@ pub(super) struct Context<'a> {
     pub(super) key: usize,
     /// Bytes of data that one connection may have in each direction.
     pub(super) memory_limit: usize,
+    /// Whether there is so much receive memory that drives may read data where it arrived.
+    pub(super) may_share: bool,
 }
 
 /// Why a connection ends.
@@ -134,11 +112,13 @@ impl Connection {
             phase: Phase::Open,
             stash: None,
             starved: false,
+            congested: false,
             writes: Budget::new(depth),
             requested: 0,
             reads: Budget::new(depth),
             placed: 0,
-            watch: Watch::default(),
+            unsent: Watch::default(),
+            unread: Watch::default(),
             flush_listed: false,
         }
     }
@@ -157,6 +137,11 @@ impl Connection {
         self.reads.give_back(batch.payload_bytes());
         batch.recycle(|buffer| engine.release_buffer(buffer));
         self.spare = Some(batch);
+    }
+
+    /// Commands that it can have at a time, at most.
+    pub(super) fn depth(&self) -> usize {
+        self.slots.len()
     }
 
     /// Whether all replies have left.
@@ -288,16 +273,16 @@ impl Connection {
         }
         // Dword-aligned data that arrived in one piece goes to the drive from where the socket put it.
         let aligned = (bytes.iova() + at as u64).is_multiple_of(4);
-        if whole && aligned {
+        if whole && aligned && context.may_share {
             command.data = CommandData::Shared(bytes.slice(at..at + count));
             return true;
         }
-        let length = command.admitted.length;
-        let Some(mut buffer) = context.engine.take_capsule_buffer(length) else {
+        if !context.engine.provide_for_capsule(index) {
             return false;
-        };
-        buffer[offset..offset + count].copy_from_slice(&bytes[at..at + count]);
-        context.engine.commands[index].data = CommandData::Buffer(buffer);
+        }
+        if let CommandData::Buffer(buffer) = &mut context.engine.commands[index].data {
+            buffer[offset..offset + count].copy_from_slice(&bytes[at..at + count]);
+        }
         true
     }
 
@@ -319,11 +304,7 @@ impl Connection {
                 }
                 budget.held.pop_front();
                 budget.used += length;
-                if reads {
-                    self.read(index, context);
-                } else {
-                    self.request_data(index, context);
-                }
+                self.with_memory(index, false, context);
             }
         }
     }
@@ -337,11 +318,7 @@ impl Connection {
             return;
         }
         budget.used += length as usize;
-        if reads {
-            self.read(index, context);
-        } else {
-            self.request_data(index, context);
-        }
+        self.with_memory(index, false, context);
     }
 
     /// For how long the host has done nothing about what it owes: data that it was asked for, if `writes_wait` for
@@ -354,48 +331,36 @@ impl Connection {
         now: Instant,
     ) -> Duration {
         let within = matches!(self.fabric.want(), Want::Payload { .. });
-        let owes_data = !self.starved && (self.requested > 0 || within);
-        let owes_room = self.spare.is_none();
-        let watch = &mut self.watch;
-        if !(writes_wait && owes_data) || watch.placed != self.placed {
-            (watch.placed, watch.receiving_since) = (self.placed, None);
-        }
-        if !(reads_wait && owes_room) || watch.sent != sent {
-            (watch.sent, watch.sending_since) = (sent, None);
-        }
-        let mut idle = Duration::ZERO;
-        if writes_wait && owes_data {
-            idle = now.duration_since(*watch.receiving_since.get_or_insert(now));
-        }
-        if reads_wait && owes_room {
-            idle = idle.max(now.duration_since(*watch.sending_since.get_or_insert(now)));
-        }
-        idle
+        let owes_data = writes_wait && !self.starved && (self.requested > 0 || within);
+        let owes_room = reads_wait && self.spare.is_none();
+        let sending = self.unsent.idle_for(owes_data, self.placed, now);
+        sending.max(self.unread.idle_for(owes_room, sent, now))
     }
 
-    fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
-        if self.starved {
+    pub(super) fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
+        self.congested = self.spare.is_none() && self.out.header_bytes() > MOST_UNSENT;
+        if self.starved || self.congested {
             return None;
         }
         let Want::Payload { slot, offset, remaining } = self.fabric.want() else {
             return Some(Receive::Stream);
         };
         let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
-        let (refused, length) = match context.engine.commands.get(index) {
-            Some(command) => (matches!(command.stage, Stage::Refused(_)), command.admitted.length),
-            None => (true, 0),
+        let (refused, has_buffer) = match context.engine.commands.get(index) {
+            Some(command) => {
+                (matches!(command.stage, Stage::Refused(_)), matches!(command.data, CommandData::Buffer(_)))
+            }
+            None => (true, false),
         };
         if refused {
             return Some(Receive::Stream);
         }
-        let buffer = match std::mem::replace(&mut context.engine.commands[index].data, CommandData::None) {
-            CommandData::Buffer(buffer) => Some(buffer),
-            _ => context.engine.take_capsule_buffer(length),
-        };
-        let Some(buffer) = buffer else {
+        if !has_buffer && !context.engine.provide_for_capsule(index) {
             self.starved = true;
             return None;
-        };
+        }
+        let data = std::mem::replace(&mut context.engine.commands[index].data, CommandData::None);
+        let CommandData::Buffer(buffer) = data else { return None };
         let filled = offset as usize;
         Some(Receive::Buffer(Filling { buffer, filled, end: filled + remaining as usize }))
     }
@@ -480,6 +445,7 @@ impl Connection {
             admitted,
             data: CommandData::None,
             requested: false,
+            memory: 0,
             stage,
         });
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
@@ -510,43 +476,22 @@ impl Connection {
         if kind == fctype::DISCONNECT { Err(End::ByHost) } else { Ok(()) }
     }
 
-    /// Asks the host for the data of a write, once there is memory for it.
-    pub(super) fn request_data(&mut self, index: usize, context: &mut Context<'_>) {
-        let Some(command) = context.engine.commands.get(index) else { return };
-        let (slot, length) = (command.slot, command.admitted.length);
-        match context.engine.take_buffer(TransferDirection::HostToController, length) {
-            Some(buffer) => self.request_into(index, slot, CommandData::Buffer(buffer), context),
-            None => {
-                context.engine.commands[index].stage = Stage::Memory;
-                context.engine.awaiting_to.push_back(index);
-            }
+    /// Lets a command that needs memory go on once it has some: a write asks its host for the data, a read goes to
+    /// its drive. `first`: it is the first of those that wait for memory.
+    pub(super) fn with_memory(&mut self, index: usize, first: bool, context: &mut Context<'_>) {
+        if !context.engine.provide(index, first) {
+            return;
         }
-    }
-
-    fn request_into(&mut self, index: usize, slot: Slot, data: CommandData, context: &mut Context<'_>) {
-        self.requested += data.len();
         let command = &mut context.engine.commands[index];
-        command.data = data;
+        if command.admitted.direction == TransferDirection::ControllerToHost {
+            return self.dispatch(index, context);
+        }
+        let slot = command.slot;
         command.requested = true;
         command.stage = Stage::Receiving;
+        self.requested += command.data.len();
         let (fabric, out) = (&mut self.fabric, &mut self.out);
         out.headers(|out| fabric.request_data(slot, out));
-    }
-
-    /// Sends a read to its drive, once there is memory for its data.
-    pub(super) fn read(&mut self, index: usize, context: &mut Context<'_>) {
-        let Some(command) = context.engine.commands.get(index) else { return };
-        let length = command.admitted.length;
-        match context.engine.take_buffer(TransferDirection::ControllerToHost, length) {
-            Some(buffer) => {
-                context.engine.commands[index].data = CommandData::Buffer(buffer);
-                self.dispatch(index, context);
-            }
-            None => {
-                context.engine.commands[index].stage = Stage::Memory;
-                context.engine.awaiting_from.push_back(index);
-            }
-        }
     }
 
     fn data_complete(&mut self, slot: Slot, context: &mut Context<'_>) {
@@ -601,6 +546,11 @@ impl Connection {
         reply: &Reply,
         engine: &mut Engine,
     ) {
+        if self.phase != Phase::Open {
+            // Nothing follows a termination request.
+            engine.release(data);
+            return;
+        }
         let slot = command.slot;
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
             *place = VACANT;
@@ -626,6 +576,9 @@ impl Connection {
     }
 
     fn respond(&mut self, slot: Slot, reply: &Reply) {
+        if self.phase != Phase::Open {
+            return;
+        }
         let (fabric, out) = (&mut self.fabric, &mut self.out);
         out.headers(|out| fabric.respond(slot, reply, out));
     }

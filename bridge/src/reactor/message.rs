@@ -90,9 +90,7 @@ pub(crate) enum Message {
         state: DriveState,
         interrupted: Vec<(u64, CommandData)>,
     },
-    Stop {
-        done: oneshot::Sender<()>,
-    },
+    Stop,
 }
 
 /// The control plane's end of a reactor.

@@ -5,6 +5,7 @@
 //! and sleeps on its sockets otherwise. Nothing on the way of a command allocates, locks or logs.
 
 mod batch;
+mod budget;
 mod commands;
 mod connection;
 mod message;
@@ -25,7 +26,7 @@ use rustix::event::Timespec;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use self::commands::{Engine, GivenUp};
+use self::commands::{Engine, GivenUp, Way};
 use self::connection::{Connection, Context, End, Phase};
 pub(crate) use self::message::{Adoption, DriveState, Message, ReactorHandle, Scope};
 use self::sockets::{Receive, ReceiveMemory, SocketEvent, Sockets};
@@ -123,7 +124,7 @@ pub(crate) struct Reactor {
     index: usize,
     memory_limit: usize,
     host_timeout: Duration,
-    stopped: Option<oneshot::Sender<()>>,
+    stopped: bool,
 }
 
 struct Drain {
@@ -176,7 +177,7 @@ pub(crate) fn spawn(
         index,
         memory_limit: config.data_memory / 4,
         host_timeout: config.host_timeout,
-        stopped: None,
+        stopped: false,
     };
     let thread = std::thread::Builder::new()
         .name(format!("reactor-{index}"))
@@ -194,7 +195,7 @@ pub(crate) fn spawn(
 
 impl Reactor {
     fn run(mut self) {
-        while self.stopped.is_none() {
+        while !self.stopped {
             if let Err(error) = self.turn() {
                 tracing::error!(%error, reactor = self.index, "epoll failed; the reactor ends");
                 break;
@@ -203,9 +204,6 @@ impl Reactor {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.drop_connection(key);
-        }
-        if let Some(done) = self.stopped.take() {
-            let _ = done.send(());
         }
     }
 
@@ -261,7 +259,8 @@ impl Reactor {
         }
         let closing = self.connections.iter().any(|(_, connection)| connection.phase != Phase::Open);
         // Hosts that keep memory from others are looked at then.
-        let watched = closing || self.engine.is_short_of_memory() || !self.starved.is_empty();
+        let short = self.engine.is_short_of_memory(Way::ToDrive) || self.engine.is_short_of_memory(Way::FromDrive);
+        let watched = closing || short || !self.starved.is_empty() || self.sockets.is_short_of_memory();
         watched.then(|| of(HOUSEKEEPING))
     }
 
@@ -289,6 +288,8 @@ impl Reactor {
                         self.list_flush(key);
                         if result.is_err() {
                             self.drop_connection(key);
+                        } else if self.connections[key].congested {
+                            self.work(key, |connection, context| Ok(connection.next_receive(context)));
                         }
                     }
                     None => batch.recycle(|buffer| self.engine.release_buffer(buffer)),
@@ -313,13 +314,12 @@ impl Reactor {
         key: usize,
         step: impl FnOnce(&mut Connection, &mut Context<'_>) -> Result<Option<Receive>, End>,
     ) {
+        let Some(outcome) = self.on(key, step) else { return };
         let connection = &mut self.connections[key];
-        let Some(view) = self.exports.get(connection.export) else { return };
-        let mut context =
-            Context { engine: &mut self.engine, view, now: self.now, key, memory_limit: self.memory_limit };
-        match step(connection, &mut context) {
+        match outcome {
             Ok(Some(receive)) => self.sockets.start_receive(connection.socket, receive),
-            Ok(None) => self.starved.push_back(key),
+            Ok(None) if connection.starved => self.starved.push_back(key),
+            Ok(None) => {}
             Err(End::ByHost) => connection.phase = Phase::Closing { since: self.now },
             Err(End::Protocol(fatal)) => {
                 tracing::warn!(host = %connection.claim.association().connect.host, %fatal, "an I/O connection is terminated");
@@ -329,7 +329,27 @@ impl Reactor {
                 self.sockets.start_receive(connection.socket, Receive::Stream);
             }
         }
+    }
+
+    /// Gives a connection what it works with. What it has to say is sent at the end of the turn.
+    fn on<T>(
+        &mut self,
+        key: usize,
+        step: impl FnOnce(&mut Connection, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let connection = self.connections.get_mut(key)?;
+        let view = self.exports.get(connection.export)?;
+        let mut context = Context {
+            engine: &mut self.engine,
+            view,
+            now: self.now,
+            key,
+            memory_limit: self.memory_limit,
+            may_share: self.memory.is_plentiful(),
+        };
+        let value = step(connection, &mut context);
         self.list_flush(key);
+        Some(value)
     }
 
     fn list_flush(&mut self, key: usize) {
@@ -383,7 +403,7 @@ impl Reactor {
     }
 
     fn complete(&mut self, user: u64, data: CommandData, reply: &Reply) {
-        let Some(command) = self.engine.commands.try_remove(user as usize) else {
+        let Some(command) = self.engine.remove(user as usize) else {
             self.engine.release(data);
             return;
         };
@@ -398,46 +418,22 @@ impl Reactor {
         }
     }
 
-    /// Gives buffers that became free to those who wait for them, in order of arrival.
+    /// Gives buffers that became free to those who wait for them, in order of arrival for each drive.
     fn feed_the_waiting(&mut self) {
-        for reads in [true, false] {
-            loop {
-                let waiting = if reads { &self.engine.awaiting_from } else { &self.engine.awaiting_to };
-                let Some(&index) = waiting.front() else { break };
-                let Some(command) = self.engine.commands.get(index) else { break };
-                let (key, length) = (command.connection, command.admitted.length as usize);
-                let pool = if reads { &mut self.engine.from_drive } else { &mut self.engine.to_drive };
-                if !pool.has(length) {
-                    break;
-                }
-                let waiting =
-                    if reads { &mut self.engine.awaiting_from } else { &mut self.engine.awaiting_to };
-                waiting.pop_front();
-                let Some(key) = key else { continue };
-                let Some(view) = self.exports.get(self.connections[key].export) else { continue };
-                let mut context = Context {
-                    engine: &mut self.engine,
-                    view,
-                    now: self.now,
-                    key,
-                    memory_limit: self.memory_limit,
+        for way in [Way::FromDrive, Way::ToDrive] {
+            while self.engine.is_short_of_memory(way)
+                && let Some(index) = self.engine.next_fed(way)
+            {
+                let Some(key) = self.engine.commands.get(index).and_then(|command| command.connection) else {
+                    continue;
                 };
-                if reads {
-                    self.connections[key].read(index, &mut context);
-                } else {
-                    self.connections[key].request_data(index, &mut context);
-                }
-                self.list_flush(key);
+                self.on(key, |connection, context| connection.with_memory(index, true, context));
             }
         }
         let mut unsettled = std::mem::take(&mut self.unsettled);
         for key in unsettled.drain(..) {
             if self.connections.get(key).is_some_and(Connection::holds_commands) {
-                let connection = &mut self.connections[key];
-                let Some(view) = self.exports.get(connection.export) else { continue };
-                let (engine, now, memory_limit) = (&mut self.engine, self.now, self.memory_limit);
-                connection.settle(&mut Context { engine, view, now, key, memory_limit });
-                self.list_flush(key);
+                self.on(key, Connection::settle);
             }
         }
         self.unsettled = unsettled;
@@ -453,6 +449,7 @@ impl Reactor {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
         let (receive, batch) = self.sockets.remove(connection.socket);
         connection.dissolve(receive, batch, &mut self.engine);
+        self.engine.remove_depth(connection.depth());
         self.by_socket[connection.socket] = usize::MAX;
         self.to_flush.retain(|listed| *listed != key);
         self.starved.retain(|listed| *listed != key);
@@ -477,8 +474,8 @@ impl Reactor {
     /// Ends connections that keep memory which others wait for: their hosts neither send what they were asked for nor
     /// receive what they asked for.
     fn end_hoarders(&mut self) {
-        let writes_wait = !self.engine.awaiting_to.is_empty() || !self.starved.is_empty();
-        let reads_wait = !self.engine.awaiting_from.is_empty();
+        let writes_wait = self.engine.is_short_of_memory(Way::ToDrive) || !self.starved.is_empty();
+        let reads_wait = self.engine.is_short_of_memory(Way::FromDrive);
         let mut hoarders = Vec::new();
         for (key, connection) in &mut self.connections {
             let sent = self.sockets.sent(connection.socket);
@@ -498,7 +495,7 @@ impl Reactor {
     fn check_drains(&mut self) {
         let commands = &self.engine.commands;
         let pending = |drain: &Drain| {
-            commands.iter().any(|(_, command)| {
+            let commands_left = commands.iter().any(|(_, command)| {
                 let concerned = match drain.scope {
                     Scope::Host { host, export, association } => {
                         let left = command.association != association || command.connection.is_none();
@@ -507,7 +504,19 @@ impl Reactor {
                     Scope::Export(export) => command.export == export,
                 };
                 concerned && command.sequence <= drain.before && command.is_on_its_way()
-            })
+            });
+            // What has arrived already, but waits for memory before it is looked at, comes from before the drain too.
+            let unread = |connection: &Connection| match drain.scope {
+                Scope::Host { host, export, association } => {
+                    let other = connection.claim.association();
+                    connection.starved
+                        && other.id != association
+                        && other.host() == host
+                        && connection.export == export
+                }
+                Scope::Export(_) => false,
+            };
+            commands_left || self.connections.iter().any(|(_, connection)| unread(connection))
         };
         let mut at = 0;
         while let Some(drain) = self.drains.get(at) {
@@ -568,10 +577,16 @@ impl Reactor {
             Message::Link { drive, link } => self.engine.link(drive, link),
             Message::Freeze { drive, reply } => {
                 let pair = self.engine.drive(drive).and_then(|slot| slot.pair.take());
-                let _ = reply.send((self.index, pair));
+                if let Err(mpsc::SendError((_, Some(pair)))) = reply.send((self.index, pair)) {
+                    // Too late: the manager has given the drive up, and nobody else can answer these commands.
+                    for user in pair.abandon() {
+                        let reply = Reply::status(Status::INTERNAL_PATH_ERROR);
+                        self.complete(user, CommandData::None, &reply);
+                    }
+                }
             }
             Message::Thaw { drive, state, interrupted } => self.thaw(drive, state, interrupted),
-            Message::Stop { done } => self.stopped = Some(done),
+            Message::Stop => self.stopped = true,
         }
     }
 
@@ -590,8 +605,8 @@ impl Reactor {
 
     fn adopt(&mut self, adoption: Adoption) {
         let Adoption { stream, fabric, claim, export, queue_size, greeting, load } = adoption;
-        if claim.association().is_closed() {
-            // The association ended, and its Close was obeyed, while the connection was on its way here.
+        if claim.is_stale() {
+            // Its Close was obeyed while the connection was on its way here.
             return;
         }
         let socket = match self.sockets.add(stream) {
@@ -601,9 +616,9 @@ impl Reactor {
                 return;
             }
         };
-        self.engine.reserve(usize::from(queue_size) + 1);
         let mut connection = Connection::new(socket, fabric, claim, export, queue_size, load);
         connection.out.headers(|out| out.extend_from_slice(&greeting));
+        self.engine.add_depth(connection.depth());
         let key = self.connections.insert(connection);
         while self.by_socket.len() <= socket {
             self.by_socket.push(usize::MAX);

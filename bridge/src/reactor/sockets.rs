@@ -88,17 +88,26 @@ impl Socket {
 pub(crate) struct ReceiveMemory {
     pool: ReceivePool,
     chunk: Option<ReceiveChunk>,
+    /// As of when the current chunk was taken.
+    plentiful: bool,
 }
 
 impl ReceiveMemory {
     pub(crate) fn new(pool: ReceivePool) -> Self {
-        Self { pool, chunk: None }
+        Self { pool, chunk: None, plentiful: true }
+    }
+
+    /// Whether chunks are free in such number that drives may keep some. Otherwise a drive that is stuck could end up
+    /// with all of them, and no connection could receive anything.
+    pub(crate) fn is_plentiful(&self) -> bool {
+        self.plentiful
     }
 
     fn chunk(&mut self) -> Option<&mut ReceiveChunk> {
         if self.chunk.as_mut().is_none_or(|chunk| chunk.spare_mut().len() < CHUNK_ROOM) {
             self.chunk = None;
             self.chunk = self.pool.take();
+            self.plentiful = self.pool.unused() * 4 > self.pool.chunks();
         }
         self.chunk.as_mut()
     }
@@ -109,6 +118,8 @@ pub(crate) struct Sockets {
     epoll: OwnedFd,
     sockets: Slab<Socket>,
     runnable: VecDeque<usize>,
+    /// Sockets that could receive if there were a free chunk.
+    short: Vec<usize>,
 }
 
 impl Sockets {
@@ -116,7 +127,7 @@ impl Sockets {
     pub(crate) fn new(wake: &OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, sockets: Slab::new(), runnable: VecDeque::new() })
+        Ok(Self { epoll, sockets: Slab::new(), runnable: VecDeque::new(), short: Vec::new() })
     }
 
     /// Takes over a connected, non-blocking stream.
@@ -137,6 +148,7 @@ impl Sockets {
         });
         // Each socket is listed at most once, so the list never grows on the path of an I/O.
         self.runnable.reserve(self.sockets.len());
+        self.short.reserve(self.sockets.len());
         Ok(key)
     }
 
@@ -144,6 +156,7 @@ impl Sockets {
     pub(crate) fn remove(&mut self, key: usize) -> (Option<Receive>, Option<Box<SendBatch>>) {
         let Some(socket) = self.sockets.try_remove(key) else { return (None, None) };
         self.runnable.retain(|listed| *listed != key);
+        self.short.retain(|listed| *listed != key);
         // Closing the last descriptor takes the socket out of the epoll set.
         (socket.receive, socket.send)
     }
@@ -178,6 +191,11 @@ impl Sockets {
     /// Whether an operation can go on without waiting for the kernel.
     pub(crate) fn has_work(&self) -> bool {
         !self.runnable.is_empty()
+    }
+
+    /// Whether sockets wait for a chunk to receive into.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        !self.short.is_empty()
     }
 
     /// Learns everything that the kernel knows by now, however many sockets it is about.
@@ -225,6 +243,13 @@ impl Sockets {
 
     /// Lets every operation that can progress do so once.
     pub(crate) fn advance(&mut self, memory: &mut ReceiveMemory, events: &mut Vec<SocketEvent>) {
+        if !self.short.is_empty() && memory.chunk().is_some() {
+            let mut short = std::mem::take(&mut self.short);
+            for key in short.drain(..) {
+                self.list(key);
+            }
+            self.short = short;
+        }
         for _ in 0..self.runnable.len() {
             let Some(key) = self.runnable.pop_front() else { break };
             let Some(socket) = self.sockets.get_mut(key) else { continue };
@@ -232,8 +257,12 @@ impl Sockets {
             if socket.writable && socket.send.is_some() {
                 send(key, socket, events);
             }
-            if socket.readable && socket.receive.is_some() {
-                receive(key, socket, memory, events);
+            if socket.readable && socket.receive.is_some() && !receive(key, socket, memory, events) {
+                // Listed again when there is memory, so that a reactor without any does not spin.
+                if !self.short.contains(&key) {
+                    self.short.push(key);
+                }
+                continue;
             }
             self.list(key);
         }
@@ -275,38 +304,37 @@ fn send(key: usize, socket: &mut Socket, events: &mut Vec<SocketEvent>) {
     }
 }
 
-fn receive(key: usize, socket: &mut Socket, memory: &mut ReceiveMemory, events: &mut Vec<SocketEvent>) {
-    // Without a free chunk nothing can be received that is not data of a command; the socket stays listed and is
-    // looked at again next turn, when completions may have freed one.
-    let chunk = memory.chunk();
-    let mut nothing = [];
-    let (start, spare) = match chunk.as_deref() {
-        Some(chunk) => (chunk.filled(), true),
-        None => (0, false),
-    };
-    let mut chunk = chunk;
-    let stream_room: &mut [u8] = match chunk.as_mut() {
+/// Receives once. False when there is no memory to receive into.
+fn receive(
+    key: usize,
+    socket: &mut Socket,
+    memory: &mut ReceiveMemory,
+    events: &mut Vec<SocketEvent>,
+) -> bool {
+    let mut chunk = memory.chunk();
+    let start = chunk.as_ref().map_or(0, |chunk| chunk.filled());
+    let room: &mut [u8] = match chunk.as_mut() {
         Some(chunk) => chunk.spare_mut(),
-        None => &mut nothing,
+        None => &mut [],
     };
     let (wanted, outcome) = match socket.receive.as_mut() {
         Some(Receive::Buffer(filling)) => {
             let rest = &mut filling.buffer[filling.filled..filling.end];
-            let wanted = rest.len();
-            let room = wanted + stream_room.len();
-            (wanted, read(&mut socket.stream, rest, stream_room).map(|n| (n, n == room)))
+            let (wanted, all) = (rest.len(), rest.len() + room.len());
+            (wanted, read(&mut socket.stream, rest, room).map(|count| (count, count == all)))
         }
-        Some(Receive::Stream) if spare => {
-            let room = stream_room.len();
-            (0, read(&mut socket.stream, &mut [], stream_room).map(|n| (n, n == room)))
+        Some(Receive::Stream) if room.is_empty() => return false,
+        Some(Receive::Stream) => {
+            let all = room.len();
+            (0, read(&mut socket.stream, &mut [], room).map(|count| (count, count == all)))
         }
-        _ => return,
+        None => return true,
     };
     let (received, result) = match outcome {
         Ok((0, _)) => {
             events.push(SocketEvent::HungUp { key });
             socket.readable = false;
-            return;
+            return true;
         }
         Ok((received, full)) => {
             // Fewer bytes than room means the socket is drained: the next arrival makes a new edge.
@@ -315,9 +343,9 @@ fn receive(key: usize, socket: &mut Socket, memory: &mut ReceiveMemory, events: 
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             socket.readable = false;
-            return;
+            return true;
         }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
         Err(error) => (0, Err(error)),
     };
     let in_buffer = received.min(wanted);
@@ -337,6 +365,7 @@ fn receive(key: usize, socket: &mut Socket, memory: &mut ReceiveMemory, events: 
         _ => None,
     };
     events.push(SocketEvent::Received { key, filling, bytes, result });
+    true
 }
 
 fn read(stream: &mut TcpStream, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {

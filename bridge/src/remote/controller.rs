@@ -239,6 +239,7 @@ impl RemoteController {
             subsystem: &self.association.connect.subsystem,
             version: self.properties.version(),
             max_transfer: export.max_transfer(),
+            broadcast_flush: export.view.broadcast_flush,
         };
         let data = finish::data(finish, data, &identity, export);
         if finish == Finish::FeatureCapabilities {
@@ -268,7 +269,7 @@ pub(super) fn slice_of(page: &[u8], entry: &SubmissionQueueEntry, declared: u32)
     if command.length() != u64::from(declared) {
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
-    if declared > limits::MAX_H2C_DATA {
+    if declared > limits::OWN_LOG_PAGE {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
     let offset = usize::try_from(command.lpo).unwrap_or(usize::MAX);

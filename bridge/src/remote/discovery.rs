@@ -73,7 +73,9 @@ impl DiscoveryService {
                     async_event_limit: limits::ASYNC_EVENT_REQUESTS,
                     subsystem: &association.connect.subsystem,
                 };
-                Ok(identity.identify_controller().as_bytes().to_vec())
+                let mut data = identity.identify_controller();
+                data.mdts = (limits::OWN_LOG_PAGE / 4096).ilog2() as u8;
+                Ok(data.as_bytes().to_vec())
             }
             admin::GET_LOG_PAGE => match GetLogPage::from(entry).lid {
                 lid::DISCOVERY => slice_of(&self.log, entry, declared),

@@ -34,6 +34,9 @@ pub(super) fn set(
             if submission == u16::MAX || completion == u16::MAX || limit == 0 {
                 return Err(Status::INVALID_FIELD.with_dnr());
             }
+            if controller.association.has_queues() {
+                return Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr());
+            }
             // Over fabrics a queue is a pair, so the smaller number counts. Both are 0's based.
             controller.association.grant_queues(submission.min(completion) + 1, limit);
             Ok(Action::result(queues(controller)))

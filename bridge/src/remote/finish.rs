@@ -1,7 +1,7 @@
 //! What the drive answered, as the host gets it.
 
 use gangway_spec::identify::{CommandSetIndependentNamespace, IdentifyController, IdentifyNamespace};
-use gangway_spec::opcode::nvm;
+use gangway_spec::opcode::{admin, nvm};
 use zerocopy::FromBytes;
 
 use super::identity::{self, Identity};
@@ -59,8 +59,11 @@ fn keep_shown(data: &mut [u8], export: &Export) {
     }
 }
 
+/// CSUPP of a dword of the Commands Supported and Effects log page.
+const SUPPORTED: u32 = 1;
+
 /// Commands Supported and Effects: 256 dwords for admin commands, 256 for I/O commands. Clearing CSUPP (bit 0) and the
-/// rest of a dword says that the command is not supported.
+/// rest of a dword says that the command is not supported. Keep Alive is supported here, whatever the drive says.
 fn refuse_in_effects(data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
         let index = offset / 4 + index as u64;
@@ -71,6 +74,8 @@ fn refuse_in_effects(data: &mut [u8], offset: u64) {
         };
         if !open {
             dword.fill(0);
+        } else if index == u64::from(admin::KEEP_ALIVE) {
+            dword.copy_from_slice(&SUPPORTED.to_le_bytes());
         }
     }
 }
@@ -106,7 +111,6 @@ mod tests {
     use super::*;
     use crate::admission::{ExportView, Format, NamespaceView};
     use gangway_spec::command::SubmissionQueueEntry;
-    use gangway_spec::opcode::admin;
     use gangway_spec::status::Status;
 
     #[test]

@@ -5,7 +5,7 @@ use gangway_fabric::keep_alive::KAS;
 use gangway_spec::fabrics::Nqn;
 use gangway_spec::identify::{
     Cmic, CommandSetIndependentNamespace, Ctratt, Fuses, IdentifyController, IdentifyNamespace, Lpa, Nmic,
-    Oacs, Oaes, Ofcs, Oncs, Sgls,
+    Oacs, Oaes, Ofcs, Oncs, Sgls, Vwc,
 };
 use gangway_spec::registers::Version;
 
@@ -18,6 +18,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) version: Version,
     /// Bytes that one command may transfer at most.
     pub(crate) max_transfer: u32,
+    /// Whether Flush may name all namespaces at once.
+    pub(crate) broadcast_flush: bool,
 }
 
 /// The version to show for a drive of `version`: at least 1.2.1, which fabrics need, at most what is implemented here.
@@ -35,7 +37,11 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
         data.cntrltype = IdentifyController::TYPE_IO;
     }
     data.kas = KAS.into();
-    data.mdts = (identity.max_transfer / 4096).ilog2() as u8;
+    // 0 would mean that there is no limit.
+    data.mdts = ((identity.max_transfer / 4096).ilog2() as u8).max(1);
+    if !identity.broadcast_flush {
+        data.vwc = data.vwc & Vwc::PRESENT.bits() | Vwc::FLUSH_ALL_REPORTED.bits();
+    }
     data.ioccsz = (limits::IN_CAPSULE_DATA / 16 + 4).into();
     data.iorcsz = 1.into();
     data.icdoff = 0.into();

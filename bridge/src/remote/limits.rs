@@ -15,6 +15,8 @@ pub(crate) const ASYNC_EVENT_REQUESTS: u8 = 4;
 pub(crate) const ABORTS: u8 = 4;
 /// MAXH2CDATA: bytes of an H2CData PDU at most.
 pub(crate) const MAX_H2C_DATA: u32 = 1 << 20;
+/// Bytes at most of one read of a log page that is kept here. MDTS of the discovery controller says so.
+pub(crate) const OWN_LOG_PAGE: u32 = 128 << 10;
 /// How long a drive may take for an admin command of the class `inspect`.
 pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a peer may take from the TCP connection to a complete Connect.

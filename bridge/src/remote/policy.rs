@@ -107,7 +107,6 @@ pub(crate) fn log_page_is_listed(id: u8) -> bool {
             | lid::FIRMWARE_SLOT
             | lid::COMMANDS_SUPPORTED_AND_EFFECTS
             | lid::ENDURANCE_GROUP
-            | lid::FEATURE_IDENTIFIERS_EFFECTS
             | lid::SANITIZE_STATUS
             | lid::DEVICE_SELF_TEST
     )

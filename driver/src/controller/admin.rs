@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use gangway_spec::command::NSID_BROADCAST;
 use gangway_spec::identify::{IDENTIFY_LENGTH, cns};
 use gangway_spec::{
     CompletionQueueEntry, IdentifyController, IdentifyNamespace, SubmissionQueueEntry, admin_opcode_name,
@@ -19,6 +20,9 @@ const WAITED_FOR: u64 = 1 << 63;
 
 /// Namespace identifiers in one Identify list.
 const IDS_PER_LIST: usize = IDENTIFY_LENGTH / size_of::<u32>();
+
+/// A drive that lists more active namespaces than this is not believed: the list could go on for hours.
+const MOST_NAMESPACES: usize = 1 << 16;
 
 /// What an admin command transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,17 +103,9 @@ impl Controller {
         loop {
             let after = found.last().copied().unwrap_or(0);
             let list = self.identify_data(cns::ACTIVE_NAMESPACE_LIST, after)?;
-            let before = found.len();
-            let ids = list.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]));
-            for id in ids.take_while(|&id| id != 0) {
-                // Ascending by specification; a list that is not would never end.
-                if found.last().is_some_and(|&last| id <= last) {
-                    return Err(self.unsupported("its list of active namespaces is not ascending"));
-                }
-                found.push(id);
-            }
-            // FFFFFFFEh is the last identifier that a list may be asked to go on after.
-            if found.len() - before < IDS_PER_LIST || found.last().is_some_and(|&last| last >= 0xffff_fffd) {
+            let complete = append_ids(&mut found, &list)
+                .map_err(|what| self.unsupported(&format!("its list of active namespaces {what}")))?;
+            if complete {
                 return Ok(found);
             }
         }
@@ -234,9 +230,70 @@ impl Controller {
     }
 }
 
+/// Appends the identifiers of one Identify list; gives whether there are no further ones.
+///
+/// # Errors
+/// What is wrong with the list.
+fn append_ids(found: &mut Vec<u32>, list: &[u8]) -> Result<bool, &'static str> {
+    let before = found.len();
+    let ids = list.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]]));
+    for id in ids.take_while(|&id| id != 0) {
+        // Ascending by specification; a list that is not would never end.
+        if found.last().is_some_and(|&last| id <= last) {
+            return Err("is not ascending");
+        }
+        // Commands would take it for all namespaces.
+        if id == NSID_BROADCAST {
+            return Err("holds the identifier that stands for all");
+        }
+        if found.len() == MOST_NAMESPACES {
+            return Err("is longer than that of any drive");
+        }
+        found.push(id);
+    }
+    // FFFFFFFEh is the last identifier that a list may be asked to go on after.
+    Ok(found.len() - before < IDS_PER_LIST || found.last().is_some_and(|&last| last >= 0xffff_fffd))
+}
+
 fn name(entry: &SubmissionQueueEntry) -> String {
     match admin_opcode_name(entry.opcode) {
         Some(name) => name.to_owned(),
         None => format!("admin command {:#04x}", entry.opcode),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(ids: impl IntoIterator<Item = u32>) -> Vec<u8> {
+        let mut list: Vec<u8> = ids.into_iter().flat_map(u32::to_le_bytes).collect();
+        list.resize(IDENTIFY_LENGTH, 0);
+        list
+    }
+
+    #[test]
+    fn a_list_of_namespaces_goes_on_until_one_is_not_full() {
+        let mut found = Vec::new();
+        assert_eq!(append_ids(&mut found, &list(1..=1024)), Ok(false));
+        assert_eq!(append_ids(&mut found, &list([2000, 0, 3000])), Ok(true));
+        assert_eq!((found.len(), found.last()), (1025, Some(&2000)));
+        assert_eq!(
+            append_ids(&mut Vec::new(), &list(0xffff_fbff..=0xffff_fffe)),
+            Ok(true),
+            "none can follow"
+        );
+    }
+
+    #[test]
+    fn a_list_of_namespaces_that_makes_no_sense_is_refused() {
+        for ids in [&[1, 1][..], &[2, 1], &[NSID_BROADCAST], &[7, NSID_BROADCAST]] {
+            assert!(append_ids(&mut Vec::new(), &list(ids.iter().copied())).is_err(), "{ids:?}");
+        }
+        assert!(append_ids(&mut vec![5], &list([5])).is_err(), "the same page again");
+        let mut found = Vec::new();
+        let endless =
+            (0..).find_map(|page| append_ids(&mut found, &list(page * 1024 + 1..=page * 1024 + 1024)).err());
+        assert!(endless.is_some_and(|what| what.contains("longer")));
     }
 }

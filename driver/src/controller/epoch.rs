@@ -1,6 +1,7 @@
 //! The proof that lets go of memory.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 static NEXT_CONTROLLER: AtomicU64 = AtomicU64::new(1);
 
@@ -25,6 +26,38 @@ impl Epoch {
     /// The proof that this run is over. Only for who saw CSTS.RDY go to 0 after CC.EN did.
     pub(crate) fn stopped(self) -> Stopped {
         Stopped(self)
+    }
+}
+
+/// A run as those see it who take part in it: the controller, and the queue pairs that were made in it.
+///
+/// A queue pair that is kept beyond the end of its run must not ring: its doorbells may be those of a queue pair of
+/// the next run, whose old entries the device would then execute again, on memory that has other owners by now.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    epoch: Epoch,
+    on: Arc<AtomicBool>,
+}
+
+impl Run {
+    /// A run that begins.
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        Self { epoch, on: Arc::new(AtomicBool::new(true)) }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Ends the run for all who take part, before its controller is told to stop.
+    pub(crate) fn end(&self) {
+        self.on.store(false, Ordering::Release);
+    }
+
+    /// Whether the run goes on.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.load(Ordering::Acquire)
     }
 }
 

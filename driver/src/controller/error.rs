@@ -33,7 +33,7 @@ pub enum ControllerError {
         reason: String,
     },
     /// The controller did not do what it was told within the time it, or the specification, allows.
-    #[error("{function} did not {action} within {limit:?}")]
+    #[error("{function} did not {action} within {limit:?}; if a reset does not help, it needs a power cycle")]
     Timeout {
         /// Name of the function.
         function: String,
@@ -79,7 +79,7 @@ pub enum ControllerError {
         reason: SubmitError,
     },
     /// All I/O queue pairs that the controller granted are in use.
-    #[error("{function} grants {limit} I/O queue pairs, and all are in use")]
+    #[error("{function} grants {limit} I/O queue pairs, and all are in use; use fewer of them at a time")]
     NoMoreQueues {
         /// Name of the function.
         function: String,

@@ -5,7 +5,7 @@ use gangway_spec::registers::{
 };
 use gangway_spec::{SubmissionQueueEntry, opcode};
 
-use super::epoch::Epoch;
+use super::epoch::Run;
 use super::{AdminData, Controller, ControllerError};
 use crate::dma::CommandData;
 use crate::function::Function;
@@ -27,7 +27,7 @@ impl Controller {
         let entries = self.options.io_entries(self.capabilities);
         let max_transfer = self.max_transfer as usize;
         let mut pair =
-            new_queue_pair(&*self.function, self.epoch, self.capabilities, qid, entries, max_transfer)?;
+            new_queue_pair(&*self.function, self.run.clone(), self.capabilities, qid, entries, max_transfer)?;
         let (sq, cq) = pair.addresses();
 
         if let Err(error) = self.admin_with_queue(create(opcode::admin::CREATE_IO_CQ, &pair, PC), cq) {
@@ -62,7 +62,7 @@ impl Controller {
         pair: QueuePair,
     ) -> Result<Vec<(u64, CommandData)>, ControllerError> {
         let qid = pair.qid();
-        if pair.epoch() != self.epoch || !self.queues_in_use.contains(&qid) {
+        if pair.epoch() != self.run.epoch() || !self.queues_in_use.contains(&qid) {
             // Kept: a later stop of this controller may be proof for it, and dropping it leaks it in any case.
             self.orphans.push(pair);
             return Err(ControllerError::ForeignQueue { function: self.function_name().to_owned(), qid });
@@ -92,7 +92,7 @@ impl Controller {
 /// Makes the memory of a queue pair; the controller is not told.
 pub(super) fn new_queue_pair(
     function: &dyn Function,
-    epoch: Epoch,
+    run: Run,
     capabilities: ControllerCapabilities,
     qid: u16,
     entries: u16,
@@ -101,7 +101,7 @@ pub(super) fn new_queue_pair(
     let stride = capabilities.dstrd();
     let parts = Parts {
         qid,
-        epoch,
+        run,
         entries,
         max_transfer,
         tail_doorbell: function.doorbell(submission_queue_tail_doorbell(qid, stride))?,

@@ -23,8 +23,8 @@ use gangway_spec::IdentifyController;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 
 pub use self::admin::AdminData;
-use self::epoch::Epoch;
 pub use self::epoch::Stopped;
+use self::epoch::{Epoch, Run};
 pub use self::error::ControllerError;
 pub use self::options::Options;
 use self::registers::Registers;
@@ -47,7 +47,7 @@ pub struct Controller {
     admin: QueuePair,
     function: Box<dyn Function>,
     options: Options,
-    epoch: Epoch,
+    run: Run,
     enabled: bool,
     capabilities: ControllerCapabilities,
     version: Version,
@@ -76,11 +76,11 @@ impl Controller {
         let capabilities = registers.capabilities()?;
         let version = registers.version()?;
         registers.disable(capabilities)?;
-        let epoch = Epoch::first();
+        let run = Run::new(Epoch::first());
         let mut controller = Controller {
-            admin: admin_queue(&*function, epoch, capabilities, &options)?,
+            admin: admin_queue(&*function, run.clone(), capabilities, &options)?,
             function,
-            epoch,
+            run,
             enabled: false,
             capabilities,
             version,
@@ -144,15 +144,17 @@ impl Controller {
         &mut self.admin
     }
 
-    /// Stops the controller: CC.EN to 0, and CSTS.RDY seen to follow. No I/O queue may be used any more from before
-    /// the call; that reactors stopped using them is up to the caller.
+    /// Stops the controller: CC.EN to 0, and CSTS.RDY seen to follow. From here on its queue pairs take no commands
+    /// and do not ring. One that rings in this very moment, on another thread, may still reach the controller: that
+    /// reactors stopped using them before is up to the caller.
     ///
     /// # Errors
     /// When the controller does not follow. It is then not known to be quiet, and all memory stays where it is.
     pub fn disable(&mut self) -> Result<Stopped, ControllerError> {
+        self.run.end();
         self.registers().disable(self.capabilities)?;
         self.enabled = false;
-        let stopped = self.epoch.stopped();
+        let stopped = self.run.epoch().stopped();
         self.aborted.extend(self.admin.stop(&stopped).unwrap_or_default());
         for orphan in mem::take(&mut self.orphans) {
             if let Err(foreign) = orphan.dismantle(&stopped) {
@@ -180,12 +182,12 @@ impl Controller {
         } else {
             // Something else may have enabled it, or an earlier attempt got stuck half-way.
             self.registers().disable(self.capabilities)?;
-            self.aborted.extend(self.admin.stop(&self.epoch.stopped()).unwrap_or_default());
+            self.aborted.extend(self.admin.stop(&self.run.epoch().stopped()).unwrap_or_default());
         }
-        self.epoch = self.epoch.next();
+        self.run = Run::new(self.run.epoch().next());
         self.capabilities = self.registers().capabilities()?;
         self.version = self.registers().version()?;
-        self.admin = admin_queue(&*self.function, self.epoch, self.capabilities, &self.options)?;
+        self.admin = admin_queue(&*self.function, self.run.clone(), self.capabilities, &self.options)?;
         self.bring_up()
     }
 
@@ -271,10 +273,10 @@ impl std::fmt::Debug for Controller {
 /// The admin queue of a controller that is disabled.
 fn admin_queue(
     function: &dyn Function,
-    epoch: Epoch,
+    run: Run,
     capabilities: ControllerCapabilities,
     options: &Options,
 ) -> Result<QueuePair, ControllerError> {
     let max_transfer = options.max_transfer as usize;
-    io_queues::new_queue_pair(function, epoch, capabilities, 0, ADMIN_ENTRIES, max_transfer)
+    io_queues::new_queue_pair(function, run, capabilities, 0, ADMIN_ENTRIES, max_transfer)
 }

@@ -7,6 +7,9 @@ use gangway_spec::registers::ControllerCapabilities;
 use crate::dma::PAGE_SIZE;
 use crate::queue;
 
+/// Longer time limits are cut to this: a deadline that the clock cannot express helps nobody.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
 /// How a controller is to be used. The defaults fit a drive that is shared by a few hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -18,7 +21,7 @@ pub struct Options {
     pub max_transfer: u32,
     /// How many I/O queue pairs to ask for. The controller may grant fewer.
     pub io_queues_wanted: u16,
-    /// How long an admin command may take that is waited for.
+    /// How long an admin command may take that is waited for; a day at most.
     pub admin_timeout: Duration,
 }
 
@@ -40,6 +43,7 @@ impl Options {
         self.queue_depth = self.queue_depth.clamp(2, queue::MAX_ENTRIES);
         self.max_transfer = (self.max_transfer / page * page).max(page);
         self.io_queues_wanted = self.io_queues_wanted.max(1);
+        self.admin_timeout = self.admin_timeout.min(LONGEST_TIMEOUT);
         self
     }
 

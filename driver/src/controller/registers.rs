@@ -14,6 +14,9 @@ use crate::function::{Function, FunctionError};
 /// CAP.TO and CRTO count in these.
 const TIMEOUT_UNIT: Duration = Duration::from_millis(500);
 
+/// CRTO can state nine hours. Neither start nor exit wait that long for a drive that states nonsense.
+const LONGEST_READY: Duration = Duration::from_secs(600);
+
 /// The driver sleeps this long between polls at first, twice as long each time, and [`LONGEST_SLEEP`] at most.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(20);
 const LONGEST_SLEEP: Duration = Duration::from_millis(1);
@@ -172,14 +175,14 @@ impl<'a> Registers<'a> {
     }
 
     /// The worst case that the controller states for getting ready and for being disabled, and a unit more, since some
-    /// state 0. CRTO replaces CAP.TO where it exists, but may be left 0 too (NVMe Base 2.0, 3.1.3.20).
-    fn ready_timeout(&self, cap: ControllerCapabilities) -> Result<Duration, ControllerError> {
+    /// state 0, but [`LONGEST_READY`] at most. CRTO replaces CAP.TO where it exists, but may be left 0 too (NVMe Base 2.0, 3.1.3.20).
+    pub(super) fn ready_timeout(&self, cap: ControllerCapabilities) -> Result<Duration, ControllerError> {
         let mut units = u32::from(cap.to());
         if cap.crms() != 0 {
             let crto = ControllerReadyTimeouts::from_bits(self.function.read_register32(CRTO)?);
             units = units.max(u32::from(crto.crwmt()));
         }
-        Ok(TIMEOUT_UNIT * (units + 1))
+        Ok((TIMEOUT_UNIT * (units + 1)).min(LONGEST_READY))
     }
 
     fn unsupported(&self, reason: String) -> ControllerError {

@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use gangway_spec::registers::{AQA, CAP, CC, CSTS, ControllerConfiguration, ControllerStatus, VS};
+use gangway_spec::registers::{AQA, CAP, CC, CRTO, CSTS, ControllerConfiguration, ControllerStatus, VS};
 use gangway_spec::{Status, SubmissionQueueEntry, nvm, opcode};
 
 use super::*;
@@ -81,6 +81,12 @@ fn the_options_limit_transfers_and_queues_below_what_the_controller_can() {
     assert_eq!((controller.max_transfer(), controller.io_queue_limit()), (69_632, 2));
     let pair = controller.create_io_queue_pair().unwrap();
     assert_eq!((pair.capacity(), pair.max_transfer(), controller.io_queue_capacity()), (7, 69_632, 7));
+}
+
+#[test]
+fn a_time_limit_without_end_is_no_overflow() {
+    let options = Options { admin_timeout: Duration::MAX, ..Options::default() };
+    assert_eq!(start(small(), options).0.active_namespaces().unwrap(), [1]);
 }
 
 #[test]
@@ -219,6 +225,33 @@ fn a_queue_pair_of_an_earlier_run_is_not_deleted_but_kept_for_the_next_stop() {
 }
 
 #[test]
+fn a_queue_pair_of_an_earlier_run_does_not_ring_the_doorbells_of_the_next() {
+    let (mut controller, probe) = start(small(), Options::default());
+    let domain = controller.domain().clone();
+    let mut old = controller.create_io_queue_pair().unwrap();
+    let flush = io(opcode::nvm::FLUSH, 0, 1);
+    old.submit(&flush, CommandData::None, 1, far()).unwrap();
+    controller.restart().unwrap();
+    let mut new = controller.create_io_queue_pair().unwrap();
+    assert_eq!(new.qid(), old.qid());
+    for _ in 0..3 {
+        let buffer = domain.buffer(512, Direction::DeviceWrites).unwrap();
+        assert!(run(&mut new, &io(opcode::nvm::READ, 0, 1), buffer.into()).entry.status().is_success());
+    }
+    // Its tail would make the device run through the whole queue of the new one.
+    old.ring();
+    assert!(!old.has_room());
+    assert_eq!(old.submit(&flush, CommandData::None, 2, far()).unwrap_err().reason, SubmitError::Stopped);
+    assert_eq!(old.reap(&mut Vec::new()), Ok(0));
+    assert!(run(&mut new, &flush, CommandData::None).entry.status().is_success());
+    let stopped = controller.disable().unwrap();
+    let users: Vec<_> = old.dismantle(&stopped).unwrap().iter().map(|(user, _)| *user).collect();
+    assert_eq!(users, [1]);
+    new.dismantle(&stopped).unwrap();
+    assert_eq!(probe.violations(), 0);
+}
+
+#[test]
 fn a_shutdown_stops_the_controller_and_it_can_be_started_again() {
     let (mut controller, probe) = start(small(), Options::default());
     let pair = controller.create_io_queue_pair().unwrap();
@@ -291,6 +324,7 @@ struct Registers {
     cap: ControllerCapabilities,
     cc: u32,
     csts: u32,
+    crto: u32,
     /// What CSTS becomes when CC is written.
     on_cc: fn(ControllerConfiguration) -> u32,
 }
@@ -313,6 +347,7 @@ impl Function for Scripted {
             VS => 0x0001_0400,
             CC => registers.cc,
             CSTS => registers.csts,
+            CRTO => registers.crto,
             _ => 0,
         })
     }
@@ -354,7 +389,7 @@ fn obedient(cc: ControllerConfiguration) -> u32 {
 fn scripted(on_cc: fn(ControllerConfiguration) -> u32) -> (Box<Scripted>, Arc<Mutex<Registers>>) {
     let cap =
         ControllerCapabilities::new().with_mqes(63).with_to(1).with_css(ControllerCapabilities::CSS_NVM);
-    let registers = Arc::new(Mutex::new(Registers { cap, cc: 0, csts: 0, on_cc }));
+    let registers = Arc::new(Mutex::new(Registers { cap, cc: 0, csts: 0, crto: 0, on_cc }));
     (
         Box::new(Scripted {
             domain: DmaDomain::new(),
@@ -375,6 +410,19 @@ fn a_controller_that_never_gets_ready_is_given_up_after_its_own_time_limit() {
     let error = failed(scripted(|_| 0).0);
     let limit = Duration::from_secs(1);
     assert!(matches!(&error, ControllerError::Timeout { limit: l, .. } if *l == limit), "{error}");
+}
+
+#[test]
+fn the_time_to_get_ready_is_the_longer_one_stated_but_not_hours() {
+    let (function, registers) = scripted(obedient);
+    let cap = ControllerCapabilities::new().with_to(255);
+    let limit = |crms, crto| {
+        registers.lock().unwrap().crto = crto;
+        super::registers::Registers::new(&*function).ready_timeout(cap.with_crms(crms)).unwrap().as_secs()
+    };
+    assert_eq!(limit(0, 999), 128, "CRTO is not there");
+    assert_eq!((limit(1, 0), limit(1, 0xffff_0000)), (128, 128), "CRWMT is not stated");
+    assert_eq!((limit(1, 599), limit(1, 0xffff)), (300, 600));
 }
 
 #[test]

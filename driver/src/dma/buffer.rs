@@ -48,7 +48,8 @@ impl Home {
         if let Some(mark) = self.dropped.get(offset / BLOCK) {
             let order = (capacity / BLOCK).trailing_zeros() as u8;
             mark.store(order + 1, Ordering::Release);
-            self.any_dropped.store(true, Ordering::Release);
+            // Not a plain store: that would take the place of another thread's, whose mark could then be overlooked.
+            self.any_dropped.swap(true, Ordering::Release);
         }
     }
 }

@@ -15,7 +15,9 @@ pub enum DmaError {
         len: usize,
     },
     /// The kernel gave no memory.
-    #[error("could not {action} for {len} bytes of DMA memory: {source}")]
+    #[error(
+        "could not {action} for {len} bytes of DMA memory: {source}; free memory, or use fewer or smaller buffers"
+    )]
     Memory {
         /// What was tried: create, allocate, map.
         action: &'static str,

@@ -9,6 +9,10 @@
 //! Bytes are only reachable through a piece in hand. A `DmaBuffer` is moved into the queue pair while a device may
 //! touch it, so ordinary references into it are sound. A `DmaSlice` is shared with the device, but its memory is
 //! mapped for the device to read only, so no device can change it under a reference.
+//!
+//! This trusts a drive to leave memory alone once it completed a command. One that does not can change the content of
+//! whatever is mapped for it to write, and of nothing else: an IOMMU knows mappings, not commands. So nothing that is
+//! checked and then used is read twice from memory that a drive may write.
 
 mod buffer;
 mod chunk;

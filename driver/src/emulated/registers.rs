@@ -15,6 +15,9 @@ pub(super) const VERSION: Version = Version::V1_4;
 /// Bits of CC that have a meaning for this controller, all others being reserved or not supported.
 const CC_KNOWN: u32 = 0x00ff_fff1;
 
+/// The last register that describes the admin queues: the upper half of ACQ.
+const ADMIN_QUEUES_END: u32 = registers::ACQ + 4;
+
 /// Registers that keep what is written to them.
 pub(super) struct Registers {
     capabilities: ControllerCapabilities,
@@ -95,6 +98,9 @@ impl Device {
             registers::INTMS => registers.interrupt_mask |= value,
             registers::INTMC => registers.interrupt_mask &= !value,
             registers::CC => self.configure(&mut registers, value),
+            registers::AQA..=ADMIN_QUEUES_END if registers.configuration.en() => {
+                self.fail("AQA, ASQ or ACQ was written while the controller is enabled");
+            }
             registers::AQA => registers.aqa = value,
             registers::ASQ | 0x2c => set_half(&mut registers.asq, offset, value),
             registers::ACQ | 0x34 => set_half(&mut registers.acq, offset, value),

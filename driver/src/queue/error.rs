@@ -41,6 +41,15 @@ pub enum SubmitError {
         /// The command's opcode.
         opcode: u8,
     },
+    /// The controller would go on using memory after the command completed: a queue, doorbells, a host memory buffer.
+    #[error(
+        "opcode {opcode:#04x} would give the controller memory for longer than the command; I/O queues are made with \
+         Controller::create_io_queue_pair, other such memory is not supported"
+    )]
+    KeepsMemory {
+        /// The command's opcode.
+        opcode: u8,
+    },
     /// The queue pair is faulted or its controller was stopped.
     #[error("the queue pair no longer takes commands")]
     Stopped,
@@ -57,7 +66,8 @@ pub enum QueueFault {
         /// Queue identifier.
         qid: u16,
     },
-    /// A completion for a command that is not outstanding: it never was, or it completed before.
+    /// A completion for a command that is not outstanding: it never was, it completed before, or the device was not
+    /// told of it yet.
     #[error("queue {qid}: a completion names command {cid:#06x}, which is not outstanding")]
     UnknownCommand {
         /// Queue identifier.

@@ -18,13 +18,14 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry, TransferDirection};
+use gangway_spec::opcode::admin;
+use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry, TransferDirection, feature};
 
 pub use self::error::{QueueFault, Rejected, SubmitError};
 use self::ring::{CompletionRing, PrpLists, SubmissionRing, publish};
 use self::slots::{Outstanding, Slots};
 use crate::controller::Stopped;
-use crate::controller::epoch::Epoch;
+use crate::controller::epoch::{Epoch, Run};
 use crate::dma::{CommandData, Direction, DmaDomain, DmaError};
 use crate::function::Stepper;
 use crate::mmio::Doorbell;
@@ -40,7 +41,7 @@ pub const MAX_ENTRIES: u16 = slots::MAX_SLOTS as u16 + 1;
 /// outstanding commands, since the device may still use them.
 pub struct QueuePair {
     qid: u16,
-    epoch: Epoch,
+    run: Run,
     state: State,
     entries: u16,
     max_transfer: usize,
@@ -50,6 +51,10 @@ pub struct QueuePair {
     tail: u16,
     /// The tail that the device knows of.
     rung: u16,
+    /// How many commands were put onto the queue.
+    posted: u64,
+    /// How many of them the device knows of.
+    told: u64,
     /// The device has fetched the entries before it, as far as it has told.
     head: u16,
     tail_doorbell: Doorbell,
@@ -79,7 +84,7 @@ enum State {
 /// What a queue pair is made of.
 pub(crate) struct Parts {
     pub(crate) qid: u16,
-    pub(crate) epoch: Epoch,
+    pub(crate) run: Run,
     /// Size of each queue, in entries: 2 to [`MAX_ENTRIES`].
     pub(crate) entries: u16,
     /// Bytes that one command can transfer.
@@ -128,7 +133,7 @@ impl fmt::Display for Overdue {
 impl QueuePair {
     /// Makes the memory of a queue pair. The controller knows nothing of it yet.
     pub(crate) fn new(domain: &DmaDomain, parts: Parts) -> Result<Self, DmaError> {
-        let Parts { qid, epoch, entries, max_transfer, tail_doorbell, head_doorbell } = parts;
+        let Parts { qid, run, entries, max_transfer, tail_doorbell, head_doorbell } = parts;
         assert!((2..=MAX_ENTRIES).contains(&entries));
         // A queue is full with one entry free (NVMe Base 2.0, 3.3.1.5).
         let slots = usize::from(entries) - 1;
@@ -138,13 +143,15 @@ impl QueuePair {
             Arc::new(domain.allocate(lists_at + PrpLists::bytes(slots, list_pages), Direction::DeviceReads)?);
         Ok(Self {
             qid,
-            epoch,
+            run,
             state: State::Running,
             entries,
             max_transfer,
             sq: SubmissionRing::new(&region, entries),
             tail: 0,
             rung: 0,
+            posted: 0,
+            told: 0,
             head: 0,
             tail_doorbell,
             cq: CompletionRing::new(domain, entries)?,
@@ -174,7 +181,7 @@ impl QueuePair {
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
-        self.epoch
+        self.run.epoch()
     }
 
     /// Queue identifier; 0 is the admin queue.
@@ -199,7 +206,7 @@ impl QueuePair {
 
     /// Whether a command can be submitted now.
     pub fn has_room(&self) -> bool {
-        self.state == State::Running && self.slots.next_free().is_some() && !self.ring_is_full()
+        self.is_running() && self.slots.next_free().is_some() && !self.ring_is_full()
     }
 
     /// Puts a command onto the submission queue; the device hears of it with the next [`ring`](QueuePair::ring).
@@ -240,13 +247,14 @@ impl QueuePair {
 
     /// Tells the device of the commands submitted since the last call, with one write to its doorbell.
     pub fn ring(&mut self) {
-        if self.rung == self.tail || self.state != State::Running {
+        if self.rung == self.tail || !self.is_running() {
             return;
         }
         // Entries, lists and data must be in memory before the device goes to look for them.
         publish();
         self.tail_doorbell.write(u32::from(self.tail));
         self.rung = self.tail;
+        self.told = self.posted;
         self.step();
     }
 
@@ -258,7 +266,9 @@ impl QueuePair {
     /// before the fault are in `out` all the same. The controller must be reset.
     pub fn reap(&mut self, out: &mut Vec<Completion>) -> Result<usize, QueueFault> {
         match self.state {
-            State::Running => {}
+            State::Running if self.run.is_on() => {}
+            // The controller was stopped: what is outstanding comes back by `dismantle`.
+            State::Running => return Ok(0),
             State::Faulted(fault) => return Err(fault),
             State::Quiet => return Ok(0),
         }
@@ -318,7 +328,7 @@ impl QueuePair {
 
     /// Takes the outstanding commands of a stopped controller out and leaves an empty queue that accepts nothing.
     pub(crate) fn stop(&mut self, proof: &Stopped) -> Option<Vec<(u64, CommandData)>> {
-        proof.covers(self.epoch).then(|| self.make_quiet())
+        proof.covers(self.epoch()).then(|| self.make_quiet())
     }
 
     /// Ends a queue pair that the controller knows nothing of: it was deleted, or never created.
@@ -333,7 +343,7 @@ impl QueuePair {
     }
 
     fn check_room(&self) -> Result<usize, SubmitError> {
-        if self.state != State::Running {
+        if !self.is_running() {
             return Err(SubmitError::Stopped);
         }
         match self.slots.next_free() {
@@ -350,6 +360,9 @@ impl QueuePair {
         data: &CommandData,
     ) -> Result<(u64, u64), SubmitError> {
         let slot = self.check_room()?;
+        if self.qid == 0 && keeps_memory(entry) {
+            return Err(SubmitError::KeepsMemory { opcode: entry.opcode });
+        }
         let direction = entry.transfer_direction();
         let (iova, memory) = match (data.iova(), data.direction()) {
             (Some(iova), Some(memory)) if !data.is_empty() => (iova, memory),
@@ -395,7 +408,14 @@ impl QueuePair {
         user: u64,
         deadline: Instant,
     ) {
-        let command = Outstanding { user, data, deadline, opcode: entry.opcode, nsid: entry.nsid.get() };
+        let command = Outstanding {
+            user,
+            data,
+            deadline,
+            opcode: entry.opcode,
+            nsid: entry.nsid.get(),
+            number: self.posted,
+        };
         let cid = self.slots.occupy(command).expect("a free slot was seen when the command was checked");
         let mut entry = *entry;
         entry.cid.set(cid);
@@ -404,6 +424,7 @@ impl QueuePair {
         entry.set_prp(prp1, prp2);
         self.sq.write(self.tail, &entry);
         self.tail = self.after(self.tail);
+        self.posted += 1;
     }
 
     /// Checks a completion and takes its command out.
@@ -420,7 +441,9 @@ impl QueuePair {
         if sq_head >= self.entries {
             return Err(QueueFault::BadHead { qid, sq_head });
         }
-        let command = self.slots.complete(cid).ok_or(QueueFault::UnknownCommand { qid, cid })?;
+        // Of a command that was not rung for the device cannot know. Its entry is still to be fetched, and must not
+        // name memory that is in other hands by then.
+        let command = self.slots.complete(cid, self.told).ok_or(QueueFault::UnknownCommand { qid, cid })?;
         // Completions may be written by several engines of a device and then report heads out of order: the head
         // only moves forward, up to what the device was told of. With nothing outstanding, all entries were fetched.
         if self.slots.outstanding() == 0 {
@@ -429,6 +452,12 @@ impl QueuePair {
             self.head = sq_head;
         }
         Ok(command)
+    }
+
+    /// Whether commands are taken and doorbells rung.
+    #[inline]
+    fn is_running(&self) -> bool {
+        self.state == State::Running && self.run.is_on()
     }
 
     fn ring_is_full(&self) -> bool {
@@ -448,6 +477,24 @@ impl QueuePair {
         if let Some(stepper) = &mut self.stepper {
             stepper.step();
         }
+    }
+}
+
+/// Whether an admin command leaves the controller with an address that it goes on using after the completion. The
+/// memory would be back in other hands by then.
+fn keeps_memory(entry: &SubmissionQueueEntry) -> bool {
+    /// EHM, bit 0 of CDW11 of the Host Memory Buffer feature. Without it the controller gives its buffer back.
+    const ENABLE_HOST_MEMORY: u32 = 1 << 0;
+    match entry.opcode {
+        admin::CREATE_IO_SQ
+        | admin::CREATE_IO_CQ
+        | admin::DOORBELL_BUFFER_CONFIG
+        | admin::CONTROLLER_DATA_QUEUE => true,
+        admin::SET_FEATURES => {
+            feature::feature_id(entry) == feature::fid::HOST_MEMORY_BUFFER
+                && entry.cdw11.get() & ENABLE_HOST_MEMORY != 0
+        }
+        _ => false,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{self, AtomicU32, Ordering};
 
 use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry};
 
@@ -24,9 +24,25 @@ pub(super) fn publish() {
         std::arch::asm!("dsb st", options(nostack, preserves_flags));
     }
     #[cfg(target_arch = "x86_64")]
-    fence(Ordering::Release);
+    atomic::fence(Ordering::Release);
     #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
-    fence(Ordering::SeqCst);
+    atomic::fence(Ordering::SeqCst);
+}
+
+/// What a device wrote before the completion entry that was just read, is read after it: the rest of the entry, and
+/// the data.
+///
+/// x86-64 keeps loads in order. On aarch64 the acquiring load, and every fence of the language, order within the inner
+/// shareable domain only; a device may be outside of it.
+#[inline]
+fn observe() {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a barrier has no operands and no effect but order.
+    unsafe {
+        std::arch::asm!("dmb oshld", options(nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+    atomic::fence(Ordering::SeqCst);
 }
 
 /// The memory of a submission queue.
@@ -110,9 +126,7 @@ impl CompletionRing {
             if (u32::from_le(last) >> 16) & 1 != u32::from(phase) {
                 return None;
             }
-            // The acquiring load orders within the inner domain on aarch64; a device may be outside of it.
-            #[cfg(not(target_arch = "x86_64"))]
-            fence(Ordering::SeqCst);
+            observe();
             [entry.read_volatile(), entry.add(1).read_volatile(), entry.add(2).read_volatile(), last]
         };
         Some(zerocopy::transmute!(words))

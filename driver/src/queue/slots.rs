@@ -22,6 +22,8 @@ pub(super) struct Outstanding {
     pub(super) deadline: Instant,
     pub(super) opcode: u8,
     pub(super) nsid: u32,
+    /// How many commands were put onto the queue before it.
+    pub(super) number: u64,
 }
 
 #[derive(Debug, Default)]
@@ -65,14 +67,15 @@ impl Slots {
         Some(u16::from(slot.generation) << SLOT_BITS | index)
     }
 
-    /// Takes the command out that goes by `cid`, if it is outstanding.
-    pub(super) fn complete(&mut self, cid: u16) -> Option<Outstanding> {
+    /// Takes the command out that goes by `cid`, if it is outstanding and one of the first `told` that were put onto
+    /// the queue.
+    pub(super) fn complete(&mut self, cid: u16, told: u64) -> Option<Outstanding> {
         let index = cid & ((1 << SLOT_BITS) - 1);
         let slot = self.slots.get_mut(usize::from(index))?;
         if u16::from(slot.generation) != cid >> SLOT_BITS {
             return None;
         }
-        let command = slot.outstanding.take()?;
+        let command = slot.outstanding.take_if(|command| command.number < told)?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
         self.free.push(index);
         Some(command)
@@ -81,7 +84,7 @@ impl Slots {
     /// Takes all commands out.
     pub(super) fn take_all(&mut self) -> Vec<Outstanding> {
         let commands = self.iter_cids().collect::<Vec<_>>();
-        commands.into_iter().filter_map(|cid| self.complete(cid)).collect()
+        commands.into_iter().filter_map(|cid| self.complete(cid, u64::MAX)).collect()
     }
 
     /// The commands outstanding, with their identifiers.
@@ -102,7 +105,7 @@ mod tests {
     use super::*;
 
     fn command(user: u64) -> Outstanding {
-        Outstanding { user, data: CommandData::None, deadline: Instant::now(), opcode: 0, nsid: 0 }
+        Outstanding { user, data: CommandData::None, deadline: Instant::now(), opcode: 0, nsid: 0, number: 0 }
     }
 
     #[test]
@@ -110,13 +113,13 @@ mod tests {
         let mut slots = Slots::new(2);
         let (a, b) = (slots.occupy(command(1)).unwrap(), slots.occupy(command(2)).unwrap());
         assert!(slots.occupy(command(3)).is_none());
-        assert_eq!(slots.complete(b).unwrap().user, 2);
-        assert!(slots.complete(b).is_none());
+        assert_eq!(slots.complete(b, 1).unwrap().user, 2);
+        assert!(slots.complete(b, 1).is_none());
         let c = slots.occupy(command(4)).unwrap();
         assert_ne!(b, c, "the slot is used again under another identifier");
-        assert!(slots.complete(b).is_none());
-        assert_eq!(slots.complete(c).unwrap().user, 4);
-        assert_eq!(slots.complete(a).unwrap().user, 1);
+        assert!(slots.complete(b, 1).is_none());
+        assert_eq!(slots.complete(c, 1).unwrap().user, 4);
+        assert_eq!(slots.complete(a, 1).unwrap().user, 1);
         assert_eq!(slots.outstanding(), 0);
     }
 
@@ -126,7 +129,7 @@ mod tests {
         for _ in 0..usize::from(GENERATIONS) + 1 {
             let cids: Vec<_> = (0..MAX_SLOTS).map(|_| slots.occupy(command(0)).unwrap()).collect();
             assert!(!cids.contains(&0xffff));
-            assert!(cids.iter().all(|&cid| slots.complete(cid).is_some()));
+            assert!(cids.iter().all(|&cid| slots.complete(cid, 1).is_some()));
         }
     }
 
@@ -135,7 +138,7 @@ mod tests {
         let mut slots = Slots::new(2);
         slots.occupy(command(1)).unwrap();
         for cid in [1, 2, 1023, 0x0400, 0xffff] {
-            assert!(slots.complete(cid).is_none(), "{cid:#x}");
+            assert!(slots.complete(cid, 1).is_none(), "{cid:#x}");
         }
         assert_eq!(slots.take_all().len(), 1);
     }

@@ -286,6 +286,24 @@ fn completions_that_make_no_sense_fault_the_queue() {
 }
 
 #[test]
+fn a_completion_for_a_command_that_was_not_rung_for_faults_the_queue() {
+    let mut b = bench(4);
+    b.submit_ok(nvm::FLUSH, CommandData::None, 1);
+    b.pair.ring();
+    let cid = b.device.fetch()[0].cid.get();
+    b.device.complete(cid, 0);
+    assert_eq!(b.reap().len(), 1);
+    // The device guesses the next identifier of the slot.
+    let buffer = b.buffer(4096, Direction::DeviceWrites);
+    b.submit_ok(nvm::READ, buffer.into(), 2);
+    let guessed = b.pair.slots.iter().next().unwrap().0;
+    b.device.complete(guessed, 0);
+    assert_eq!(b.fault(), QueueFault::UnknownCommand { qid: 1, cid: guessed });
+    let data = b.end();
+    assert_eq!((data[0].0, data[0].1.len()), (2, 4096), "the buffer stays with its command");
+}
+
+#[test]
 fn a_completion_without_any_command_faults_the_queue() {
     let mut b = bench(8);
     b.device.complete(0, 0);
@@ -336,6 +354,42 @@ fn data_that_is_too_long_or_not_dword_aligned_is_refused() {
     assert_eq!(b.submit(nvm::WRITE, slice.into(), 0), Err(SubmitError::Misaligned { iova }));
     assert_eq!(b.submit(nvm::WRITE, aligned.into(), 0), Ok(()));
     assert_eq!(b.pair.outstanding(), 1);
+    b.end();
+}
+
+#[test]
+fn admin_commands_that_leave_memory_with_the_controller_are_refused() {
+    let (domain, memory) = Memory::in_domain();
+    let (mut pair, _device, epoch) = testing::queue_pair_of(0, &domain, &memory, 16, MAX);
+    let far = Instant::now() + Duration::from_secs(60);
+    let mut submit = |entry: &SubmissionQueueEntry| {
+        let data = domain.buffer(4096, Direction::Bidirectional).unwrap().into();
+        pair.submit(entry, data, 0, far).map_err(|error| error.reason)
+    };
+    for opcode in [
+        admin::CREATE_IO_SQ,
+        admin::CREATE_IO_CQ,
+        admin::DOORBELL_BUFFER_CONFIG,
+        admin::CONTROLLER_DATA_QUEUE,
+    ] {
+        let refused = submit(&SubmissionQueueEntry::new(opcode));
+        assert_eq!(refused, Err(SubmitError::KeepsMemory { opcode }));
+    }
+    let mut set = SubmissionQueueEntry::new(admin::SET_FEATURES);
+    set.cdw10.set(feature::fid::HOST_MEMORY_BUFFER.into());
+    set.cdw11.set(1);
+    assert_eq!(submit(&set), Err(SubmitError::KeepsMemory { opcode: admin::SET_FEATURES }));
+    // Giving the buffer back, and features without addresses, are commands like others.
+    set.cdw11.set(0);
+    assert_eq!(submit(&set), Ok(()));
+    set.cdw10.set(feature::fid::TIMESTAMP.into());
+    set.cdw11.set(1);
+    assert_eq!(submit(&set), Ok(()));
+    pair.dismantle(&epoch.stopped()).unwrap();
+    // On an I/O queue the same opcodes are Write and Compare.
+    let mut b = bench(4);
+    let data = b.buffer(512, Direction::DeviceReads).into();
+    b.submit_ok(admin::CREATE_IO_SQ, data, 1);
     b.end();
 }
 
@@ -461,7 +515,7 @@ fn a_proof_from_before_the_queue_pair_was_made_is_refused() {
     let older = epoch.stopped();
     let parts = |qid| Parts {
         qid,
-        epoch: epoch.next(),
+        run: Run::new(epoch.next()),
         entries: 4,
         max_transfer: MAX,
         tail_doorbell: Doorbell::in_memory(crate::mmio::DoorbellPage::new(1), 0).unwrap(),

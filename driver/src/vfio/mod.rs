@@ -217,7 +217,8 @@ impl Config {
 
     /// Sets and clears bits of the command register.
     fn set_command(&self, set: u16, clear: u16) -> io::Result<()> {
-        let position = self.file_offset + PCI_COMMAND;
+        // Saturating: an offset that makes no sense is the kernel's error then, not an overflow here.
+        let position = self.file_offset.saturating_add(PCI_COMMAND);
         let mut bytes = [0; 2];
         self.device.read_exact_at(&mut bytes, position)?;
         let command = u16::from_le_bytes(bytes) & !clear | set;

@@ -44,6 +44,12 @@ fn the_command_register_keeps_the_bits_that_are_not_ours() {
 }
 
 #[test]
+fn a_configuration_space_beyond_the_end_of_all_files_is_an_error() {
+    let config = Config { device: device(), file_offset: u64::MAX - 1 };
+    assert!(config.set_command(BUS_MASTER, 0).is_err());
+}
+
+#[test]
 fn a_bar_too_small_for_a_controller_is_refused() {
     let error = map_registers(&device(), address(), &region_of(0x1000, &[(0, 0x1000)])).unwrap_err();
     assert!(matches!(error, VfioError::Registers { .. }), "{error}");

@@ -134,6 +134,16 @@ impl Attempt {
             if candidate.is_bound() {
                 continue;
             }
+            // One that appeared after the others were listed is held by nobody.
+            let now = controller_of(roots, &candidate.function);
+            let names = |controller: Option<&Controller>| -> Vec<String> {
+                controller
+                    .map(|it| it.disks.iter().map(|disk| disk.name.clone()).collect())
+                    .unwrap_or_default()
+            };
+            refusals.extend(
+                (names(now.as_ref()) != names(candidate.controller.as_ref())).then_some(Refusal::Unsettled),
+            );
             refusals.extend(blind.then_some(Refusal::CannotSeeProcesses { count: unseen }));
             let own = |name: &String| candidate.disks().iter().any(|disk| disk.name == *name);
             let claimed: Vec<String> = claimed_by_others.iter().filter(|name| own(name)).cloned().collect();
@@ -158,6 +168,7 @@ impl Attempt {
     fn is_passing(&self) -> bool {
         let passing = |refusal: &Refusal| match refusal {
             Refusal::InUse(usage) | Refusal::InUseBehindMultipath { usage, .. } => usage.is_passing(),
+            Refusal::Unsettled => true,
             _ => false,
         };
         self.is_refused() && self.refusals.iter().flatten().all(passing)

@@ -1,6 +1,6 @@
 //! Binding on a faked machine, with a faked kernel that fails on request.
 
-use std::io;
+use std::{cell::Cell, io};
 
 use super::*;
 use crate::{
@@ -420,4 +420,32 @@ fn a_user_who_may_not_open_the_disks_is_told_to_use_sudo() {
     let report = bind(&fake.roots, &mut kernel, &addresses(&[ONE]), true);
     assert_eq!(statuses(&report), [Status::Planned]);
     assert!(report.notes[0].contains("sudo"));
+}
+
+#[test]
+fn a_namespace_that_appears_meanwhile_is_claimed_too() {
+    let fake = machine();
+    let mut kernel = Kernel::new(&fake);
+    let mut late = true;
+    kernel.before_claim = Some(Box::new(move |fake| {
+        if std::mem::take(&mut late) {
+            fake.namespace(ONE, "nvme0", "nvme0n2", 2, 2048);
+        }
+    }));
+    assert_eq!(statuses(&run(&fake, &mut kernel, &[ONE])), [Status::Changed]);
+    assert!(kernel.journal.contains(&"flush dev/nvme0n2".to_owned()), "{:?}", kernel.journal);
+}
+
+#[test]
+fn a_drive_whose_namespaces_never_settle_is_refused() {
+    let fake = machine();
+    let another = Cell::new(2);
+    let mut kernel = Kernel::new(&fake);
+    kernel.before_claim = Some(Box::new(|fake| {
+        let number = another.get();
+        fake.namespace(ONE, "nvme0", &format!("nvme0n{number}"), number, 2048);
+    }));
+    kernel.meanwhile = Some(Box::new(|_| another.set(another.get() + 1)));
+    let reason = refusal(&fake, &mut kernel, &[ONE]);
+    assert!(reason.contains("namespaces are changing"), "{reason}");
 }

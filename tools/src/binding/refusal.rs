@@ -48,6 +48,8 @@ pub(crate) enum Refusal {
     GroupHeld { group: u32, holder: Holder },
     #[error("{node} cannot be opened exclusively: {reason}")]
     CannotClaim { node: PathBuf, reason: String },
+    #[error("its namespaces are changing: repeat this when the kernel has finished looking at it")]
+    Unsettled,
     #[error(
         "the open files of {count} processes cannot be read, so it cannot be seen whether they use it: run as root (sudo)"
     )]

@@ -13,7 +13,7 @@ mod sparse;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tracing::warn;
@@ -177,21 +177,25 @@ impl DmaMemory {
         Ok(bytes)
     }
 
-    /// Writes a completion queue entry: its second half, which holds the phase, last and at once.
+    /// Writes a completion queue entry: its last dword, which holds the phase, after the others.
+    ///
+    /// Dword by dword, as the host reads it: atomic accesses of two sizes to one place that may happen at the same
+    /// time are not defined.
     ///
     /// # Errors
     /// It may not be written.
     #[inline]
-    pub(super) fn write_completion(&self, iova: u64, entry: [u64; 2]) -> Result<(), DmaFault> {
+    pub(super) fn write_completion(&self, iova: u64, entry: [u32; 4]) -> Result<(), DmaFault> {
         self.pieces(iova, 16, Access::Write, |memory, len| {
-            let words = memory.cast::<AtomicU64>();
+            let words = memory.cast::<AtomicU32>();
             if len < 16 || !words.is_aligned() {
                 return Err(self.violation(iova, 16, Access::Write));
             }
-            // SAFETY: `pieces` vouches for 16 bytes, and they are aligned; the host reads them as atomics or volatile.
-            unsafe {
-                words.as_ref().store(entry[0], Ordering::Relaxed);
-                words.add(1).as_ref().store(entry[1], Ordering::Release);
+            for (index, word) in entry.into_iter().enumerate() {
+                let order = if index == 3 { Ordering::Release } else { Ordering::Relaxed };
+                // SAFETY: `pieces` vouches for 16 bytes, and they are aligned; the host reads the last dword as an
+                // atomic, and the others only once it has seen that one.
+                unsafe { words.add(index).as_ref() }.store(word, order);
             }
             Ok(())
         })

@@ -80,6 +80,21 @@ fn changing_the_page_size_while_enabled_is_fatal() {
 }
 
 #[test]
+fn moving_the_admin_queues_while_enabled_is_fatal() {
+    for register in [registers::AQA, registers::ASQ, registers::ASQ + 4, registers::ACQ, registers::ACQ + 4] {
+        let host = Host::new("");
+        let before = host.function.read_register32(register).unwrap();
+        host.function.write_register32(register, !before).unwrap();
+        assert!(host.status().cfs(), "register {register:#x}");
+        assert_eq!(host.function.read_register32(register).unwrap(), before);
+        host.configure(ControllerConfiguration::new());
+        host.function.write_register32(register, before).unwrap();
+        host.configure(good_configuration());
+        assert!(host.status().rdy() && !host.status().cfs(), "register {register:#x}");
+    }
+}
+
+#[test]
 fn a_shutdown_completes_and_wants_a_reset_before_the_next_start() {
     let mut host = Host::new("");
     host.configure(good_configuration().with_shn(ControllerConfiguration::SHN_NORMAL));
