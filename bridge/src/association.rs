@@ -114,7 +114,11 @@ impl Association {
     /// Takes queue `qid` for a connection; `None` when it is taken. Dropping the claim frees it.
     pub(crate) fn claim_queue(self: &Arc<Self>, qid: u16) -> Option<QueueClaim> {
         let enabled = self.enabled.load(Ordering::Acquire);
-        self.queues().connected.insert(qid).then(|| QueueClaim { association: Arc::clone(self), qid, enabled })
+        self.queues().connected.insert(qid).then(|| QueueClaim {
+            association: Arc::clone(self),
+            qid,
+            enabled,
+        })
     }
 }
 

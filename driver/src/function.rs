@@ -63,6 +63,15 @@ pub trait Function: Send {
     /// [`FunctionError::OutOfBounds`] or [`FunctionError::Misaligned`] when no doorbell can be there.
     fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError>;
 
+    /// Lets the device do DMA. Called once the controller is known to be disabled: one that an earlier owner left
+    /// enabled would go on with that owner's queues, whose addresses name other memory now.
+    ///
+    /// # Errors
+    /// [`FunctionError::Io`] when the kernel refuses.
+    fn allow_dma(&self) -> Result<(), FunctionError> {
+        Ok(())
+    }
+
     /// What makes the device work on queue pair `qid` (0: the admin queue), or `None` when the device runs by
     /// itself, as hardware does.
     fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>>;

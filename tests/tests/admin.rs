@@ -620,7 +620,9 @@ fn a_connect_that_is_wrong_is_refused_with_the_parameter_at_fault() {
     assert!(admin.set_number_of_queues(2).is_err());
     drop(first);
     // Fewer queues are asked for than there could be.
-    gangway_tests::eventually("the queue is gone", || admin.set_number_of_queues(2).is_ok_and(|granted| granted == 2));
+    gangway_tests::eventually("the queue is gone", || {
+        admin.set_number_of_queues(2).is_ok_and(|granted| granted == 2)
+    });
     assert_eq!(
         refusal(&target, &connect(3, 32, own, &subsystem(0), &host)),
         (invalid, QID),

@@ -11,7 +11,7 @@ use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, ReactorConfig, Targ
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
-use gangway_driver::emulated::EmulatedFunction;
+use gangway_driver::emulated::{Backing, EmulatedFunction};
 use gangway_driver::function::Function;
 use gangway_driver::vfio::VfioFunction;
 use gangway_spec::fabrics::Nqn;
@@ -67,7 +67,10 @@ pub(crate) struct Serve {
 impl Serve {
     /// Serves until a signal.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        let checked = self.check_names().and_then(|()| Ok((self.access()?, self.reactors()?)));
+        let checked = self
+            .check_names()
+            .and_then(|()| self.check_devices())
+            .and_then(|()| Ok((self.access()?, self.reactors()?)));
         let (access, reactors) = match checked {
             Ok(checked) => checked,
             Err(problem) => {
@@ -109,6 +112,20 @@ impl Serve {
         } else {
             self.listen.clone()
         }
+    }
+
+    /// A drive that moves no data leaves in a buffer what the last command put there, which must not be another
+    /// drive's data: that of other hosts.
+    fn check_devices(&self) -> anyhow::Result<()> {
+        let is_null = |device: &&DeviceAddress| matches!(device, DeviceAddress::Emulated(config) if config.backing == Backing::Null);
+        let nulls = self.device.iter().filter(is_null).count();
+        if nulls > 0 && nulls < self.device.len() {
+            bail!(
+                "a drive that is `null` moves no data, so its reads could show what other drives hold: serve it in a \
+                 process of its own"
+            );
+        }
+        Ok(())
     }
 
     /// Who may connect. Beyond loopback nobody may unless the operator says who.
@@ -393,6 +410,17 @@ mod tests {
         assert!(
             with(&["nqn.2014-08.org.nvmexpress.discovery"]).unwrap_err().to_string().contains("discovery")
         );
+    }
+
+    #[test]
+    fn a_drive_that_moves_no_data_is_served_by_itself() {
+        let devices = |devices: &[&str]| {
+            let arguments: Vec<&str> = devices.iter().flat_map(|device| ["--device", device]).collect();
+            parse(&arguments).unwrap().check_devices()
+        };
+        assert!(devices(&["emulated:null", "emulated:null"]).is_ok());
+        assert!(devices(&["emulated", "emulated"]).is_ok());
+        assert!(devices(&["emulated", "emulated:null"]).unwrap_err().to_string().contains("null"));
     }
 
     #[test]

@@ -55,7 +55,9 @@ pub(super) async fn serve(
         }
         Ok(Ending::Closed) => Ok(()),
         Err(end) => {
-            tracing::info!(%host, cntlid, "host gone");
+            if association.export.is_some() {
+                tracing::info!(%host, cntlid, "host gone");
+            }
             Err((link, end))
         }
     }
@@ -158,7 +160,12 @@ async fn apply(effect: Effect, link: &mut Link, controller: &mut RemoteControlle
 }
 
 /// Drops the I/O queues of a controller, and ends its event requests.
-async fn stop(link: &mut Link, controller: &mut RemoteController, shared: &Arc<Shared>, association: &Association) {
+async fn stop(
+    link: &mut Link,
+    controller: &mut RemoteController,
+    shared: &Arc<Shared>,
+    association: &Association,
+) {
     association.set_enabled(false);
     shared.close_queues(association).await;
     for slot in controller.drain_events() {

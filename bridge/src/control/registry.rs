@@ -45,7 +45,8 @@ impl Registry {
         granted: u16,
     ) -> Result<Arc<Association>, ConnectError> {
         let mut state = self.state();
-        let alike = state.associations.values().filter(|other| other.export.is_some() == export.is_some()).count();
+        let alike =
+            state.associations.values().filter(|other| other.export.is_some() == export.is_some()).count();
         if alike >= if export.is_some() { MOST } else { MOST_DISCOVERY } {
             return Err(ConnectError::busy());
         }

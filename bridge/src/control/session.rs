@@ -34,7 +34,7 @@ pub(super) async fn serve(
 ) {
     let link = Link::new(stream);
     let mut permit = Some(permit);
-    match greet(link, &shared, &mut permit).await {
+    match greet(link, peer, &shared, &mut permit).await {
         Ok(()) => tracing::debug!(%peer, "connection handed over or ended in order"),
         Err((link, end)) => part(link, end, peer).await,
     }
@@ -59,6 +59,7 @@ async fn part(mut link: Link, end: LinkEnd, peer: SocketAddr) {
 
 async fn greet(
     mut link: Link,
+    peer: SocketAddr,
     shared: &Arc<Shared>,
     permit: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<(), (Link, LinkEnd)> {
@@ -81,6 +82,7 @@ async fn greet(
         let request = match ConnectRequest::parse(&arrived.entry, &arrived.data) {
             Ok(request) => request,
             Err(error) => {
+                tracing::info!(%peer, %error, "a Connect is refused");
                 refuse(&mut link, &arrived, &error);
                 continue;
             }
@@ -95,7 +97,10 @@ async fn greet(
                     link.respond(arrived.slot, &Reply { status: Status::SUCCESS, result });
                     return admin::serve(link, controller, shared).await;
                 }
-                Err(error) => refuse(&mut link, &arrived, &error),
+                Err(error) => {
+                    log_refusal(peer, &request, &error);
+                    refuse(&mut link, &arrived, &error);
+                }
             }
         } else {
             match admit_queue(&request, shared).await {
@@ -103,14 +108,21 @@ async fn greet(
                     hand_over(link, &arrived, &request, claim, shared);
                     return Ok(());
                 }
-                Err(error) => refuse(&mut link, &arrived, &error),
+                Err(error) => {
+                    log_refusal(peer, &request, &error);
+                    refuse(&mut link, &arrived, &error);
+                }
             }
         }
     }
 }
 
+fn log_refusal(peer: SocketAddr, request: &ConnectRequest, error: &ConnectError) {
+    let ConnectRequest { host, subsystem, qid, .. } = request;
+    tracing::info!(%peer, %host, %subsystem, qid, %error, "a Connect is refused");
+}
+
 fn refuse(link: &mut Link, arrived: &Arrived, error: &ConnectError) {
-    tracing::info!(%error, "a Connect is refused");
     link.respond(arrived.slot, &Reply { status: error.status, result: error.result() });
 }
 

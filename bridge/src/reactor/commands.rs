@@ -225,7 +225,8 @@ impl Engine {
         let Some(Command { admitted, .. }) = self.commands.get(index) else { return false };
         let Admitted { drive, direction, length, .. } = *admitted;
         let (way, length) = (Way::of(direction), length as usize);
-        let others_first = !first && self.drive(drive).is_some_and(|slot| !slot.waiting[way as usize].is_empty());
+        let others_first =
+            !first && self.drive(drive).is_some_and(|slot| !slot.waiting[way as usize].is_empty());
         if !others_first && self.may_have(drive, way, length) && self.take(index, drive, way, length) {
             return true;
         }
@@ -256,7 +257,8 @@ impl Engine {
     pub(super) fn provide_for_capsule(&mut self, index: usize) -> bool {
         let Some(Command { admitted, .. }) = self.commands.get(index) else { return false };
         let (drive, length) = (admitted.drive, admitted.length as usize);
-        let others_first = self.drive(drive).is_some_and(|slot| !slot.waiting[Way::ToDrive as usize].is_empty());
+        let others_first =
+            self.drive(drive).is_some_and(|slot| !slot.waiting[Way::ToDrive as usize].is_empty());
         if !others_first
             && self.may_have(drive, Way::ToDrive, length)
             && self.take(index, drive, Way::ToDrive, length)

@@ -259,7 +259,8 @@ impl Reactor {
         }
         let closing = self.connections.iter().any(|(_, connection)| connection.phase != Phase::Open);
         // Hosts that keep memory from others are looked at then.
-        let short = self.engine.is_short_of_memory(Way::ToDrive) || self.engine.is_short_of_memory(Way::FromDrive);
+        let short =
+            self.engine.is_short_of_memory(Way::ToDrive) || self.engine.is_short_of_memory(Way::FromDrive);
         let watched = closing || short || !self.starved.is_empty() || self.sockets.is_short_of_memory();
         watched.then(|| of(HOUSEKEEPING))
     }
@@ -332,11 +333,7 @@ impl Reactor {
     }
 
     /// Gives a connection what it works with. What it has to say is sent at the end of the turn.
-    fn on<T>(
-        &mut self,
-        key: usize,
-        step: impl FnOnce(&mut Connection, &mut Context<'_>) -> T,
-    ) -> Option<T> {
+    fn on<T>(&mut self, key: usize, step: impl FnOnce(&mut Connection, &mut Context<'_>) -> T) -> Option<T> {
         let connection = self.connections.get_mut(key)?;
         let view = self.exports.get(connection.export)?;
         let mut context = Context {

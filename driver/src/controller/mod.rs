@@ -76,6 +76,7 @@ impl Controller {
         let capabilities = registers.capabilities()?;
         let version = registers.version()?;
         registers.disable(capabilities)?;
+        function.allow_dma()?;
         let run = Run::new(Epoch::first());
         let mut controller = Controller {
             admin: admin_queue(&*function, run.clone(), capabilities, &options)?,

@@ -9,8 +9,9 @@
 //!
 //! - A device is opened only behind an IOMMU, and can reach only what the domain maps, in the direction it is
 //!   mapped.
-//! - Bus mastering is switched on by [`VfioFunction::open`] and off before anything is unmapped when it is
-//!   dropped: a function that is closed does no DMA, whatever state its controller was left in.
+//! - Bus mastering is switched on when the controller is known to be disabled, and off before anything is
+//!   unmapped: a function that is closed, or was just opened, does no DMA, whatever state its controller was
+//!   left in.
 //! - A device that is pulled out gives [`FunctionError::Gone`], never a signal.
 //!
 //! # What this does not do
@@ -72,7 +73,7 @@ pub struct VfioFunction {
 }
 
 impl VfioFunction {
-    /// Opens the function at `address`, which must be bound to vfio-pci, and lets it reach the memory of
+    /// Opens the function at `address`, which must be bound to vfio-pci, and prepares it to reach the memory of
     /// `domain`.
     ///
     /// The first function of a domain makes a VFIO container, later ones join it. Nothing is done to the
@@ -101,7 +102,6 @@ impl VfioFunction {
         config.set_command(MEMORY_SPACE, 0).map_err(request("switch its memory decoding on"))?;
         let bar0 = region(&device, address, VFIO_PCI_BAR0_REGION_INDEX)?;
         let bar = map_registers(&device, address, &bar0)?;
-        config.set_command(BUS_MASTER, 0).map_err(request("let it do DMA"))?;
         tracing::debug!(%address, group, bar0 = ?bar0, "opened");
         Ok(Self {
             name: format!("pci:{address}"),
@@ -169,6 +169,14 @@ impl Function for VfioFunction {
         self.check_offset("register", offset)?;
         self.bar.write32(offset, value).map_err(|error| self.refused(error, "write", offset))?;
         if self.bar.gone() { Err(self.gone()) } else { Ok(()) }
+    }
+
+    fn allow_dma(&self) -> Result<(), FunctionError> {
+        self.config.set_command(BUS_MASTER, 0).map_err(|source| FunctionError::Io {
+            function: self.name.clone(),
+            action: "switch bus mastering on".to_owned(),
+            source,
+        })
     }
 
     fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError> {
