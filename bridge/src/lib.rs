@@ -39,4 +39,4 @@ mod remote;
 pub use control::{Target, TargetConfig, TargetError};
 pub use drive::{Drive, DriveError, DriveInfo, DriveNamespace};
 pub use export::{Access, ExportConfig};
-pub use reactor::{ReactorConfig, ReactorError};
+pub use reactor::{Poll, ReactorConfig, ReactorError};

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::Args;
-use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, ReactorConfig, Target, TargetConfig};
+use clap::{Args, ValueEnum};
+use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, Poll, ReactorConfig, Target, TargetConfig};
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
@@ -62,6 +62,31 @@ pub(crate) struct Serve {
     /// CPUs to serve I/O on, such as `2` or `0,2-4`, one thread each [default: one CPU, the last that is allowed]
     #[arg(long, value_name = "LIST")]
     reactors: Option<String>,
+    /// What reactors do when there is nothing to do
+    #[arg(long, value_enum, default_value_t)]
+    poll: PollArg,
+}
+
+/// `--poll`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum PollArg {
+    /// Spin while the next command is expected soon, sleep otherwise
+    #[default]
+    Adaptive,
+    /// Never sleep: the lowest latency, and CPUs that are always busy
+    Always,
+    /// Never spin: the least CPU time
+    Never,
+}
+
+impl From<PollArg> for Poll {
+    fn from(argument: PollArg) -> Self {
+        match argument {
+            PollArg::Adaptive => Poll::Adaptive,
+            PollArg::Always => Poll::Always,
+            PollArg::Never => Poll::Never,
+        }
+    }
 }
 
 impl Serve {
@@ -201,7 +226,7 @@ impl Serve {
         }
         let lines: Vec<(String, Nqn)> =
             drives.iter().map(|(drive, config)| (describe(drive.info()), config.nqn.clone())).collect();
-        let config = TargetConfig { reactors, reactor: ReactorConfig::default(), listen: self.addresses() };
+        let config = TargetConfig { reactors, reactor: ReactorConfig { poll: self.poll.into(), ..ReactorConfig::default() }, listen: self.addresses() };
         let target = Target::start(config, &domain, drives).await?;
         let announced = self.announce(&lines, target.addresses());
         Ok(Started { target, announced })

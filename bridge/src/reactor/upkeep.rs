@@ -1,0 +1,81 @@
+//! What a reactor looks at now and then: time limits, hosts that hoard memory, and drains.
+
+use super::commands::Way;
+use super::connection::{Connection, Phase};
+use super::message::Scope;
+use super::{Drain, LINGER, Reactor};
+
+impl Reactor {
+    pub(super) fn keep_house(&mut self) {
+        self.housekeeping = self.now;
+        self.engine.check_deadlines(self.now);
+        let now = self.now;
+        let over = |connection: &Connection| match connection.phase {
+            Phase::Open => false,
+            Phase::Closing { since } => now.duration_since(since) > LINGER,
+        };
+        let ended: Vec<usize> =
+            self.connections.iter().filter(|(_, c)| over(c)).map(|(key, _)| key).collect();
+        for key in ended {
+            self.drop_connection(key);
+        }
+        self.end_hoarders();
+    }
+
+    /// Ends connections that keep memory which others wait for: their hosts neither send what they were asked for nor
+    /// receive what they asked for.
+    pub(super) fn end_hoarders(&mut self) {
+        let writes_wait = self.engine.is_short_of_memory(Way::ToDrive) || !self.starved.is_empty();
+        let reads_wait = self.engine.is_short_of_memory(Way::FromDrive);
+        let mut hoarders = Vec::new();
+        for (key, connection) in &mut self.connections {
+            let sent = self.sockets.sent(connection.socket);
+            let idle = connection.idle_for(sent, writes_wait, reads_wait, self.now);
+            if idle > self.host_timeout {
+                hoarders.push(key);
+            }
+        }
+        for key in hoarders {
+            let host = &self.connections[key].claim.association().connect.host;
+            tracing::warn!(%host, "an I/O connection is ended: its host lets others wait for memory");
+            self.drop_connection(key);
+        }
+    }
+
+    /// Answers the drains whose commands have all completed.
+    pub(super) fn check_drains(&mut self) {
+        let commands = &self.engine.commands;
+        let pending = |drain: &Drain| {
+            let commands_left = commands.iter().any(|(_, command)| {
+                let concerned = match drain.scope {
+                    Scope::Host { host, export, association } => {
+                        let left = command.association != association || command.connection.is_none();
+                        left && command.host == host && command.export == export
+                    }
+                    Scope::Export(export) => command.export == export,
+                };
+                concerned && command.sequence <= drain.before && command.is_on_its_way()
+            });
+            // What has arrived already, but waits for memory before it is looked at, comes from before the drain too.
+            let unread = |connection: &Connection| match drain.scope {
+                Scope::Host { host, export, association } => {
+                    let other = connection.claim.association();
+                    connection.starved
+                        && other.id != association
+                        && other.host() == host
+                        && connection.export == export
+                }
+                Scope::Export(_) => false,
+            };
+            commands_left || self.connections.iter().any(|(_, connection)| unread(connection))
+        };
+        let mut at = 0;
+        while let Some(drain) = self.drains.get(at) {
+            if pending(drain) && !drain.done.is_closed() {
+                at += 1;
+            } else {
+                let _ = self.drains.swap_remove(at).done.send(());
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What a reactor does with what its sockets and drives tell it.
+
+use gangway_driver::dma::CommandData;
+use gangway_driver::queue::Completion;
+use gangway_fabric::target::Reply;
+use gangway_spec::status::Status;
+
+use super::Reactor;
+use super::commands::{GivenUp, Way};
+use super::connection::{Connection, Context, End, Phase};
+use super::sockets::{Receive, SocketEvent};
+
+impl Reactor {
+    pub(super) fn handle_events(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            match event {
+                SocketEvent::Received { key, filling, bytes, result } => match self.connection_of(key) {
+                    Some(key) if result.is_ok() => {
+                        self.work(key, |connection, context| connection.received(filling, bytes, context));
+                    }
+                    found => {
+                        if let Some(filling) = filling {
+                            self.engine.release_buffer(filling.buffer);
+                        }
+                        if let Some(key) = found {
+                            self.drop_connection(key);
+                        }
+                    }
+                },
+                SocketEvent::Sent { key, mut batch, result } => match self.connection_of(key) {
+                    Some(key) => {
+                        self.connections[key].batch_sent(batch, &mut self.engine);
+                        self.unsettled.push(key);
+                        self.list_flush(key);
+                        if result.is_err() {
+                            self.drop_connection(key);
+                        } else if self.connections[key].congested {
+                            self.work(key, |connection, context| Ok(connection.next_receive(context)));
+                        }
+                    }
+                    None => batch.recycle(|buffer| self.engine.release_buffer(buffer)),
+                },
+                SocketEvent::HungUp { key } => {
+                    if let Some(key) = self.connection_of(key) {
+                        self.drop_connection(key);
+                    }
+                }
+            }
+        }
+        self.events = events;
+    }
+
+    pub(super) fn connection_of(&self, socket: usize) -> Option<usize> {
+        self.by_socket.get(socket).copied().filter(|key| self.connections.contains(*key))
+    }
+
+    /// Lets a connection work, and does what comes of it.
+    pub(super) fn work(
+        &mut self,
+        key: usize,
+        step: impl FnOnce(&mut Connection, &mut Context<'_>) -> Result<Option<Receive>, End>,
+    ) {
+        let Some(outcome) = self.on(key, step) else { return };
+        let connection = &mut self.connections[key];
+        match outcome {
+            Ok(Some(receive)) => self.sockets.start_receive(connection.socket, receive),
+            Ok(None) if connection.starved => self.starved.push_back(key),
+            Ok(None) => {}
+            Err(End::ByHost) => connection.phase = Phase::Closing { since: self.now },
+            Err(End::Protocol(fatal)) => {
+                tracing::warn!(host = %connection.claim.association().connect.host, %fatal, "an I/O connection is terminated");
+                connection.phase = Phase::Closing { since: self.now };
+                // What the host still sends is read and dropped: unread bytes would turn the close into a reset,
+                // which can overtake the termination request.
+                self.sockets.start_receive(connection.socket, Receive::Stream);
+            }
+        }
+    }
+
+    /// Gives a connection what it works with. What it has to say is sent at the end of the turn.
+    pub(super) fn on<T>(
+        &mut self,
+        key: usize,
+        step: impl FnOnce(&mut Connection, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let connection = self.connections.get_mut(key)?;
+        let view = self.exports.get(connection.export)?;
+        let mut context = Context {
+            engine: &mut self.engine,
+            view,
+            now: self.now,
+            key,
+            memory_limit: self.memory_limit,
+            may_share: self.memory.is_plentiful(),
+        };
+        let value = step(connection, &mut context);
+        self.list_flush(key);
+        Some(value)
+    }
+
+    pub(super) fn list_flush(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        if !connection.flush_listed {
+            connection.flush_listed = true;
+            self.to_flush.push(key);
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        let mut keys = std::mem::take(&mut self.to_flush);
+        for key in keys.drain(..) {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            connection.flush_listed = false;
+            if let Some(batch) = connection.take_batch() {
+                self.sockets.start_send(connection.socket, batch);
+            } else if connection.phase != Phase::Open && connection.is_flushed() {
+                self.sockets.finish(connection.socket);
+            }
+        }
+        self.to_flush = keys;
+    }
+
+    pub(super) fn pump(&mut self) {
+        self.engine.pump(self.now, &mut self.given_up);
+        while let Some(GivenUp { command, status }) = self.given_up.pop() {
+            self.answer(command, status);
+        }
+    }
+
+    /// Answers a command that is not with a drive.
+    pub(super) fn answer(&mut self, command: usize, status: Status) {
+        match self.engine.commands.get(command).and_then(|command| command.connection) {
+            Some(key) => {
+                self.connections[key].give_up(command, status, &mut self.engine);
+                self.list_flush(key);
+            }
+            None => self.engine.forget(command),
+        }
+    }
+
+    pub(super) fn handle_completions(&mut self) {
+        let mut completions = std::mem::take(&mut self.engine.completions);
+        for Completion { user, entry, data } in completions.drain(..) {
+            // CRD points at the drive's own retry delays, which Identify does not show.
+            let status = entry.status().with_crd(0);
+            self.complete(user, data, &Reply { status, result: entry.result() });
+        }
+        self.engine.completions = completions;
+    }
+
+    pub(super) fn complete(&mut self, user: u64, data: CommandData, reply: &Reply) {
+        let Some(command) = self.engine.remove(user as usize) else {
+            self.engine.release(data);
+            return;
+        };
+        match command.connection {
+            Some(key) => {
+                self.connections[key].completed(command, data, reply, &mut self.engine);
+                self.unsettled.push(key);
+                self.list_flush(key);
+            }
+            // Its host is gone. The drive is done with the buffer only now.
+            None => self.engine.release(data),
+        }
+    }
+
+    /// Gives buffers that became free to those who wait for them, in order of arrival for each drive.
+    pub(super) fn feed_the_waiting(&mut self) {
+        for way in [Way::FromDrive, Way::ToDrive] {
+            while self.engine.is_short_of_memory(way)
+                && let Some(index) = self.engine.next_fed(way)
+            {
+                let Some(key) = self.engine.commands.get(index).and_then(|command| command.connection) else {
+                    continue;
+                };
+                self.on(key, |connection, context| connection.with_memory(index, true, context));
+            }
+        }
+        let mut unsettled = std::mem::take(&mut self.unsettled);
+        for key in unsettled.drain(..) {
+            if self.connections.get(key).is_some_and(Connection::holds_commands) {
+                self.on(key, Connection::settle);
+            }
+        }
+        self.unsettled = unsettled;
+        for _ in 0..self.starved.len() {
+            let Some(key) = self.starved.pop_front() else { break };
+            if self.connections.get(key).is_some_and(|connection| connection.starved) {
+                self.work(key, |connection, context| connection.resume(context));
+            }
+        }
+    }
+
+    pub(super) fn drop_connection(&mut self, key: usize) {
+        let Some(mut connection) = self.connections.try_remove(key) else { return };
+        let (receive, batch) = self.sockets.remove(connection.socket);
+        connection.dissolve(receive, batch, &mut self.engine);
+        self.engine.remove_depth(connection.depth());
+        self.by_socket[connection.socket] = usize::MAX;
+        self.to_flush.retain(|listed| *listed != key);
+        self.starved.retain(|listed| *listed != key);
+    }
+}
