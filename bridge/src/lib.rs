@@ -17,13 +17,14 @@
 //!   association, has left the drive.
 //! - A connection has a part of its reactor's memory at most, and loses it when its host does nothing with it while
 //!   others wait.
+//! - Data whose digest is wrong never reaches a drive, and costs its command only.
 //! - A malformed PDU costs its connection, a drive that dies costs its namespaces, and neither costs anything else.
 //!
 //! # What this does not do yet
 //!
 //! - Only commands that look at the drive are forwarded from the admin queue; there is no way to open others.
 //! - Abort answers that the command was not aborted; asynchronous events of the drive are not forwarded.
-//! - Reservations, header and data digests, TLS and in-band authentication.
+//! - Reservations, TLS and in-band authentication.
 //! - Namespaces with metadata in a separate buffer, and command sets other than NVM, are left out of an export.
 
 #![forbid(unsafe_code)]

@@ -7,13 +7,15 @@
 //!   itself.
 //!
 //! Payload never travels through the protocol code: a connection consumes the bytes of headers and says where the
-//! bytes behind them belong; the caller, which knows the buffers, puts them there and reports how many.
+//! bytes behind them belong; the caller, which knows the buffers, puts them there and shows them to the connection,
+//! which looks at them only when there are data digests to compute.
 //!
 //! The section numbers are those of the "NVM Express TCP Transport Specification", revision 1.0, unless another
 //! document is named.
 #![forbid(unsafe_code)]
 
 pub mod connect;
+mod digest;
 pub mod discovery;
 pub mod events;
 pub mod host;

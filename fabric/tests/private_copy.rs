@@ -28,7 +28,10 @@ fn receive(connection: &mut Connection, bytes: &[u8]) -> Option<Event> {
 #[test]
 fn a_command_changed_in_memory_after_it_was_checked_is_executed_as_it_was_checked() {
     let mut connection = Connection::new(Config { in_capsule_data: 8192, max_h2c_data: 1 << 20 });
-    assert_eq!(receive(&mut connection, IcReq::new(0, DigestFlags::empty(), 0).as_bytes()), Some(Event::Initialized));
+    assert_eq!(
+        receive(&mut connection, IcReq::new(0, DigestFlags::empty(), 0).as_bytes()),
+        Some(Event::Initialized)
+    );
     let mut connect = SubmissionQueueEntry::from(ConnectCommand::new(1, 32));
     assert_eq!(connect.fctype(), fctype::CONNECT);
     connect.cid.set(1);

@@ -1,10 +1,11 @@
 //! Both ends against each other, in memory: commands with and without data, streams split at random, answers in
-//! random order. What arrives is compared with what was asked for.
+//! random order, data that is damaged on its way. What arrives is compared with what was asked for.
 #![allow(clippy::unwrap_used)] // The helpers of a test fail by panicking, too.
 
 use std::collections::{HashMap, VecDeque};
 
 use gangway_fabric::host::{self, Data, Tag};
+use gangway_fabric::pdu::DigestFlags;
 use gangway_fabric::target::{self, CapsuleData, Reply, Slot};
 use gangway_spec::fabrics::fctype;
 use gangway_spec::{Status, SubmissionQueueEntry, opcode};
@@ -25,6 +26,7 @@ enum Task {
 #[derive(Clone, Debug)]
 struct Setting {
     hpda: u8,
+    digests: DigestFlags,
     flow_control: bool,
     in_capsule: u32,
     /// For Connect: in its capsule, or by R2T.
@@ -46,6 +48,19 @@ impl Random {
 /// The data of command `number`.
 fn pattern(number: u32, len: u32) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251 + number * 13) as u8).collect()
+}
+
+/// Whether a byte of the data of command `number` changes on its way, which only digests can tell.
+fn is_damaged(setting: &Setting, number: u32) -> bool {
+    setting.digests.contains(DigestFlags::DATA) && number % 5 == 4
+}
+
+/// Appends `data`, damaged if `damaged`.
+fn send(data: &[u8], damaged: bool, out: &mut Vec<u8>) {
+    out.extend(data);
+    if let Some(last) = out.last_mut().filter(|_| damaged) {
+        *last ^= 0x10;
+    }
 }
 
 /// The result that command `number` has, so that some completions cannot be replaced by SUCCESS.
@@ -72,7 +87,7 @@ impl Controller {
                     let n = bytes.len().min(remaining as usize);
                     self.commands.get_mut(&slot).unwrap().1[offset as usize..][..n]
                         .copy_from_slice(&bytes[..n]);
-                    (n, self.connection.placed(n as u32))
+                    (n, self.connection.placed(&bytes[..n]))
                 }
                 other => panic!("a good host made the controller want {other:?}"),
             };
@@ -80,7 +95,11 @@ impl Controller {
             match event {
                 None | Some(target::Event::Initialized) => {}
                 Some(target::Event::Command { slot, entry, data }) => self.command(slot, entry, data),
-                Some(target::Event::DataComplete { slot }) => self.ready.push(slot),
+                Some(target::Event::DataComplete { slot, intact }) => {
+                    let number = self.commands[&slot].0.cdw10.get();
+                    assert_eq!(intact, !is_damaged(&self.setting, number), "command {number}");
+                    self.ready.push(slot);
+                }
                 Some(other) => panic!("a good host caused {other:?}"),
             }
         }
@@ -117,18 +136,19 @@ impl Controller {
                 self.connection.establish(qid, QUEUE_SIZE, flow_control);
                 reply.result = 1;
             }
+            opcode::nvm::WRITE if is_damaged(&self.setting, number) => {
+                reply.status = Status::TRANSIENT_TRANSPORT_ERROR;
+            }
             opcode::nvm::WRITE => assert!(self.writes.insert(number, data).is_none()),
             opcode::nvm::READ if entry.cdw11.get() == 1 => {
                 reply.status = Status::UNRECOVERED_READ_ERROR.with_dnr();
             }
             opcode::nvm::READ => {
-                let len = data.len() as u32;
-                let ended = self.connection.data_header(slot, len, &reply, &mut self.out);
-                self.out.extend(pattern(number, len));
-                assert_eq!(ended, !self.setting.flow_control && reply.result == 0);
-                if ended {
-                    return;
-                }
+                let data = pattern(number, data.len() as u32);
+                let end = self.connection.data_header(slot, &data, &reply, &mut self.out);
+                assert_eq!(end.has_response(), self.setting.flow_control || reply.result != 0);
+                send(&data, is_damaged(&self.setting, number), &mut self.out);
+                return self.connection.data_end(end, &mut self.out);
             }
             _ => {}
         }
@@ -142,6 +162,7 @@ struct Host {
     out: Vec<u8>,
     commands: HashMap<Tag, (Option<Task>, u32, Vec<u8>)>,
     completed: usize,
+    setting: Setting,
 }
 
 impl Host {
@@ -163,7 +184,8 @@ impl Host {
         }
         let submitted = self.connection.submit(&entry, data, &mut self.out).unwrap();
         if submitted.in_capsule {
-            self.out.extend(&bytes);
+            send(&bytes, is_damaged(&self.setting, number), &mut self.out);
+            self.connection.data_end(&bytes, &mut self.out);
         }
         assert!(self.commands.insert(submitted.tag, (task, number, bytes)).is_none());
     }
@@ -176,7 +198,7 @@ impl Host {
                     let n = bytes.len().min(remaining as usize);
                     self.commands.get_mut(&tag).unwrap().2[offset as usize..][..n]
                         .copy_from_slice(&bytes[..n]);
-                    (n, self.connection.placed(n as u32))
+                    (n, self.connection.placed(&bytes[..n]))
                 }
                 other => panic!("a good controller made the host want {other:?}"),
             };
@@ -184,24 +206,37 @@ impl Host {
             match event {
                 None | Some(host::Event::Initialized { .. }) => {}
                 Some(host::Event::DataRequested(mut transfer)) => {
-                    let data = &self.commands[&transfer.tag()].2;
+                    let (_, number, data) = &self.commands[&transfer.tag()];
                     while transfer.remaining() > 0 {
+                        // The first of several PDUs is the one that is damaged.
+                        let damaged =
+                            is_damaged(&self.setting, *number) && transfer.remaining() == data.len() as u32;
                         let range = self.connection.data_header(&mut transfer, &mut self.out);
-                        self.out.extend(&data[range]);
+                        send(&data[range.clone()], damaged, &mut self.out);
+                        self.connection.data_end(&data[range], &mut self.out);
                     }
                 }
                 Some(host::Event::Response { tag, entry, received }) => {
                     let (task, number, data) = self.commands.remove(&tag).unwrap();
                     self.connection.release(tag);
                     self.completed += 1;
+                    let damaged = is_damaged(&self.setting, number);
                     let (status, result, len) = match task {
+                        Some(Task::Write(_)) if damaged => {
+                            (Status::TRANSIENT_TRANSPORT_ERROR, result(number), 0)
+                        }
+                        Some(Task::Read(len)) if damaged => {
+                            (Status::TRANSIENT_TRANSPORT_ERROR, result(number), len)
+                        }
                         None => (Status::SUCCESS, 1, 0),
                         Some(Task::Fail(_)) => (Status::UNRECOVERED_READ_ERROR.with_dnr(), result(number), 0),
                         Some(Task::Read(len)) => (Status::SUCCESS, result(number), len),
                         Some(_) => (Status::SUCCESS, result(number), 0),
                     };
                     assert_eq!((entry.status(), entry.result(), received), (status, result, len));
-                    if let Some(Task::Read(len)) = task {
+                    if let Some(Task::Read(len)) = task
+                        && !damaged
+                    {
                         assert_eq!(data, pattern(number, len));
                     }
                 }
@@ -233,6 +268,7 @@ fn run(setting: &Setting, tasks: &[Task], seed: u64) {
     let mut host = Host {
         connection: host::Connection::new(host::Config {
             hpda: setting.hpda,
+            digests: setting.digests,
             queue_size: QUEUE_SIZE,
             flow_control: setting.flow_control,
             in_capsule: setting.in_capsule,
@@ -241,6 +277,7 @@ fn run(setting: &Setting, tasks: &[Task], seed: u64) {
         out: Vec::new(),
         commands: HashMap::new(),
         completed: 0,
+        setting: setting.clone(),
     };
     let (mut to_controller, mut to_host) = (VecDeque::new(), VecDeque::new());
     let mut next = 0;
@@ -271,7 +308,10 @@ fn run(setting: &Setting, tasks: &[Task], seed: u64) {
     assert_eq!(controller.connection.commands_outstanding(), 0);
     assert_eq!(host.connection.in_use(), 0);
     for (number, task) in (1..).zip(tasks) {
-        let written = if let Task::Write(len) = task { Some(pattern(number, *len)) } else { None };
+        let written = match task {
+            Task::Write(len) if !is_damaged(setting, number) => Some(pattern(number, *len)),
+            _ => None,
+        };
         assert_eq!(controller.writes.get(&number), written.as_ref(), "command {number}");
     }
 }
@@ -289,19 +329,15 @@ fn task() -> impl Strategy<Value = Task> {
 fn setting() -> impl Strategy<Value = Setting> {
     (
         prop_oneof![Just(0_u8), 0..=31_u8],
+        (0..4_u8).prop_map(DigestFlags::from_bits_retain),
         any::<bool>(),
         prop::sample::select(vec![0_u32, 4096, 8192, 16_384]),
         prop::sample::select(vec![0_u32, 8192]),
         prop::sample::select(vec![4096_u32, 8192, 131_072]),
         1..3_u16,
     )
-        .prop_map(|(hpda, flow_control, in_capsule, fabrics_in_capsule, max_h2c_data, qid)| Setting {
-            hpda,
-            flow_control,
-            in_capsule,
-            fabrics_in_capsule,
-            max_h2c_data,
-            qid,
+        .prop_map(|(hpda, digests, flow_control, in_capsule, fabrics_in_capsule, max_h2c_data, qid)| {
+            Setting { hpda, digests, flow_control, in_capsule, fabrics_in_capsule, max_h2c_data, qid }
         })
 }
 

@@ -120,6 +120,11 @@ impl TestTarget {
         drop(self);
     }
 
+    /// Lets the target shut down without waiting for it. It takes long when a drive completes nothing.
+    pub fn abandon(self) {
+        std::thread::spawn(move || drop(self));
+    }
+
     /// Connects a host by its number and enables its controller.
     ///
     /// # Panics

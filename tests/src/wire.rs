@@ -10,6 +10,7 @@ use gangway_fabric::term::FatalErrorStatus;
 use gangway_spec::fabrics::{ConnectCommand, ConnectData, Nqn, PropertyGet, PropertySet};
 use gangway_spec::registers::{self, ControllerConfiguration, ControllerStatus};
 use gangway_spec::{CompletionQueueEntry, SglDescriptor, Status, SubmissionQueueEntry};
+use socket2::SockRef;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// How long the target may take for anything.
@@ -40,6 +41,15 @@ impl Wire {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
         Self { stream }
+    }
+
+    /// Sets the size of the kernel's receive buffer, in bytes: what the target can say before this side reads. Without
+    /// it the kernel takes tens of megabytes on some machines.
+    ///
+    /// # Panics
+    /// When the socket's options cannot be set.
+    pub fn set_receive_buffer(&self, bytes: usize) {
+        SockRef::from(&self.stream).set_recv_buffer_size(bytes).expect("a socket option");
     }
 
     /// Connects and has the connection initialized.
@@ -224,6 +234,15 @@ impl Wire {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 }
+
+/// A command that is refused at once, with [`REFUSAL`]. When its response is there, the target has taken everything
+/// before it.
+pub fn refused() -> Vec<u8> {
+    capsule(crate::command(0x0d, 0, 1), &[])
+}
+
+/// The status of [`refused`].
+pub const REFUSAL: Status = Status::INVALID_OPCODE.with_dnr();
 
 /// A command capsule with `data` in it.
 pub fn capsule(mut entry: SubmissionQueueEntry, data: &[u8]) -> Vec<u8> {

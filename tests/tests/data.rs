@@ -99,6 +99,26 @@ fn data_survives_every_way_a_host_can_ask_for_it() {
 }
 
 #[test]
+fn data_with_digests_survives_every_way_a_host_can_ask_for_it() {
+    for (header_digest, data_digest) in [(true, false), (false, true), (true, true)] {
+        for (flow_control, in_capsule, hpda) in
+            [(true, true, 0), (false, true, 31), (true, false, 7), (false, false, 0)]
+        {
+            let digests = Options { header_digest, data_digest, ..Options::default() };
+            let options = Options { flow_control, in_capsule, hpda, ..digests };
+            every_size_and_alignment(&options, Setup::default());
+        }
+    }
+}
+
+#[test]
+fn every_size_up_to_mdts_with_digests_reads_back_as_written_with_512_byte_blocks() {
+    let drive = EmulatedConfig { size: 64 << 20, block: 512, ..EmulatedConfig::default() };
+    let options = Options { header_digest: true, data_digest: true, ..Options::default() };
+    every_size_and_alignment(&options, Setup { drives: vec![drive], ..Setup::default() });
+}
+
+#[test]
 fn four_connections_with_128_commands_each_read_what_they_wrote() {
     let target = TestTarget::with(Setup { reactors: 2, ..Setup::default() });
     let mut admin = target.host_with(1, 0, &Options { queue_size: 129, ..Options::default() });

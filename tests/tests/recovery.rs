@@ -11,7 +11,7 @@ use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
 use gangway_spec::Status;
 use gangway_spec::log::lid;
 use gangway_spec::opcode::nvm;
-use gangway_tests::wire::{Wire, by_transport, capsule, connect, h2c_data};
+use gangway_tests::wire::{REFUSAL, Wire, by_transport, capsule, connect, h2c_data, refused};
 use gangway_tests::{
     Bystander, Setup, TestTarget, command, eventually, identity, pattern, subsystem, use_all_memory,
 };
@@ -38,13 +38,9 @@ fn slow(latency: Duration) -> TestTarget {
     TestTarget::with(Setup { drives: vec![drive], reactors: 2, ..Setup::default() })
 }
 
-/// A command that is refused at once. When its response is there, everything before it is with the drive.
-fn refused() -> Vec<u8> {
-    capsule(command(0x0d, 0, 1), &[])
-}
-
+/// Returns when everything that was sent is with the drive.
 fn assert_taken(wire: &mut Wire) {
-    assert_eq!(wire.status(&refused()), Status::INVALID_OPCODE.with_dnr());
+    assert_eq!(wire.status(&refused()), REFUSAL);
 }
 
 /// Writes of pattern `round` to all blocks of the test, which the drive has when this returns, and has not finished.

@@ -2,6 +2,7 @@
 
 mod bind;
 mod binding;
+mod cpus;
 mod exit;
 #[cfg(test)]
 mod fake;

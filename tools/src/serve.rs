@@ -17,6 +17,7 @@ use gangway_driver::vfio::VfioFunction;
 use gangway_spec::fabrics::Nqn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cpus::{self, CpuList};
 use crate::exit::Exit;
 use crate::output;
 
@@ -61,7 +62,7 @@ pub(crate) struct Serve {
     read_only: bool,
     /// CPUs to serve I/O on, such as `2` or `0,2-4`, one thread each [default: one CPU, the last that is allowed]
     #[arg(long, value_name = "LIST")]
-    reactors: Option<String>,
+    reactors: Option<CpuList>,
     /// What reactors do when there is nothing to do
     #[arg(long, value_enum, default_value_t)]
     poll: PollArg,
@@ -170,18 +171,14 @@ impl Serve {
     }
 
     fn reactors(&self) -> anyhow::Result<Vec<usize>> {
-        let allowed = allowed_cpus()?;
-        let Some(list) = &self.reactors else {
-            return Ok(allowed.last().copied().into_iter().collect());
+        let allowed = cpus::allowed()?;
+        let Some(CpuList(wanted)) = &self.reactors else {
+            return Ok(allowed.0.last().copied().into_iter().collect());
         };
-        let wanted = cpu_list(list).with_context(|| format!("--reactors {list}"))?;
-        if let Some(missing) = wanted.iter().find(|cpu| !allowed.contains(cpu)) {
-            bail!(
-                "--reactors {list}: this process may not run on CPU {missing}; it may on {}",
-                ranges(&allowed)
-            );
+        if let Some(missing) = wanted.iter().find(|cpu| !allowed.0.contains(cpu)) {
+            bail!("--reactors: this process may not run on CPU {missing}; it may on {allowed}");
         }
-        Ok(wanted)
+        Ok(wanted.clone())
     }
 
     async fn serve(&self, access: Access, reactors: Vec<usize>) -> anyhow::Result<Exit> {
@@ -226,7 +223,11 @@ impl Serve {
         }
         let lines: Vec<(String, Nqn)> =
             drives.iter().map(|(drive, config)| (describe(drive.info()), config.nqn.clone())).collect();
-        let config = TargetConfig { reactors, reactor: ReactorConfig { poll: self.poll.into(), ..ReactorConfig::default() }, listen: self.addresses() };
+        let config = TargetConfig {
+            reactors,
+            reactor: ReactorConfig { poll: self.poll.into(), ..ReactorConfig::default() },
+            listen: self.addresses(),
+        };
         let target = Target::start(config, &domain, drives).await?;
         let announced = self.announce(&lines, target.addresses());
         Ok(Started { target, announced })
@@ -342,42 +343,6 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
-    let set = rustix::thread::sched_getaffinity(None).context("cannot ask which CPUs may be used")?;
-    Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
-}
-
-/// Parses `0,2-4`.
-fn cpu_list(text: &str) -> anyhow::Result<Vec<usize>> {
-    let mut cpus = BTreeSet::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| {
-            text.trim()
-                .parse::<usize>()
-                .with_context(|| format!("`{part}` is no CPU and no range such as 0-3"))
-        };
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last || last >= rustix::thread::CpuSet::MAX_CPU {
-            bail!("`{part}` is no range of CPUs");
-        }
-        cpus.extend(first..=last);
-    }
-    Ok(cpus.into_iter().collect())
-}
-
-fn ranges(cpus: &[usize]) -> String {
-    let mut text: Vec<String> = Vec::new();
-    let mut rest = cpus;
-    while let Some((&first, _)) = rest.split_first() {
-        let length = rest.iter().enumerate().take_while(|(at, cpu)| **cpu == first + at).count();
-        let last = first + length - 1;
-        text.push(if first == last { first.to_string() } else { format!("{first}-{last}") });
-        rest = &rest[length..];
-    }
-    text.join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -446,16 +411,6 @@ mod tests {
         assert!(devices(&["emulated:null", "emulated:null"]).is_ok());
         assert!(devices(&["emulated", "emulated"]).is_ok());
         assert!(devices(&["emulated", "emulated:null"]).unwrap_err().to_string().contains("null"));
-    }
-
-    #[test]
-    fn lists_of_cpus_are_read_and_written() {
-        assert_eq!(cpu_list("0").unwrap(), [0]);
-        assert_eq!(cpu_list("0,2-4").unwrap(), [0, 2, 3, 4]);
-        for wrong in ["", "a", "3-1", "-1", "1-", "0-99999999"] {
-            assert!(cpu_list(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(ranges(&[0, 2, 3, 4, 9]), "0,2-4,9");
     }
 
     #[test]

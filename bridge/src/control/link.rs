@@ -120,10 +120,9 @@ impl Link {
                 Want::Payload { slot, offset, remaining } => {
                     let (start, end) = (offset as usize, (offset + remaining) as usize);
                     let Some(pending) = self.pending.get_mut(&slot) else { return Err(LinkEnd::Closed) };
-                    let Some(count) = read(&self.stream, &mut pending.data[start..end])? else {
-                        return Ok(None);
-                    };
-                    self.fabric.placed(count as u32)
+                    let place = &mut pending.data[start..end];
+                    let Some(count) = read(&self.stream, place)? else { return Ok(None) };
+                    self.fabric.placed(&place[..count])
                 }
                 Want::Discard { remaining } => {
                     let mut bytes = [0; 4096];
@@ -154,10 +153,15 @@ impl Link {
                 self.respond(slot, &Reply::status(status));
                 Ok(None)
             }
-            Event::DataComplete { slot } => Ok(self
+            Event::DataComplete { slot, intact: true } => Ok(self
                 .pending
                 .remove(&slot)
                 .map(|Pending { entry, data }| Arrived { slot, entry, declared: data.len() as u32, data })),
+            Event::DataComplete { slot, intact: false } => {
+                self.pending.remove(&slot);
+                self.respond(slot, &Reply::status(Status::TRANSIENT_TRANSPORT_ERROR));
+                Ok(None)
+            }
             Event::HostTerminated { fes, fei } => Err(LinkEnd::ByHost { fes, fei }),
         }
     }
@@ -193,11 +197,9 @@ impl Link {
         if data.is_empty() {
             return self.respond(slot, reply);
         }
-        let done = self.fabric.data_header(slot, data.len() as u32, reply, &mut self.out);
+        let end = self.fabric.data_header(slot, data, reply, &mut self.out);
         self.out.extend_from_slice(data);
-        if !done {
-            self.respond(slot, reply);
-        }
+        self.fabric.data_end(end, &mut self.out);
     }
 
     /// Sends all that is to be sent, then says that nothing follows. Used for last words.

@@ -35,10 +35,10 @@ pub(crate) struct SendBatch {
 
 impl SendBatch {
     /// A batch with room for `replies` replies without allocating: each a C2HData header, padded as far as a host can
-    /// ask for, and a response.
+    /// ask for, the digest behind the data, and a response with its own.
     pub(crate) fn with_room(replies: usize) -> Self {
         Self {
-            headers: Vec::with_capacity(replies * (128 + 24) + 128),
+            headers: Vec::with_capacity(replies * (128 + 4 + 28) + 128),
             parts: Vec::with_capacity(replies * 2 + 2),
             next: 0,
             offset: 0,

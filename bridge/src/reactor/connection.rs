@@ -1,20 +1,23 @@
 //! One I/O queue's connection on a reactor: bytes become commands, completions become replies.
 
+mod intake;
+
 use std::time::{Duration, Instant};
 
-use gangway_driver::dma::{CommandData, DmaSlice};
-use gangway_fabric::target::{self, CapsuleData, Event, Reply, Slot, Want};
+use gangway_driver::dma::CommandData;
+use gangway_fabric::target::{self, CapsuleData, Event, Reply, Slot};
 use gangway_fabric::term::Fatal;
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::fabrics::fctype;
 use gangway_spec::opcode::admin;
 use gangway_spec::status::Status;
 
+use self::intake::Arrived;
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
 use super::commands::{Command, Engine, GivenUp, Stage};
 use super::message::LoadShare;
-use super::sockets::{Filling, Receive};
+use super::sockets::Receive;
 use crate::admission::{Admitted, ExportView};
 use crate::association::QueueClaim;
 
@@ -48,7 +51,7 @@ pub(super) struct Connection {
     spare: Option<Box<SendBatch>>,
     pub(super) phase: Phase,
     /// Received bytes that could not be taken yet for want of a buffer.
-    stash: Option<(DmaSlice, usize)>,
+    stash: Option<Arrived>,
     /// Waits for a buffer for in-capsule data; nothing is received meanwhile.
     pub(super) starved: bool,
     /// Too many answers wait to leave; nothing is received until some have.
@@ -149,143 +152,6 @@ impl Connection {
         self.out.is_empty() && self.spare.is_some()
     }
 
-    /// Takes received bytes. Returns where the next ones go, or `None` while none may be received.
-    pub(super) fn received(
-        &mut self,
-        filling: Option<Filling>,
-        bytes: Option<DmaSlice>,
-        context: &mut Context<'_>,
-    ) -> Result<Option<Receive>, End> {
-        if self.phase != Phase::Open {
-            if let Some(filling) = filling {
-                context.engine.release_buffer(filling.buffer);
-            }
-            return Ok(Some(Receive::Stream));
-        }
-        self.claim.association().note_activity();
-        if let Some(filling) = filling {
-            self.filled(filling, context)?;
-        }
-        match bytes {
-            Some(bytes) => self.consume(bytes, 0, context)?,
-            None => self.settle(context),
-        }
-        Ok(self.next_receive(context))
-    }
-
-    /// Tries again after buffers became free.
-    pub(super) fn resume(&mut self, context: &mut Context<'_>) -> Result<Option<Receive>, End> {
-        self.starved = false;
-        if let Some((bytes, at)) = self.stash.take() {
-            self.consume(bytes, at, context)?;
-        }
-        Ok(self.next_receive(context))
-    }
-
-    fn filled(&mut self, filling: Filling, context: &mut Context<'_>) -> Result<(), End> {
-        let Want::Payload { slot, offset, .. } = self.fabric.want() else {
-            context.engine.release_buffer(filling.buffer);
-            return Ok(());
-        };
-        let placed = filling.filled - offset as usize;
-        if let Some(command) = self.command_of(slot, context.engine) {
-            command.data = CommandData::Buffer(filling.buffer);
-        } else {
-            context.engine.release_buffer(filling.buffer);
-        }
-        self.place(placed as u32, context)
-    }
-
-    fn command_of<'e>(&self, slot: Slot, engine: &'e mut Engine) -> Option<&'e mut Command> {
-        engine.commands.get_mut(*self.slots.get(usize::from(slot))?)
-    }
-
-    fn place(&mut self, count: u32, context: &mut Context<'_>) -> Result<(), End> {
-        self.placed += u64::from(count);
-        match self.fabric.placed(count) {
-            Some(event) => self.happened(event, context),
-            None => Ok(()),
-        }
-    }
-
-    /// Works through `bytes` from `at` on.
-    fn consume(&mut self, bytes: DmaSlice, mut at: usize, context: &mut Context<'_>) -> Result<(), End> {
-        while at < bytes.len() && self.phase == Phase::Open {
-            let available = bytes.len() - at;
-            match self.fabric.want() {
-                Want::Header { .. } => {
-                    let (fabric, out) = (&mut self.fabric, &mut self.out);
-                    match out.headers(|out| fabric.receive(&bytes[at..], out)) {
-                        Ok((taken, event)) => {
-                            at += taken;
-                            if let Some(event) = event {
-                                self.happened(event, context)?;
-                            }
-                        }
-                        Err(fatal) => return Err(self.terminate(fatal)),
-                    }
-                }
-                Want::Discard { remaining } => {
-                    let count = available.min(remaining as usize);
-                    at += count;
-                    if let Some(event) = self.fabric.discarded(count as u32) {
-                        self.happened(event, context)?;
-                    }
-                }
-                Want::Payload { slot, offset, remaining } => {
-                    let count = available.min(remaining as usize);
-                    let whole = offset == 0 && count == remaining as usize;
-                    if !self.store(slot, offset as usize, &bytes, at, count, whole, context) {
-                        self.stash = Some((bytes, at));
-                        self.starved = true;
-                        return Ok(());
-                    }
-                    at += count;
-                    self.place(count as u32, context)?;
-                }
-                Want::Nothing => return Ok(()),
-            }
-        }
-        self.settle(context);
-        Ok(())
-    }
-
-    /// Puts `count` received bytes into the command in `slot`. False when a buffer is needed and none is free.
-    #[allow(clippy::too_many_arguments)]
-    fn store(
-        &mut self,
-        slot: Slot,
-        offset: usize,
-        bytes: &DmaSlice,
-        at: usize,
-        count: usize,
-        whole: bool,
-        context: &mut Context<'_>,
-    ) -> bool {
-        let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
-        let Some(command) = context.engine.commands.get_mut(index) else { return true };
-        if matches!(command.stage, Stage::Refused(_)) {
-            return true;
-        }
-        if let CommandData::Buffer(buffer) = &mut command.data {
-            buffer[offset..offset + count].copy_from_slice(&bytes[at..at + count]);
-            return true;
-        }
-        // Dword-aligned data that arrived in one piece goes to the drive from where the socket put it.
-        let aligned = (bytes.iova() + at as u64).is_multiple_of(4);
-        if whole && aligned && context.may_share {
-            command.data = CommandData::Shared(bytes.slice(at..at + count));
-            return true;
-        }
-        if !context.engine.provide_for_capsule(index) {
-            return false;
-        }
-        if let CommandData::Buffer(buffer) = &mut context.engine.commands[index].data {
-            buffer[offset..offset + count].copy_from_slice(&bytes[at..at + count]);
-        }
-        true
-    }
-
     /// Whether commands wait until earlier ones of this connection give their memory back.
     pub(super) fn holds_commands(&self) -> bool {
         !self.writes.held.is_empty() || !self.reads.held.is_empty()
@@ -330,39 +196,10 @@ impl Connection {
         reads_wait: bool,
         now: Instant,
     ) -> Duration {
-        let within = matches!(self.fabric.want(), Want::Payload { .. });
-        let owes_data = writes_wait && !self.starved && (self.requested > 0 || within);
+        let owes_data = writes_wait && !self.starved && (self.requested > 0 || self.fabric.is_within_data());
         let owes_room = reads_wait && self.spare.is_none();
         let sending = self.unsent.idle_for(owes_data, self.placed, now);
         sending.max(self.unread.idle_for(owes_room, sent, now))
-    }
-
-    pub(super) fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
-        self.congested = self.spare.is_none() && self.out.header_bytes() > MOST_UNSENT;
-        if self.starved || self.congested {
-            return None;
-        }
-        let Want::Payload { slot, offset, remaining } = self.fabric.want() else {
-            return Some(Receive::Stream);
-        };
-        let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
-        let (refused, has_buffer) = match context.engine.commands.get(index) {
-            Some(command) => {
-                (matches!(command.stage, Stage::Refused(_)), matches!(command.data, CommandData::Buffer(_)))
-            }
-            None => (true, false),
-        };
-        if refused {
-            return Some(Receive::Stream);
-        }
-        if !has_buffer && !context.engine.provide_for_capsule(index) {
-            self.starved = true;
-            return None;
-        }
-        let data = std::mem::replace(&mut context.engine.commands[index].data, CommandData::None);
-        let CommandData::Buffer(buffer) = data else { return None };
-        let filled = offset as usize;
-        Some(Receive::Buffer(Filling { buffer, filled, end: filled + remaining as usize }))
     }
 
     fn happened(&mut self, event: Event, context: &mut Context<'_>) -> Result<(), End> {
@@ -374,8 +211,8 @@ impl Connection {
                 self.respond(slot, &Reply { status, result: 0 });
                 Ok(())
             }
-            Event::DataComplete { slot } => {
-                self.data_complete(slot, context);
+            Event::DataComplete { slot, intact } => {
+                self.data_complete(slot, intact, context);
                 Ok(())
             }
             Event::HostTerminated { fes, fei } => {
@@ -494,7 +331,7 @@ impl Connection {
         out.headers(|out| fabric.request_data(slot, out));
     }
 
-    fn data_complete(&mut self, slot: Slot, context: &mut Context<'_>) {
+    fn data_complete(&mut self, slot: Slot, intact: bool, context: &mut Context<'_>) {
         let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
         let Some(command) = context.engine.commands.get(index) else { return };
         match command.stage {
@@ -508,7 +345,11 @@ impl Connection {
                     self.writes.give_back(length);
                     self.requested = self.requested.saturating_sub(length);
                 }
-                self.dispatch(index, context);
+                if intact {
+                    self.dispatch(index, context);
+                } else {
+                    self.give_up(index, Status::TRANSIENT_TRANSPORT_ERROR, context.engine);
+                }
             }
             _ => {}
         }
@@ -559,11 +400,9 @@ impl Connection {
         match data {
             CommandData::Buffer(buffer) if reads && reply.status.is_success() => {
                 let (fabric, out) = (&mut self.fabric, &mut self.out);
-                let done = out.headers(|out| fabric.data_header(slot, buffer.len() as u32, reply, out));
-                self.out.payload(buffer);
-                if !done {
-                    self.respond(slot, reply);
-                }
+                let end = out.headers(|out| fabric.data_header(slot, &buffer, reply, out));
+                out.payload(buffer);
+                out.headers(|out| fabric.data_end(end, out));
             }
             data => {
                 if reads {

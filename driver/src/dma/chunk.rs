@@ -14,8 +14,6 @@ use super::{Direction, DmaDomain, DmaError, DmaRegion, PAGE_SIZE};
 #[derive(Debug)]
 pub struct ReceivePool {
     chunks: Vec<Arc<Chunk>>,
-    /// Where the search for a chunk that nobody uses starts: they tend to come free in the order they were taken.
-    next: usize,
     chunk_size: usize,
 }
 
@@ -54,18 +52,18 @@ impl ReceivePool {
                 _region: Arc::clone(&region),
             })
         });
-        Ok(ReceivePool { chunks: chunks.collect(), next: 0, chunk_size: size })
+        Ok(ReceivePool { chunks: chunks.collect(), chunk_size: size })
     }
 
     /// A chunk that nobody refers to, empty, or `None` when all are in use.
     pub fn take(&mut self) -> Option<ReceiveChunk> {
-        let count = self.chunks.len();
-        let found = (0..count).map(|step| (self.next + step) % count).find(|&index| {
+        // The first that is free, not the next one in turn: what was used last is still in the CPU's caches, and a
+        // reactor that needs few chunks keeps to these few.
+        let chunk = self.chunks.iter_mut().find_map(|chunk| {
             // Nobody but the pool, and all that the others did is seen: what `Arc::get_mut` is for.
-            Arc::get_mut(&mut self.chunks[index]).is_some()
+            Arc::get_mut(chunk).is_some().then(|| Arc::clone(chunk))
         })?;
-        self.next = (found + 1) % count;
-        Some(ReceiveChunk { chunk: Arc::clone(&self.chunks[found]), filled: 0 })
+        Some(ReceiveChunk { chunk, filled: 0 })
     }
 
     /// Size of each chunk, in bytes.

@@ -1,16 +1,18 @@
 //! One queue of a host over NVMe/TCP, without sockets.
 //!
 //! The caller feeds bytes to [`Connection::receive`], places payload where [`Connection::want`] says, and sends
-//! what the methods append to `out`, followed by the payload that they name. The connection trusts its controller
+//! what the methods append to `out`, followed by the payload that they name, and behind each piece of payload what
+//! [`Connection::data_end`] appends. The connection trusts its controller
 //! with nothing: whatever the specification forbids ends in a term request.
 
 use gangway_spec::{CompletionQueueEntry, SglDescriptor, Status, SubmissionQueueEntry, opcode};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::slots::{Data, QueueFull, Slots, State, Tag};
+use crate::digest::{self, DIGEST_LENGTH, DataDigest};
 use crate::pdu::{
-    C2hData, CapsuleCmd, CapsuleResp, CommonHeader, DigestFlags, H2cData, IcReq, IcResp, MAX_HEADER, MAX_PDA,
-    MIN_MAX_H2C_DATA, PduFlags, PduType, R2t, TermReq,
+    C2hData, CapsuleCmd, CapsuleResp, CommonHeader, DigestFlags, Framing, H2cData, IcReq, IcResp, MAX_HEADER,
+    MAX_PDA, MIN_MAX_H2C_DATA, PduFlags, PduType, R2t, TermReq,
 };
 use crate::term::{Fatal, FatalErrorStatus};
 
@@ -23,6 +25,8 @@ pub const ADMIN_IN_CAPSULE: u32 = 8192;
 pub struct Config {
     /// HPDA: alignment of the data of C2HData, in dwords, 0's based, at most 31.
     pub hpda: u8,
+    /// The digests that the controller is asked for. It must agree.
+    pub digests: DigestFlags,
     /// Entries of the submission queue, 1's based: one command less than that may be in flight.
     pub queue_size: u16,
     /// The Connect command asks for SQ flow control, so a controller must not use SUCCESS.
@@ -67,7 +71,8 @@ pub enum Event {
     Response {
         /// The command.
         tag: Tag,
-        /// Its completion; made here when the controller sent SUCCESS in place of one.
+        /// Its completion; made here when the controller sent SUCCESS in place of one. The status is Transient
+        /// Transport Error when the controller succeeded, but a digest of the data that it sent was wrong.
         entry: CompletionQueueEntry,
         /// Bytes of data received.
         received: u32,
@@ -142,6 +147,16 @@ struct Receiving {
     success: bool,
 }
 
+impl Receiving {
+    /// Bytes that go to [`Connection::receive`] now: padding, or what is missing of the data digest.
+    fn around_payload(&self, digest: &DataDigest) -> usize {
+        match *self {
+            Receiving { padding: 0, remaining: 0, .. } => digest.missing(),
+            Receiving { padding, .. } => padding as usize,
+        }
+    }
+}
+
 /// One queue of a host.
 #[derive(Debug)]
 pub struct Connection {
@@ -151,7 +166,10 @@ pub struct Connection {
     header: [u8; MAX_HEADER],
     collected: usize,
     receiving: Option<Receiving>,
-    cpda: u8,
+    /// Of the PDU in `receiving`.
+    data_digest: DataDigest,
+    /// How PDUs leave: the controller's CPDA, and the digests that both sides use.
+    framing: Framing,
     max_h2c_data: u32,
 }
 
@@ -165,14 +183,15 @@ impl Connection {
             header: [0; MAX_HEADER],
             collected: 0,
             receiving: None,
-            cpda: 0,
+            data_digest: DataDigest::new(),
+            framing: Framing::PLAIN,
             max_h2c_data: MIN_MAX_H2C_DATA,
         }
     }
 
-    /// Writes the ICReq: digests off, one R2T at a time for a command.
+    /// Writes the ICReq: one R2T at a time for a command.
     pub fn start(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(IcReq::new(self.config.hpda, DigestFlags::empty(), 0).as_bytes());
+        out.extend_from_slice(IcReq::new(self.config.hpda, self.config.digests, 0).as_bytes());
         self.phase = Phase::Initializing;
     }
 
@@ -191,7 +210,8 @@ impl Connection {
         self.slots.is_full()
     }
 
-    /// Writes the capsule of a command. Command identifier and data pointer of `entry` are set here.
+    /// Writes the capsule of a command. If its data goes in the capsule, the caller sends it right behind, and then
+    /// what [`Connection::data_end`] writes. Command identifier and data pointer of `entry` are set here.
     ///
     /// # Errors
     /// As many commands are in use as the queue takes.
@@ -214,16 +234,13 @@ impl Connection {
         let sgl =
             if in_capsule { SglDescriptor::in_capsule(length) } else { SglDescriptor::transport(length) };
         entry.set_sgl(sgl);
-        let capsule = CapsuleCmd::new(entry, self.cpda, if in_capsule { length } else { 0 });
-        out.extend_from_slice(capsule.as_bytes());
-        if in_capsule {
-            pad(&capsule.header, out);
-        }
+        let carried = if in_capsule { length } else { 0 };
+        self.framing.append(&CapsuleCmd::new(entry, self.framing.pda, carried), carried, out);
         Ok(Submitted { tag, in_capsule })
     }
 
     /// Writes the header of the next H2CData of a transfer, and says which of the command's data the caller sends
-    /// right behind it. Empty when all of the transfer has been sent.
+    /// right behind it, and then what [`Connection::data_end`] writes. Empty when all of the transfer has been sent.
     pub fn data_header(&mut self, transfer: &mut Transfer, out: &mut Vec<u8>) -> std::ops::Range<usize> {
         let length = transfer.remaining.min(self.max_h2c_data);
         let start = transfer.offset;
@@ -234,13 +251,20 @@ impl Connection {
         transfer.offset += length;
         let last = transfer.remaining == 0;
         let cid = self.slots.cid(transfer.tag);
-        let pdu = H2cData::new(cid, transfer.ttag, start, length, last, self.cpda);
-        out.extend_from_slice(pdu.as_bytes());
-        pad(&pdu.header, out);
+        let pdu = H2cData::new(cid, transfer.ttag, start, length, last, self.framing.pda);
+        self.framing.append(&pdu, length, out);
         if last {
             self.slots.get_mut(transfer.tag).requested = false;
         }
         start as usize..(start + length) as usize
+    }
+
+    /// Writes what follows `data`, the payload of one PDU: its digest, if the connection has data digests.
+    #[inline]
+    pub fn data_end(&self, data: &[u8], out: &mut Vec<u8>) {
+        if self.framing.digests.contains(DigestFlags::DATA) {
+            out.extend_from_slice(&digest::digest(data).to_le_bytes());
+        }
     }
 
     /// Gives the slot of a completed command back.
@@ -254,7 +278,9 @@ impl Connection {
             return Want::Nothing;
         }
         match self.receiving {
-            Some(Receiving { padding, .. }) if padding > 0 => Want::Header { at_most: padding as usize },
+            Some(receiving) if receiving.padding > 0 || receiving.remaining == 0 => {
+                Want::Header { at_most: receiving.around_payload(&self.data_digest) }
+            }
             Some(receiving) => {
                 let offset = self.slots.moved(receiving.tag);
                 Want::Payload { tag: receiving.tag, offset, remaining: receiving.remaining }
@@ -263,12 +289,19 @@ impl Connection {
         }
     }
 
-    /// The length of the header being collected, or the most that it can be as long as that is not known.
+    /// The length of the header being collected, with its digest, or the most that it can be as long as that is not
+    /// known.
     fn header_length(&self) -> usize {
+        let digest = if self.has_header_digest() { DIGEST_LENGTH } else { 0 };
         match self.collected {
             0..COMMON => MAX_HEADER,
-            _ => self.header[HLEN].into(),
+            _ => usize::from(self.header[HLEN]) + digest,
         }
+    }
+
+    /// Whether the PDU whose header is being collected has a header digest.
+    fn has_header_digest(&self) -> bool {
+        self.framing.digests.contains(DigestFlags::HEADER) && PduType(self.header[0]) != PduType::C2H_TERM
     }
 
     /// Takes bytes of PDU headers and padding: at most those that belong to the current PDU. Returns how many were
@@ -285,6 +318,10 @@ impl Connection {
             return Ok((0, None));
         };
         if let Some(receiving) = &mut self.receiving {
+            if receiving.padding == 0 {
+                let taken = self.data_digest.take(bytes);
+                return Ok((taken, self.data_ended()));
+            }
             let taken = at_most.min(bytes.len());
             receiving.padding -= taken as u32;
             return Ok((taken, None));
@@ -305,9 +342,12 @@ impl Connection {
         if taken > 0 {
             self.check_common_header()?;
         }
-        taken += self.fill(self.header[HLEN].into(), &bytes[taken..]);
-        if self.collected < usize::from(self.header[HLEN]) {
+        taken += self.fill(self.header_length(), &bytes[taken..]);
+        if self.collected < self.header_length() {
             return Ok((taken, None));
+        }
+        if self.has_header_digest() {
+            self.verify_header()?;
         }
         let event = self.handle()?;
         self.collected = 0;
@@ -320,6 +360,21 @@ impl Connection {
         self.header[self.collected..][..taken].copy_from_slice(&bytes[..taken]);
         self.collected += taken;
         taken
+    }
+
+    /// Compares the digest behind the header that was collected, and takes it away.
+    fn verify_header(&mut self) -> Result<(), ConnectionError> {
+        self.collected = self.header[HLEN].into();
+        let Some((header, digest)) =
+            self.header[..self.collected + DIGEST_LENGTH].split_last_chunk::<DIGEST_LENGTH>()
+        else {
+            return Err(self.field_error(CommonHeader::HLEN));
+        };
+        let received = u32::from_le_bytes(*digest);
+        if received == digest::digest(header) {
+            return Ok(());
+        }
+        Err(Fatal::new(FatalErrorStatus::HEADER_DIGEST_ERROR, received, header).into())
     }
 
     fn received_header(&self) -> &[u8] {
@@ -360,12 +415,16 @@ impl Connection {
         if Some(header.hlen) != header.pdu_type.header_length() {
             return Err(self.field_error(CommonHeader::HLEN));
         }
-        // No digests were asked for.
-        if header.flags().intersects(PduFlags::HEADER_DIGEST | PduFlags::DATA_DIGEST) {
+        // Digests are there when they were agreed on, and only then. One that is not there would be waited for.
+        let data_digest =
+            header.pdu_type == PduType::C2H_DATA && self.framing.digests.contains(DigestFlags::DATA);
+        if header.flags().contains(PduFlags::HEADER_DIGEST) != self.has_header_digest()
+            || header.flags().contains(PduFlags::DATA_DIGEST) != data_digest
+        {
             return Err(self.field_error(CommonHeader::FLAGS));
         }
         let bare = matches!(header.pdu_type, PduType::ICRESP | PduType::CAPSULE_RESP | PduType::R2T);
-        if bare && header.plen.get() != u32::from(header.hlen) {
+        if bare && header.plen.get() as usize != self.header_length() {
             return Err(self.field_error(CommonHeader::PLEN));
         }
         Ok(())
@@ -395,13 +454,16 @@ impl Connection {
         if response.cpda > MAX_PDA {
             return Err(self.field_error(IcResp::CPDA));
         }
-        if response.dgst != 0 {
+        if response.dgst != self.config.digests.bits() {
             return Err(self.field_error(IcResp::DGST));
         }
         if max_h2c_data < MIN_MAX_H2C_DATA || !max_h2c_data.is_multiple_of(4) {
             return Err(self.field_error(IcResp::MAXH2CDATA));
         }
-        self.cpda = response.cpda;
+        if response.dgst != 0 {
+            digest::warm_up();
+        }
+        self.framing = Framing { digests: self.config.digests, pda: response.cpda };
         self.max_h2c_data = max_h2c_data;
         self.phase = Phase::Ready;
         Ok(Event::Initialized { max_h2c_data })
@@ -440,21 +502,28 @@ impl Connection {
         }
         let pdo = pdu.header.pdo;
         let alignment = (self.config.hpda + 1) * 4;
-        if pdo < pdu.header.hlen || !pdo.is_multiple_of(alignment) {
+        let Some(padding) =
+            usize::from(pdo).checked_sub(self.header_length()).filter(|_| pdo.is_multiple_of(alignment))
+        else {
             return Err(self.field_error(CommonHeader::PDO));
-        }
+        };
         if length == 0 {
             return Err(self.field_error(C2hData::DATAL));
         }
-        if length.checked_add(pdo.into()) != Some(pdu.header.plen.get()) {
+        let has_digest = self.framing.digests.contains(DigestFlags::DATA);
+        let around = u32::from(pdo) + if has_digest { DIGEST_LENGTH as u32 } else { 0 };
+        if length.checked_add(around) != Some(pdu.header.plen.get()) {
             return Err(self.field_error(CommonHeader::PLEN));
         }
         if offset != received || length > expected - received {
             return Err(self.error(FatalErrorStatus::DATA_TRANSFER_OUT_OF_RANGE));
         }
         self.slots.get_mut(tag).last_received = last;
-        let padding = u32::from(pdo - pdu.header.hlen);
-        self.receiving = Some(Receiving { tag, remaining: length, padding, success });
+        if has_digest {
+            self.data_digest.start();
+        }
+        // The difference of two numbers below 256.
+        self.receiving = Some(Receiving { tag, remaining: length, padding: padding as u32, success });
         Ok(())
     }
 
@@ -486,18 +555,32 @@ impl Connection {
         Ok(Transfer { tag, ttag: pdu.ttag.get(), offset, remaining: length })
     }
 
-    /// Tells that the next `count` bytes of the wanted payload are where they belong.
-    pub fn placed(&mut self, count: u32) -> Option<Event> {
+    /// Tells that `bytes`, the next of the wanted payload, are where they belong. They are looked at only when the
+    /// connection has data digests.
+    #[inline]
+    pub fn placed(&mut self, bytes: &[u8]) -> Option<Event> {
         let receiving = self.receiving.as_mut()?;
-        debug_assert!(receiving.padding == 0 && count <= receiving.remaining, "more placed than was wanted");
-        let count = count.min(receiving.remaining);
+        let fits = bytes.len() <= receiving.remaining as usize;
+        debug_assert!(receiving.padding == 0 && fits, "more placed than was wanted");
+        // At most what remains, which is a u32.
+        let count = bytes.len().min(receiving.remaining as usize) as u32;
         receiving.remaining -= count;
-        let slot = self.slots.get_mut(receiving.tag);
-        slot.moved += count;
-        if receiving.remaining > 0 {
+        self.data_digest.placed(bytes);
+        self.slots.get_mut(receiving.tag).moved += count;
+        self.data_ended()
+    }
+
+    /// What there is to do when a data PDU has arrived whole.
+    #[inline]
+    fn data_ended(&mut self) -> Option<Event> {
+        if self.receiving.is_none_or(|receiving| receiving.remaining > 0) || self.data_digest.missing() > 0 {
             return None;
         }
         let Receiving { tag, success, .. } = self.receiving.take()?;
+        let slot = self.slots.get_mut(tag);
+        if self.framing.digests.contains(DigestFlags::DATA) {
+            slot.damaged |= !self.data_digest.is_right();
+        }
         success.then(|| {
             let entry = CompletionQueueEntry::new(self.slots.cid(tag), Status::SUCCESS);
             complete(tag, self.slots.get_mut(tag), entry)
@@ -511,14 +594,11 @@ const HLEN: usize = CommonHeader::HLEN as usize;
 /// Byte offset of the command identifier in a response capsule.
 const RESPONSE_CID: u32 = 8 + 12;
 
-fn complete(tag: Tag, slot: &mut super::slots::Slot, entry: CompletionQueueEntry) -> Event {
+fn complete(tag: Tag, slot: &mut super::slots::Slot, mut entry: CompletionQueueEntry) -> Event {
     slot.state = State::Completed;
+    if slot.damaged && entry.status().is_success() {
+        entry.set_status(Status::TRANSIENT_TRANSPORT_ERROR);
+    }
     let received = if matches!(slot.data, Data::Receive(_)) { slot.moved } else { 0 };
     Event::Response { tag, entry, received }
-}
-
-/// Writes the padding between a header and its data.
-fn pad(header: &CommonHeader, out: &mut Vec<u8>) {
-    let padding = header.pdo.saturating_sub(header.hlen);
-    out.resize(out.len() + usize::from(padding), 0);
 }

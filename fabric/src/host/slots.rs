@@ -61,6 +61,8 @@ pub(super) struct Slot {
     pub(super) requested: bool,
     /// The last data PDU to the host has arrived.
     pub(super) last_received: bool,
+    /// A data digest was wrong.
+    pub(super) damaged: bool,
 }
 
 /// The slots of one queue.
@@ -84,6 +86,7 @@ impl Slots {
             moved: 0,
             requested: false,
             last_received: false,
+            damaged: false,
         };
         Slots {
             slots: (0..count).map(|_| slot()).collect(),
@@ -104,6 +107,7 @@ impl Slots {
             moved: 0,
             requested: false,
             last_received: false,
+            damaged: false,
         };
         Ok(Tag(index))
     }

@@ -1,5 +1,7 @@
 //! What a host makes of a controller that keeps to the protocol, and of one that does not.
 
+mod digests;
+
 use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry, opcode};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
@@ -14,6 +16,7 @@ use crate::term::{Fatal, FatalErrorStatus};
 
 const CONFIG: Config = Config {
     hpda: 0,
+    digests: DigestFlags::empty(),
     queue_size: 8,
     flow_control: true,
     in_capsule: 4096,
@@ -96,7 +99,7 @@ fn feed(
         let (taken, event) = match connection.want() {
             Want::Payload { remaining, .. } => {
                 let count = bytes.len().min(remaining as usize);
-                (count, connection.placed(count as u32))
+                (count, connection.placed(&bytes[..count]))
             }
             Want::Header { at_most } => {
                 let result = connection.receive(bytes, out)?;
@@ -140,7 +143,7 @@ const SEQUENCE: FatalErrorStatus = FatalErrorStatus::PDU_SEQUENCE_ERROR;
 const RANGE: FatalErrorStatus = FatalErrorStatus::DATA_TRANSFER_OUT_OF_RANGE;
 
 #[test]
-fn the_first_pdu_is_an_icreq_without_digests() {
+fn the_first_pdu_is_an_icreq() {
     let mut connection = Connection::new(Config { hpda: 3, ..CONFIG });
     assert_eq!(connection.want(), Want::Nothing);
     let mut out = Vec::new();

@@ -4,11 +4,13 @@
 
 mod capsule;
 mod data;
+mod framing;
 mod initialize;
 mod term_req;
 
 pub use capsule::{CapsuleCmd, CapsuleResp};
 pub use data::{C2hData, H2cData, R2t};
+pub(crate) use framing::Framing;
 pub use initialize::{DigestFlags, IcReq, IcResp, MAX_PDA, MIN_MAX_H2C_DATA};
 pub use term_req::{MAX_TERM_DATA, TermReq};
 
@@ -17,6 +19,8 @@ use core::fmt;
 use bitflags::bitflags;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::digest::DIGEST_LENGTH;
 
 /// Bytes of the largest PDU header (ICReq and ICResp).
 pub const MAX_HEADER: usize = 128;
@@ -175,12 +179,24 @@ impl Layout {
     ///
     /// Lengths beyond what PLEN can say are the caller's error; PLEN saturates then.
     pub const fn new(hlen: u8, pda: u8, length: u32) -> Self {
-        let pda = if pda > MAX_PDA { MAX_PDA } else { pda };
-        let pdo = (hlen as u32).next_multiple_of((pda as u32 + 1) * 4);
-        Self { pdo: pdo as u8, plen: pdo.saturating_add(length) }
+        Self::with_digests(hlen, pda, length, DigestFlags::empty())
     }
 
-    /// Bytes of padding between a header of `hlen` bytes and the data.
+    /// The same for a connection with digests: the header's stands right behind it, before the padding, and the
+    /// data's right behind the data. A PDU without data (`length` 0) has no PDO and no data digest.
+    pub const fn with_digests(hlen: u8, pda: u8, length: u32, digests: DigestFlags) -> Self {
+        let header_digest = if digests.contains(DigestFlags::HEADER) { DIGEST_LENGTH as u32 } else { 0 };
+        let header = hlen as u32 + header_digest;
+        if length == 0 && !digests.is_empty() {
+            return Self { pdo: 0, plen: header };
+        }
+        let data_digest = if digests.contains(DigestFlags::DATA) { DIGEST_LENGTH as u32 } else { 0 };
+        let pda = if pda > MAX_PDA { MAX_PDA } else { pda };
+        let pdo = header.next_multiple_of((pda as u32 + 1) * 4);
+        Self { pdo: pdo as u8, plen: pdo.saturating_add(length).saturating_add(data_digest) }
+    }
+
+    /// Bytes of padding between a header of `hlen` bytes without digest and the data.
     pub const fn padding(&self, hlen: u8) -> usize {
         self.pdo.saturating_sub(hlen) as usize
     }
@@ -207,6 +223,17 @@ mod tests {
             assert_eq!(layout.plen, u32::from(layout.pdo) + 100);
         }
         assert_eq!(Layout::new(24, 31, 8).pdo, 128);
+    }
+
+    #[test]
+    fn digests_count_in_pdo_and_plen() {
+        let both = DigestFlags::all();
+        assert_eq!(Layout::with_digests(24, 0, 4096, both), Layout { pdo: 28, plen: 28 + 4096 + 4 });
+        assert_eq!(Layout::with_digests(24, 0, 4096, DigestFlags::DATA), Layout { pdo: 24, plen: 4124 });
+        assert_eq!(Layout::with_digests(24, 6, 8, DigestFlags::HEADER), Layout { pdo: 28, plen: 36 });
+        assert_eq!(Layout::with_digests(24, 5, 8, DigestFlags::HEADER), Layout { pdo: 48, plen: 56 });
+        assert_eq!(Layout::with_digests(72, 31, 8, both), Layout { pdo: 128, plen: 140 });
+        assert_eq!(Layout::with_digests(24, 31, 0, both), Layout { pdo: 0, plen: 28 });
     }
 
     #[test]

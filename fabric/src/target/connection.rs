@@ -2,15 +2,18 @@
 
 mod answer;
 
+pub use answer::DataEnd;
+
 use gangway_spec::{Status, SubmissionQueueEntry};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::command::{examine, fabrics_type, is_connect};
 use super::slots::{Command, Phase, Slot, Slots};
 use super::{ADMIN_IN_CAPSULE_DATA, CapsuleData, Config, Event, Want};
+use crate::digest::{self, DIGEST_LENGTH, DataDigest};
 use crate::pdu::{
-    CapsuleCmd, CommonHeader, DigestFlags, H2cData, IcReq, IcResp, MAX_HEADER, MAX_PDA, MAX_TERM_DATA,
-    MIN_MAX_H2C_DATA, PduFlags, PduType, TermReq,
+    CapsuleCmd, CommonHeader, DigestFlags, Framing, H2cData, IcReq, IcResp, MAX_HEADER, MAX_PDA,
+    MAX_TERM_DATA, MIN_MAX_H2C_DATA, PduFlags, PduType, TermReq,
 };
 use crate::term::{Fatal, FatalErrorStatus};
 
@@ -19,7 +22,7 @@ use crate::term::{Fatal, FatalErrorStatus};
 enum Stage {
     /// A header, of which `partial` may hold the beginning.
     Header,
-    /// `pad` bytes of padding and `left` bytes of data, at least one of the two not 0.
+    /// `pad` bytes of padding, `left` bytes of data and what is missing of `data_digest`, at least one of these not 0.
     Body {
         /// The command that the data belongs to, unless nobody wants it. If it is answered meanwhile, its slot
         /// stays free until the data ends, since no other command is read before.
@@ -29,6 +32,15 @@ enum Stage {
     },
     /// Nothing.
     Terminated,
+}
+
+/// What follows a header.
+struct Body {
+    pad: u8,
+    /// Bytes of data.
+    carried: u32,
+    /// Whether a digest follows the data.
+    digest: bool,
 }
 
 /// What Connect settled.
@@ -50,8 +62,10 @@ pub struct Connection {
     /// The Connect command that was not answered yet.
     connecting: Option<Slot>,
     initialized: bool,
-    /// The host's HPDA.
-    hpda: u8,
+    /// How PDUs leave: the host's HPDA, and the digests that both sides use.
+    framing: Framing,
+    /// Of the PDU that `stage` is in.
+    data_digest: DataDigest,
     /// Bytes in `partial`.
     collected: u8,
     config: Config,
@@ -69,7 +83,8 @@ impl Connection {
             queue: None,
             connecting: None,
             initialized: false,
-            hpda: 0,
+            framing: Framing::PLAIN,
+            data_digest: DataDigest::new(),
             collected: 0,
             config: Config { max_h2c_data, ..config },
             partial: [0; MAX_HEADER],
@@ -84,7 +99,7 @@ impl Connection {
                 let (whole, known) = if collected < size_of::<CommonHeader>() {
                     (MAX_HEADER, size_of::<CommonHeader>())
                 } else {
-                    let whole = usize::from(self.partial[CommonHeader::HLEN as usize]);
+                    let whole = self.whole(&self.partial);
                     (whole, whole)
                 };
                 Want::Header {
@@ -94,6 +109,9 @@ impl Connection {
             }
             Stage::Body { pad, .. } if pad > 0 => {
                 Want::Header { at_most: usize::from(pad), at_least: usize::from(pad) }
+            }
+            Stage::Body { left: 0, .. } => {
+                Want::Header { at_most: self.data_digest.missing(), at_least: self.data_digest.missing() }
             }
             Stage::Body { target, left, .. } => {
                 match target.and_then(|slot| Some((slot, self.slots.get(slot)?))) {
@@ -124,6 +142,7 @@ impl Connection {
                 self.stage = Stage::Body { target, pad: pad - skipped as u8, left };
                 Ok((skipped, None))
             }
+            Stage::Body { target, left: 0, .. } => Ok(self.receive_data_digest(target, bytes)),
             Stage::Body { .. } | Stage::Terminated => Ok((0, None)),
         };
         if result.is_err() {
@@ -136,18 +155,18 @@ impl Connection {
         const COMMON: usize = size_of::<CommonHeader>();
         // The ordinary case: all of the header is here, and is read where it lies.
         if self.collected == 0 && bytes.len() >= COMMON {
-            let hlen = self.check_common(&bytes[..COMMON])?;
-            if let Some(header) = bytes.get(..hlen) {
-                return Ok((hlen, self.header(header, out)?));
+            let whole = self.check_common(&bytes[..COMMON])?;
+            if let Some(header) = bytes.get(..whole) {
+                return Ok((whole, self.header(self.verified(header)?, out)?));
             }
         }
         let mut taken = 0;
         if self.collect(bytes, &mut taken, COMMON) {
-            let hlen = self.check_common(&self.partial[..COMMON])?;
-            if self.collect(bytes, &mut taken, hlen) {
+            let whole = self.check_common(&self.partial[..COMMON])?;
+            if self.collect(bytes, &mut taken, whole) {
                 let header = self.partial;
                 self.collected = 0;
-                return Ok((taken, self.header(&header[..hlen], out)?));
+                return Ok((taken, self.header(self.verified(&header[..whole])?, out)?));
             }
         }
         Ok((taken, None))
@@ -159,12 +178,39 @@ impl Connection {
         let n = whole.saturating_sub(collected).min(bytes.len() - *taken);
         self.partial[collected..collected + n].copy_from_slice(&bytes[*taken..*taken + n]);
         *taken += n;
-        // At most 128: `whole` is a length of a header.
+        // At most 128: `whole` is a length of a header with its digest, and the largest header has none.
         self.collected = (collected + n) as u8;
         collected + n >= whole
     }
 
-    /// Checks what the first eight bytes tell, and returns the length of the header.
+    /// Whether a PDU that starts with these bytes has a header digest.
+    fn has_header_digest(&self, header: &[u8]) -> bool {
+        self.framing.digests.contains(DigestFlags::HEADER) && PduType(header[0]) != PduType::H2C_TERM
+    }
+
+    /// Bytes of the header that starts with these, with its digest.
+    fn whole(&self, header: &[u8]) -> usize {
+        let digest = if self.has_header_digest(header) { DIGEST_LENGTH } else { 0 };
+        usize::from(header[CommonHeader::HLEN as usize]) + digest
+    }
+
+    /// The header in `bytes`, without its digest, which is compared.
+    #[inline]
+    fn verified<'a>(&self, bytes: &'a [u8]) -> Result<&'a [u8], Fatal> {
+        if !self.has_header_digest(bytes) {
+            return Ok(bytes);
+        }
+        let Some((header, digest)) = bytes.split_last_chunk::<DIGEST_LENGTH>() else {
+            return Err(Fatal::field(CommonHeader::HLEN, bytes));
+        };
+        let received = u32::from_le_bytes(*digest);
+        if received != digest::digest(header) {
+            return Err(Fatal::new(FatalErrorStatus::HEADER_DIGEST_ERROR, received, header));
+        }
+        Ok(header)
+    }
+
+    /// Checks what the first eight bytes tell, and returns the length of the header with its digest.
     fn check_common(&self, bytes: &[u8]) -> Result<usize, Fatal> {
         let Ok((common, _)) = CommonHeader::ref_from_prefix(bytes) else {
             return Err(Fatal::field(CommonHeader::HLEN, bytes));
@@ -181,17 +227,24 @@ impl Connection {
         if common.pdu_type.header_length() != Some(common.hlen) {
             return Err(Fatal::field(CommonHeader::HLEN, bytes));
         }
+        let whole = self.whole(bytes);
+        // A digest that is not there would be waited for.
+        let carries = matches!(common.pdu_type, PduType::CAPSULE_CMD | PduType::H2C_DATA);
+        if carries && common.flags().contains(PduFlags::HEADER_DIGEST) != self.has_header_digest(bytes) {
+            return Err(Fatal::field(CommonHeader::FLAGS, bytes));
+        }
         let plen = common.plen.get();
-        let hlen = u32::from(common.hlen);
+        // At most 132.
+        let least = whole as u32;
         let plen_valid = match common.pdu_type {
-            PduType::ICREQ => plen == hlen,
-            PduType::H2C_TERM => (hlen..=hlen + MAX_TERM_DATA as u32).contains(&plen),
-            _ => plen >= hlen,
+            PduType::ICREQ => plen == least,
+            PduType::H2C_TERM => (least..=least + MAX_TERM_DATA as u32).contains(&plen),
+            _ => plen >= least,
         };
         if !plen_valid {
             return Err(Fatal::field(CommonHeader::PLEN, bytes));
         }
-        Ok(usize::from(common.hlen))
+        Ok(whole)
     }
 
     /// Acts on a whole header whose first eight bytes passed [`Connection::check_common`].
@@ -227,16 +280,20 @@ impl Connection {
         if request.hpda > MAX_PDA {
             return Err(Fatal::field(IcReq::HPDA, header));
         }
-        self.hpda = request.hpda;
+        let digests = DigestFlags::from_bits_truncate(request.dgst);
+        if !digests.is_empty() {
+            digest::warm_up();
+        }
+        self.framing = Framing { digests, pda: request.hpda };
         self.initialized = true;
         // CPDA must be 0: the Linux host takes nothing else.
-        let response = IcResp::new(0, DigestFlags::empty(), self.config.max_h2c_data);
+        let response = IcResp::new(0, digests, self.config.max_h2c_data);
         out.extend_from_slice(response.as_bytes());
         Ok(Event::Initialized)
     }
 
     fn capsule(&mut self, capsule: &CapsuleCmd, header: &[u8]) -> Result<Event, Fatal> {
-        let (pad, carried) = body(&capsule.header, header)?;
+        let Body { pad, carried, digest } = self.body(&capsule.header, header)?;
         if carried > self.config.in_capsule_data.max(ADMIN_IN_CAPSULE_DATA) {
             return Err(Fatal::new(FatalErrorStatus::DATA_TRANSFER_LIMIT_EXCEEDED, 0, header));
         }
@@ -248,11 +305,13 @@ impl Connection {
             Ok(CapsuleData::Transport { len }) => (Phase::Idle, len),
             Ok(CapsuleData::None) | Err(_) => (Phase::Idle, 0),
         };
-        let command = Command { cid: entry.cid.get(), phase, discard: false, length, received: 0 };
+        let command = Command { phase, length, ..Command::new(entry.cid.get()) };
         // More commands than the queue has entries: the host sent this one before it was allowed to.
         let slot = self.slots.take(command).ok_or_else(|| Fatal::sequence(header))?;
-        if carried > 0 {
-            self.stage = Stage::Body { target: data.is_ok().then_some(slot), pad, left: carried };
+        if carried > 0 || digest {
+            // Whatever the command is like, its data and digest are passed over.
+            let target = (data.is_ok() && carried > 0).then_some(slot);
+            self.begin_body(target, pad, carried, digest);
         }
         match data {
             Ok(data) => {
@@ -283,7 +342,7 @@ impl Connection {
     }
 
     fn h2c_data(&mut self, data: &H2cData, header: &[u8]) -> Result<(), Fatal> {
-        let (pad, carried) = body(&data.header, header)?;
+        let Body { pad, carried, digest } = self.body(&data.header, header)?;
         let ttag = data.ttag.get();
         let command = match self.slots.get(ttag) {
             Some(command) if command.phase == Phase::Requested => command,
@@ -311,15 +370,59 @@ impl Connection {
         if data.header.flags().contains(PduFlags::LAST) != (len == due) {
             return Err(Fatal::field(CommonHeader::FLAGS, header));
         }
-        self.stage = Stage::Body { target: Some(ttag), pad, left: len };
+        self.begin_body(Some(ttag), pad, len, digest);
         Ok(())
     }
 
-    /// Takes note that the next `n` bytes of the wanted payload were put into the command's data.
+    /// What follows a header whose digest, if it has one, was right.
+    fn body(&self, common: &CommonHeader, header: &[u8]) -> Result<Body, Fatal> {
+        let end = self.whole(header) as u32;
+        let digests = self.framing.digests.contains(DigestFlags::DATA);
+        let has_digest = common.flags().contains(PduFlags::DATA_DIGEST);
+        let (pdo, plen) = (u32::from(common.pdo), common.plen.get());
+        if plen == end {
+            // The flag says nothing where there is no data.
+            if has_digest && !digests {
+                return Err(Fatal::field(CommonHeader::FLAGS, header));
+            }
+            return if pdo == 0 || pdo == u32::from(common.hlen) || pdo == end {
+                Ok(Body { pad: 0, carried: 0, digest: false })
+            } else {
+                Err(Fatal::field(CommonHeader::PDO, header))
+            };
+        }
+        if has_digest != digests {
+            return Err(Fatal::field(CommonHeader::FLAGS, header));
+        }
+        if pdo < end || pdo % 4 != 0 || pdo >= plen {
+            return Err(Fatal::field(CommonHeader::PDO, header));
+        }
+        let digest = if digests { DIGEST_LENGTH as u32 } else { 0 };
+        let Some(carried) = (plen - pdo).checked_sub(digest) else {
+            return Err(Fatal::field(CommonHeader::PLEN, header));
+        };
+        // The difference of two numbers below 256.
+        Ok(Body { pad: (pdo - end) as u8, carried, digest: digests })
+    }
+
     #[inline]
-    pub fn placed(&mut self, n: u32) -> Option<Event> {
-        debug_assert!(matches!(self.want(), Want::Payload { remaining, .. } if n <= remaining));
-        self.advance(n)
+    fn begin_body(&mut self, target: Option<Slot>, pad: u8, left: u32, digest: bool) {
+        self.stage = Stage::Body { target, pad, left };
+        if digest {
+            self.data_digest.start();
+        }
+    }
+
+    /// Takes note that `bytes`, the next of the wanted payload, were put into the command's data. They are looked at
+    /// only when the connection has data digests.
+    #[inline]
+    pub fn placed(&mut self, bytes: &[u8]) -> Option<Event> {
+        debug_assert!(
+            matches!(self.want(), Want::Payload { remaining, .. } if bytes.len() <= remaining as usize)
+        );
+        self.data_digest.placed(bytes);
+        // More than a PDU can carry is wrong anyway, and cut below.
+        self.advance(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
     }
 
     /// Takes note that the next `n` bytes, which nobody wants, were dropped.
@@ -328,18 +431,42 @@ impl Connection {
         self.advance(n)
     }
 
+    #[inline]
     fn advance(&mut self, n: u32) -> Option<Event> {
         let Stage::Body { target, pad: 0, left } = self.stage else { return None };
         let n = n.min(left);
-        self.stage = if n == left { Stage::Header } else { Stage::Body { target, pad: 0, left: left - n } };
+        let ends = n == left && self.data_digest.missing() == 0;
+        self.stage = if ends { Stage::Header } else { Stage::Body { target, pad: 0, left: left - n } };
+        let command = self.slots.get_mut(target?)?;
+        command.received += n;
+        if ends { self.body_ended(target) } else { None }
+    }
+
+    /// Takes the digest behind the data of a PDU.
+    fn receive_data_digest(&mut self, target: Option<Slot>, bytes: &[u8]) -> (usize, Option<Event>) {
+        let taken = self.data_digest.take(bytes);
+        if self.data_digest.missing() > 0 {
+            return (taken, None);
+        }
+        self.stage = Stage::Header;
+        let right = self.data_digest.is_right();
+        if let Some(command) = target.and_then(|slot| self.slots.get_mut(slot)) {
+            // What was dropped was not looked at.
+            command.damaged |= !right && !command.discard;
+        }
+        (taken, self.body_ended(target))
+    }
+
+    /// The end of a PDU with data for the command in `target`, which may be the end of the command's data.
+    #[inline]
+    fn body_ended(&mut self, target: Option<Slot>) -> Option<Event> {
         let slot = target?;
         let command = self.slots.get_mut(slot)?;
-        command.received += n;
         if command.received < command.length {
             return None;
         }
         command.phase = Phase::Idle;
-        Some(Event::DataComplete { slot })
+        Some(Event::DataComplete { slot, intact: !command.damaged })
     }
 
     /// Gives the connection its queue, after Connect was found good and before it is answered.
@@ -361,6 +488,11 @@ impl Connection {
         }
     }
 
+    /// Whether the host is in the middle of a PDU that brings data of a command, so that it owes the rest.
+    pub fn is_within_data(&self) -> bool {
+        matches!(self.stage, Stage::Body { target: Some(_), .. })
+    }
+
     /// Commands that were not answered yet.
     pub fn commands_outstanding(&self) -> usize {
         self.slots.outstanding()
@@ -380,24 +512,4 @@ impl Connection {
     pub const fn is_established(&self) -> bool {
         self.queue.is_some()
     }
-}
-
-/// The bytes of padding and of data that follow a header.
-fn body(common: &CommonHeader, header: &[u8]) -> Result<(u8, u32), Fatal> {
-    // No digest was agreed on.
-    if common.flags().intersects(PduFlags::HEADER_DIGEST | PduFlags::DATA_DIGEST) {
-        return Err(Fatal::field(CommonHeader::FLAGS, header));
-    }
-    let (hlen, pdo, plen) = (common.hlen, common.pdo, common.plen.get());
-    if plen == u32::from(hlen) {
-        return if pdo == 0 || pdo == hlen {
-            Ok((0, 0))
-        } else {
-            Err(Fatal::field(CommonHeader::PDO, header))
-        };
-    }
-    if pdo < hlen || pdo % 4 != 0 || u32::from(pdo) >= plen {
-        return Err(Fatal::field(CommonHeader::PDO, header));
-    }
-    Ok((pdo - hlen, plen - u32::from(pdo)))
 }

@@ -2,16 +2,19 @@
 //!
 //! [`Connection::want`] says where the next bytes of the stream belong. Bytes of headers go to
 //! [`Connection::receive`], which answers with at most one [`Event`] and may append PDUs to `out`. Bytes of
-//! payload go to wherever the caller keeps the data of that command, and [`Connection::placed`] says how many
-//! went there. What the caller sends is `out`, with the payload of each read behind the header that
-//! [`Connection::data_header`] wrote for it.
+//! payload go to wherever the caller keeps the data of that command, and [`Connection::placed`] is shown what
+//! went there. What the caller sends is `out`, with the payload of each read between what
+//! [`Connection::data_header`] and [`Connection::data_end`] wrote for it.
+//!
+//! When the host asks for digests, it gets them. A wrong header digest ends the connection. A wrong data digest costs
+//! its command: [`Event::DataComplete`] says so, and the caller answers with [`Status::TRANSIENT_TRANSPORT_ERROR`].
 //!
 //! Nothing is allocated per command: `out` belongs to the caller, who keeps spare capacity in it, and the table of
-//! commands is made once, by [`Connection::establish`].
+//! commands is made once, by [`Connection::establish`]. Digests are computed while the data is in the cache, once.
 //!
 //! # Invariants
-//! - A slot is taken by [`Event::Command`] or [`Event::Refused`] and freed by [`Connection::respond`], or by
-//!   [`Connection::data_header`] when it returns `true`. Each command is answered exactly once.
+//! - A slot is taken by [`Event::Command`] or [`Event::Refused`] and freed by [`Connection::respond`],
+//!   [`Connection::data_end`], or [`Connection::data_header`] if that header ends the command. Each command is answered exactly once.
 //! - After an error of `receive`, or [`Event::HostTerminated`], nothing of the stream is looked at any more.
 //! - A malformed command costs that command; a malformed PDU costs the connection. Framing depends on PDU headers
 //!   alone, so a wrong SGL descriptor never breaks it.
@@ -27,7 +30,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
-pub use connection::Connection;
+pub use connection::{Connection, DataEnd};
 pub use slots::Slot;
 
 use gangway_spec::{Status, SubmissionQueueEntry};
@@ -105,6 +108,9 @@ pub enum Event {
     DataComplete {
         /// The command.
         slot: Slot,
+        /// Whether all of it is what the host sent. If not, a data digest was wrong, and the command must not be
+        /// executed: answer it with [`Status::TRANSIENT_TRANSPORT_ERROR`].
+        intact: bool,
     },
     /// The host ends the connection because of an error that it found.
     HostTerminated {

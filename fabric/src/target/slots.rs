@@ -27,10 +27,19 @@ pub(super) struct Command {
     pub(super) phase: Phase,
     /// Whether the caller does not want the data that still arrives.
     pub(super) discard: bool,
+    /// Whether a data digest was wrong.
+    pub(super) damaged: bool,
     /// Bytes of data that the SGL declares.
     pub(super) length: u32,
     /// Bytes of data that arrived.
     pub(super) received: u32,
+}
+
+impl Command {
+    /// A command without data.
+    pub(super) const fn new(cid: u16) -> Self {
+        Self { cid, phase: Phase::Idle, discard: false, damaged: false, length: 0, received: 0 }
+    }
 }
 
 /// The table of commands: no allocation but in [`Slots::new`] and [`Slots::resize`].
@@ -51,7 +60,7 @@ impl Slots {
 
     /// Lets `size` commands be outstanding from now on. Commands keep their slots.
     pub(super) fn resize(&mut self, size: u16) {
-        const FREE: Command = Command { cid: 0, phase: Phase::Free, discard: false, length: 0, received: 0 };
+        const FREE: Command = Command { phase: Phase::Free, ..Command::new(0) };
         self.limit = usize::from(size);
         let old = self.table.len();
         if self.limit > old {
@@ -100,7 +109,7 @@ impl Slots {
 mod tests {
     use super::*;
 
-    const COMMAND: Command = Command { cid: 9, phase: Phase::Idle, discard: false, length: 0, received: 0 };
+    const COMMAND: Command = Command::new(9);
 
     #[test]
     fn no_more_slots_are_given_than_the_queue_has_entries() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use gangway_fabric::pdu::DigestFlags;
 use serde::Serialize;
 
 use self::children::{Children, Running};
@@ -17,7 +18,7 @@ use self::shape::Shape;
 use super::report::Report;
 use super::run::Run;
 use super::worker::Limit;
-use super::{cpu, distance, units};
+use super::{distance, units};
 use crate::exit::Exit;
 use crate::output::{self, Format};
 
@@ -32,9 +33,10 @@ Examples:
   gangway bench --device emulated:size=1GiB --output json > before.json
 
 The floor is a process of this program that answers with canned replies of the same sizes and does nothing else; what
-it costs is TCP. Floor and targets run on one CPU, the load generator on another, in turn, round by round; the ratios
-are those of neighbours. Rounds in which the distance of the two CPUs changed (on a virtual machine it may) do not
-count as long as there are others. Figures are medians, with the smallest and the largest in parentheses.";
+it costs is TCP. Floor and targets run on one CPU, the load generator on another, where it spins. They are measured in
+turn, round by round, and the ratios are those of neighbours. Rounds in which the distance of the two CPUs changed (on
+a virtual machine it may) or others wanted to run there do not count as long as there are better ones. Figures are medians; behind ± is how far the
+outermost round is from it, in parentheses are the smallest and the largest.";
 
 /// Measures the target of this program with emulated drives.
 ///
@@ -46,7 +48,7 @@ pub(crate) struct Bench {
     /// Drive to export, each by a process of its own [default: emulated:null,size=16MiB and emulated:size=16MiB]
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
-    /// Shape of load PATTERN,SIZE,DEPTH,CONNECTIONS, with `,poll` if both ends spin [default: those of the docs]
+    /// Shape of load PATTERN,SIZE,DEPTH,CONNECTIONS, with `,poll` if floor and targets spin [default: a dozen, from one command at a time to 256 connections]
     #[arg(long, value_name = "SHAPE")]
     shape: Vec<Shape>,
     /// Rounds of each shape [default: 5]
@@ -67,6 +69,9 @@ pub(crate) struct Bench {
     /// Go without submission queue flow control
     #[arg(long)]
     no_sqflow: bool,
+    /// Protect headers and data of the targets' PDUs with digests; the floor has none
+    #[arg(long)]
+    digests: bool,
     /// Argument for `gangway serve`, such as --serve-arg=--read-only
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     serve_arg: Vec<String>,
@@ -83,22 +88,33 @@ struct Results {
     client_cpu: usize,
     seconds: f64,
     flow_control: bool,
+    digests: bool,
     shapes: Vec<ShapeResult>,
 }
 
-/// The targets of a benchmark.
-struct Targets {
-    floor: Running,
-    polling_floor: Running,
-    drives: Vec<Running>,
-    /// `floor`, then the drives.
-    names: Vec<String>,
+/// A target that can be measured.
+struct Subject {
+    name: String,
+    /// What it is started with.
+    arguments: Vec<String>,
+    /// It sleeps while it is not measured.
+    running: Running,
+}
+
+impl Subject {
+    /// What it is started with when it is to spin: it is started for each measurement then, since it would be in the
+    /// way of the others.
+    fn spinning(&self) -> Vec<String> {
+        let serves = self.arguments.first().is_some_and(|command| command == "serve");
+        let more = if serves { ["--poll", "always"].as_slice() } else { ["--poll"].as_slice() };
+        self.arguments.iter().map(String::as_str).chain(more.iter().copied()).map(str::to_owned).collect()
+    }
 }
 
 impl Bench {
     /// Runs the benchmark, and prints what came of it.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        let allowed = cpu::allowed()?;
+        let allowed = crate::cpus::allowed()?.0;
         let server_cpu = self.server_cpu.or(allowed.first().copied()).context("there is no CPU")?;
         let client_cpu = self.client_cpu.or(allowed.last().copied()).context("there is no CPU")?;
         ensure!(
@@ -112,16 +128,19 @@ impl Bench {
 
         let children = Children::default();
         children.end_with_signals()?;
-        let targets = self.start(&children, server_cpu)?;
+        let subjects = self.start(&children, server_cpu)?;
+        let names: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
         let mut results = Vec::new();
         for (index, shape) in shapes.iter().enumerate() {
             if std::io::stderr().is_terminal() {
                 eprintln!("{} of {}: {shape}", index + 1, shapes.len());
             }
             let rounds = (0..rounds)
-                .map(|round| self.round(*shape, &targets, (server_cpu, client_cpu), time, round))
+                .map(|round| {
+                    self.round(*shape, (&subjects, &children), (server_cpu, client_cpu), time, round)
+                })
                 .collect::<anyhow::Result<_>>()?;
-            let result = ShapeResult::new(*shape, &targets.names, rounds);
+            let result = ShapeResult::new(*shape, &names, rounds);
             if self.output == Format::Table {
                 output::print(&format!("{}\n", result.text()))?;
             }
@@ -133,48 +152,47 @@ impl Bench {
                 client_cpu,
                 seconds: time.as_secs_f64(),
                 flow_control: !self.no_sqflow,
+                digests: self.digests,
                 shapes: results,
             })?;
         }
         Ok(Exit::Success)
     }
 
-    fn start(&self, children: &Children, server_cpu: usize) -> anyhow::Result<Targets> {
+    /// Starts all targets, the floor first.
+    fn start(&self, children: &Children, server_cpu: usize) -> anyhow::Result<Vec<Subject>> {
+        let cpu = server_cpu.to_string();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let floor = ["bench-floor", "--until-eof", "--cpu", &server_cpu.to_string()];
-        let usual = ["emulated:null,size=16MiB", "emulated:size=16MiB"];
-        let devices = if self.device.is_empty() { words(&usual) } else { self.device.clone() };
-        let serve = |device: &String| {
-            let cpu = server_cpu.to_string();
-            let mut arguments =
-                words(&["serve", "--device", device, "--listen", "127.0.0.1:0", "--reactors", &cpu]);
-            arguments.extend(self.serve_arg.iter().cloned());
-            children.start(&arguments, server_cpu)
+        let usual = words(&["emulated:null,size=16MiB", "emulated:size=16MiB"]);
+        let devices = if self.device.is_empty() { &usual } else { &self.device };
+        let mut all = vec![("floor".to_owned(), words(&["bench-floor", "--until-eof", "--cpu", &cpu]))];
+        for device in devices {
+            let serve = ["serve", "--device", device, "--listen", "127.0.0.1:0", "--reactors", &cpu];
+            all.push((device.clone(), [words(&serve), self.serve_arg.clone()].concat()));
+        }
+        let start = |(name, arguments): (String, Vec<String>)| {
+            let running = children.start(&arguments, server_cpu)?;
+            Ok(Subject { name, arguments, running })
         };
-        Ok(Targets {
-            floor: children.start(&words(&floor), server_cpu)?,
-            polling_floor: children.start(&[words(&floor), words(&["--poll"])].concat(), server_cpu)?,
-            drives: devices.iter().map(serve).collect::<anyhow::Result<_>>()?,
-            names: std::iter::once("floor".to_owned()).chain(devices).collect(),
-        })
+        all.into_iter().map(start).collect()
     }
 
     /// Measures all targets once; which one is first changes from round to round.
     fn round(
         &self,
         shape: Shape,
-        targets: &Targets,
+        (subjects, children): (&[Subject], &Children),
         (server_cpu, client_cpu): (usize, usize),
         time: Duration,
         round: u32,
     ) -> anyhow::Result<Round> {
-        let floor = if shape.poll { &targets.polling_floor } else { &targets.floor };
-        let running: Vec<&Running> = std::iter::once(floor).chain(&targets.drives).collect();
-        let mut samples: Vec<Option<Sample>> = vec![None; running.len()];
+        let mut samples: Vec<Option<Sample>> = vec![None; subjects.len()];
         let mut before = distance::round_trip(server_cpu, client_cpu)?;
-        for turn in 0..running.len() {
-            let index = (turn + round as usize) % running.len();
-            let Running { device, pid } = running[index];
+        for turn in 0..subjects.len() {
+            let index = (turn + round as usize) % subjects.len();
+            let subject = &subjects[index];
+            let spinning = shape.poll.then(|| children.start(&subject.spinning(), server_cpu)).transpose()?;
+            let Running { device, pid } = spinning.as_ref().unwrap_or(&subject.running);
             let run = Run {
                 pattern: shape.pattern,
                 mix: 0,
@@ -189,16 +207,20 @@ impl Bench {
                 nsid: 0,
                 verify: false,
                 cpus: vec![client_cpu],
-                poll: shape.poll,
+                // It has a CPU of its own: asleep, it would make the target wake it up with every send.
+                poll: true,
                 flow_control: !self.no_sqflow,
+                digests: if self.digests && index > 0 { DigestFlags::all() } else { DigestFlags::empty() },
                 host: None,
                 target: Some(*pid),
                 show_progress: false,
             };
-            let outcome =
-                run.against(device).with_context(|| format!("{}: {shape}", targets.names[index]))?;
+            let outcome = run.against(device).with_context(|| format!("{}: {shape}", subject.name))?;
+            if let Some(spinning) = &spinning {
+                children.stop(spinning);
+            }
             let after = distance::round_trip(server_cpu, client_cpu)?;
-            let report = Report::new(targets.names[index].clone(), &run, &outcome);
+            let report = Report::new(subject.name.clone(), &run, &outcome);
             samples[index] = Some(Sample { distance_before: before, distance_after: after, report });
             before = after;
         }

@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_line_travels_between_any_two_cpus() {
-        let cpus = cpu::allowed().unwrap();
+        let cpus = crate::cpus::allowed().unwrap().0;
         let (Some(&first), Some(&last)) = (cpus.first(), cpus.last()) else { return };
         assert!(round_trip(first, last).unwrap() > 0.0);
         assert!(round_trip(first, 1023).is_err() || cpus.contains(&1023));

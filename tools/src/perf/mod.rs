@@ -28,15 +28,16 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Args;
+use gangway_fabric::pdu::DigestFlags;
 use gangway_spec::fabrics::Nqn;
 
 use self::compare::Subject;
-use self::cpu::CpuList;
 use self::device::Device;
 use self::report::Report;
 use self::run::Run;
 use self::worker::Limit;
 use self::workload::Pattern;
+use crate::cpus::{self, CpuList};
 use crate::exit::Exit;
 use crate::output::{self, Format};
 
@@ -113,6 +114,12 @@ pub(crate) struct Perf {
     /// Go without submission queue flow control, so that a read needs no response of its own
     #[arg(long)]
     no_sqflow: bool,
+    /// Protect the headers of PDUs with digests, over TCP
+    #[arg(long)]
+    hdr_digest: bool,
+    /// Protect the data of PDUs with digests, over TCP
+    #[arg(long)]
+    data_digest: bool,
     /// Name of this host [default: made up]
     #[arg(long, value_name = "NQN")]
     host_nqn: Option<Nqn>,
@@ -163,7 +170,7 @@ impl Perf {
     }
 
     fn plan(&self) -> anyhow::Result<Run> {
-        let allowed = cpu::allowed()?;
+        let allowed = cpus::allowed()?.0;
         let cpus = self.cpu.clone().unwrap_or_default().0;
         let missing = cpus.iter().find(|cpu| !allowed.contains(cpu));
         ensure!(
@@ -171,6 +178,9 @@ impl Perf {
             "--cpu: this process may not run on CPU {}",
             missing.copied().unwrap_or(0)
         );
+        let mut digests = DigestFlags::empty();
+        digests.set(DigestFlags::HEADER, self.hdr_digest);
+        digests.set(DigestFlags::DATA, self.data_digest);
         Ok(Run {
             pattern: self.rw,
             mix: self.mix,
@@ -189,6 +199,7 @@ impl Perf {
             cpus,
             poll: self.poll,
             flow_control: !self.no_sqflow,
+            digests,
             host: self.host_nqn.clone(),
             target: self.target_pid,
             show_progress: true,

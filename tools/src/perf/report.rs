@@ -1,11 +1,15 @@
 //! What a run came to, for people and for programs.
 
+use gangway_fabric::pdu::DigestFlags;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::run::{Outcome, Run};
+use super::run::{Load, Outcome, Run};
 use super::units::{binary_size, grouped, time};
 use crate::output;
+
+/// Who waits for a CPU for a larger part of the time was not measured undisturbed.
+pub(crate) const DISTURBED: f64 = 0.03;
 
 /// A run and its results. Times are in nanoseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -29,9 +33,14 @@ pub(crate) struct Report {
     /// CPU time of the process named with `--target-pid`.
     #[serde(rename = "TargetCpuPerIO", skip_serializing_if = "Option::is_none")]
     pub(crate) target_cpu_per_io: Option<f64>,
-    /// The part of one CPU that it used.
+    /// The part of the time that it ran; more than 1 when it has several threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target_load: Option<f64>,
+    /// The part of the time that it was ready and others had its CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target_waited: Option<f64>,
+    /// The same of the load generator.
+    pub(crate) client_waited: f64,
     /// Blocks read with `--verify` of which nothing is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unverified_blocks: Option<u64>,
@@ -49,6 +58,8 @@ pub(crate) struct Workload {
     pub(crate) queues: usize,
     pub(crate) poll: bool,
     pub(crate) flow_control: bool,
+    pub(crate) header_digest: bool,
+    pub(crate) data_digest: bool,
     pub(crate) verify: bool,
 }
 
@@ -97,7 +108,7 @@ impl Latency {
 impl Report {
     /// Sums a run up.
     pub(crate) fn new(device: String, run: &Run, outcome: &Outcome) -> Self {
-        let Outcome { tally, target_load } = outcome;
+        let Outcome { tally, target } = outcome;
         let seconds = tally.elapsed.as_secs_f64();
         let ios = tally.ios();
         let iops = ios as f64 / seconds.max(1e-9);
@@ -119,6 +130,8 @@ impl Report {
                 queues: run.queues,
                 poll: run.poll,
                 flow_control: run.flow_control,
+                header_digest: run.digests.contains(DigestFlags::HEADER),
+                data_digest: run.digests.contains(DigestFlags::DATA),
                 verify: run.verify,
             },
             seconds,
@@ -127,9 +140,11 @@ impl Report {
             bytes_per_second: iops * run.block_size as f64,
             reads: side(&tally.reads),
             writes: side(&tally.writes),
-            client_cpu_per_io: per_io(tally.cpu.as_secs_f64()),
-            target_cpu_per_io: target_load.map(|load| per_io(load * seconds)),
-            target_load: *target_load,
+            client_cpu_per_io: per_io(tally.usage.cpu.as_secs_f64()),
+            target_cpu_per_io: target.map(|load| per_io(load.cpu * seconds)),
+            target_load: target.map(|load| load.cpu),
+            target_waited: target.map(|load| load.waited),
+            client_waited: Load::of(tally.usage, tally.elapsed).waited,
             unverified_blocks: run.verify.then_some(tally.unstamped),
         }
     }
@@ -166,6 +181,13 @@ impl Report {
             costs.push_str(&format!(", {} in the target ({:.1} % of a CPU)", time(cost), load * 100.0));
         }
         lines.push(costs);
+        let waited = self.client_waited.max(self.target_waited.unwrap_or(0.0));
+        if waited > DISTURBED {
+            lines.push(format!(
+                "Disturbed: others had the CPU in {:.0} % of the time; the figures say little",
+                waited * 100.0
+            ));
+        }
         if let Some(unverified) = self.unverified_blocks {
             lines.push(match unverified {
                 _ if self.reads.is_none() => {
@@ -207,6 +229,7 @@ pub(crate) mod tests {
             cpus: Vec::new(),
             poll: false,
             flow_control: true,
+            digests: DigestFlags::empty(),
             host: None,
             target: None,
             show_progress: false,
@@ -223,8 +246,10 @@ pub(crate) mod tests {
             tally.record(true, 20_000);
         }
         tally.elapsed = Duration::from_secs(2);
-        tally.cpu = Duration::from_millis(4);
-        let report = Report::new("emulated".into(), &run(), &Outcome { tally, target_load: Some(0.5) });
+        tally.usage.cpu = Duration::from_millis(4);
+        tally.usage.waited = Duration::from_millis(200);
+        let target = Some(Load { cpu: 0.5, waited: 0.01 });
+        let report = Report::new("emulated".into(), &run(), &Outcome { tally, target });
         assert_eq!((report.ios, report.iops, report.bytes_per_second), (4000, 2000.0, 2000.0 * 4096.0));
         assert_eq!((report.client_cpu_per_io, report.target_cpu_per_io), (1000.0, Some(250_000.0)));
         let latency = report.latency().unwrap();
@@ -238,12 +263,13 @@ pub(crate) mod tests {
         }
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["IOPS"], 2000.0);
+        assert!(text.contains("in 10 % of the time"), "{text}");
         assert_eq!(json["Reads"]["Latency"]["P99.9"], latency.p999);
     }
 
     #[test]
     fn a_run_without_any_command_has_no_figures_that_are_no_numbers() {
-        let report = Report::new("x".into(), &run(), &Outcome { tally: Tally::new(), target_load: None });
+        let report = Report::new("x".into(), &run(), &Outcome { tally: Tally::new(), target: None });
         assert_eq!((report.iops, report.client_cpu_per_io), (0.0, 0.0));
         assert!(report.reads.is_none() && report.latency().is_none());
     }

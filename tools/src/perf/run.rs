@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, ensure};
+use gangway_fabric::pdu::DigestFlags;
 use gangway_spec::fabrics::Nqn;
 
-use super::cpu::{self, ProcessClock};
+use super::cpu::{self, ProcessClock, Usage};
 use super::device::{Device, resolve};
 use super::local::LocalSession;
 use super::queue::{QueueShape, Session};
@@ -45,6 +46,7 @@ pub(crate) struct Run {
     pub(crate) cpus: Vec<usize>,
     pub(crate) poll: bool,
     pub(crate) flow_control: bool,
+    pub(crate) digests: DigestFlags,
     pub(crate) host: Option<Nqn>,
     /// The process that serves the device, whose CPU time is measured.
     pub(crate) target: Option<u32>,
@@ -56,8 +58,25 @@ pub(crate) struct Run {
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) tally: Tally,
-    /// CPU time that the target used per second, if it was measured.
-    pub(crate) target_load: Option<f64>,
+    /// What the target had of the processor in each second, if that was measured.
+    pub(crate) target: Option<Load>,
+}
+
+/// How busy somebody was: parts of one CPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Load {
+    /// The part of the time that it ran.
+    pub(crate) cpu: f64,
+    /// The part of the time that it could have run, had it not been for others.
+    pub(crate) waited: f64,
+}
+
+impl Load {
+    /// What `usage` is of a time.
+    pub(crate) fn of(usage: Usage, time: Duration) -> Self {
+        let seconds = time.as_secs_f64().max(1e-9);
+        Self { cpu: usage.cpu.as_secs_f64() / seconds, waited: usage.waited.as_secs_f64() / seconds }
+    }
 }
 
 impl Run {
@@ -68,7 +87,11 @@ impl Run {
     pub(crate) fn against(&self, device: &Device) -> anyhow::Result<Outcome> {
         match device {
             Device::Tcp { target, subsystem } => {
-                let host = HostOptions { nqn: self.host.clone(), flow_control: self.flow_control };
+                let host = HostOptions {
+                    nqn: self.host.clone(),
+                    flow_control: self.flow_control,
+                    digests: self.digests,
+                };
                 self.on(TcpSession::open(resolve(target)?, subsystem, self.nsid, &host)?)
             }
             Device::Local(address) => {
@@ -231,14 +254,14 @@ impl Run {
         });
         let result = match failure {
             Some(error) => Err(error),
-            None => load.map(|target_load| Outcome { tally, target_load }),
+            None => load.map(|target| Outcome { tally, target }),
         };
         (queues, result)
     }
 
-    /// Waits until the first thread has measured all it should, and says how it goes. Returns the CPU time per second
-    /// that the target used in the measured time.
-    fn watch(&self, progress: &[Progress], told: &mpsc::Receiver<()>) -> anyhow::Result<Option<f64>> {
+    /// Waits until the first thread has measured all it should, and says how it goes. Returns what the
+    /// target had of the processor in the measured time.
+    fn watch(&self, progress: &[Progress], told: &mpsc::Receiver<()>) -> anyhow::Result<Option<Load>> {
         let clock = self.target.map(ProcessClock::of).transpose()?;
         let sample = || clock.as_ref().map(|clock| clock.read().map(|cpu| (Instant::now(), cpu))).transpose();
         let completed = || progress.iter().map(|count| count.0.load(Ordering::Relaxed)).sum::<u64>();
@@ -263,9 +286,7 @@ impl Run {
             let _ = std::io::stderr().flush();
         }
         Ok(match (before, after) {
-            (Some((start, before)), Some((end, after))) => {
-                Some(after.since(&before).as_secs_f64() / (end - start).as_secs_f64())
-            }
+            (Some((start, before)), Some((end, after))) => Some(Load::of(after.since(&before), end - start)),
             _ => None,
         })
     }

@@ -30,11 +30,26 @@ impl Spread {
     pub(crate) fn text(&self, show: impl Fn(f64) -> String) -> String {
         format!("{} ({} to {})", show(self.median), show(self.min), show(self.max))
     }
+
+    /// The median, and how far from it the outermost value is, in percent.
+    pub(crate) fn short(&self, show: impl Fn(f64) -> String) -> String {
+        let furthest = (self.max - self.median).max(self.median - self.min);
+        if self.median == 0.0 {
+            return show(0.0);
+        }
+        format!("{} ±{:.0} %", show(self.median), furthest / self.median * 100.0)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_outermost_value_is_shown_in_percent() {
+        assert_eq!(Spread::of([8.0, 10.0, 11.0]).unwrap().short(|value| format!("{value:.0}")), "10 ±20 %");
+        assert_eq!(Spread::of([0.0]).unwrap().short(|value| format!("{value:.0}")), "0");
+    }
 
     #[test]
     fn the_median_is_in_the_middle() {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::cpu::Usage;
+
 /// Longest latency that is told apart from longer ones, in nanoseconds.
 const LONGEST: u64 = 100_000_000_000;
 /// Significant digits of latencies.
@@ -18,8 +20,8 @@ pub(crate) struct Tally {
     pub(crate) writes: Histogram<u64>,
     /// How long was measured.
     pub(crate) elapsed: Duration,
-    /// CPU time that the load generator used meanwhile.
-    pub(crate) cpu: Duration,
+    /// What the load generator had of the processor meanwhile.
+    pub(crate) usage: Usage,
     /// Blocks read with `--verify` that carried no stamp.
     pub(crate) unstamped: u64,
 }
@@ -33,7 +35,7 @@ impl Tally {
             reads: histogram(),
             writes: histogram(),
             elapsed: Duration::ZERO,
-            cpu: Duration::ZERO,
+            usage: Usage::default(),
             unstamped: 0,
         }
     }
@@ -63,7 +65,7 @@ impl Tally {
             mine.add(theirs).unwrap_or_else(|_| unreachable!("the same bounds"));
         }
         self.elapsed = self.elapsed.max(other.elapsed);
-        self.cpu += other.cpu;
+        self.usage += other.usage;
         self.unstamped += other.unstamped;
     }
 }
@@ -80,10 +82,10 @@ mod tests {
         b.record(false, 3000);
         b.record(true, u64::MAX);
         b.elapsed = Duration::from_secs(1);
-        b.cpu = Duration::from_millis(5);
+        b.usage.cpu = Duration::from_millis(5);
         a.merge(&b);
         assert_eq!((a.ios(), a.reads.len(), a.writes.len()), (3, 2, 1));
-        assert_eq!((a.elapsed, a.cpu), (Duration::from_secs(2), Duration::from_millis(5)));
+        assert_eq!((a.elapsed, a.usage.cpu), (Duration::from_secs(2), Duration::from_millis(5)));
         assert!(a.writes.max() >= LONGEST);
         a.clear();
         assert_eq!(a.ios(), 0);

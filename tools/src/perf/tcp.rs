@@ -2,12 +2,14 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use gangway_fabric::host::client::{AdminQueue, HostIdentity, Options};
 use gangway_fabric::host::{ADMIN_IN_CAPSULE, Config, Connection, Data, Event, Want};
+use gangway_fabric::pdu::DigestFlags;
 use gangway_spec::fabrics::{ConnectCommand, ConnectData, HostId, Nqn};
 use gangway_spec::registers::{self, ControllerCapabilities};
 use gangway_spec::{SubmissionQueueEntry, TransferDirection};
@@ -27,6 +29,8 @@ pub(crate) struct HostOptions {
     pub(crate) nqn: Option<Nqn>,
     /// Whether to ask for SQ flow control.
     pub(crate) flow_control: bool,
+    /// Which digests to ask for.
+    pub(crate) digests: DigestFlags,
 }
 
 /// A subsystem that this host is connected to, with as many associations as its queues need.
@@ -60,7 +64,12 @@ impl TcpSession {
             None => format!("nqn.2014-08.org.nvmexpress:uuid:{id}").parse()?,
         };
         let identity = HostIdentity { nqn, id: HostId(id.into_bytes()) };
-        let options = Options { flow_control: host.flow_control, ..Options::default() };
+        let options = Options {
+            flow_control: host.flow_control,
+            header_digest: host.digests.contains(DigestFlags::HEADER),
+            data_digest: host.digests.contains(DigestFlags::DATA),
+            ..Options::default()
+        };
         let mut admin = AdminQueue::connect(address, subsystem, &identity, &options)?;
         admin.enable()?;
         let capabilities = ControllerCapabilities::from_bits(admin.property_get(registers::CAP)?);
@@ -87,6 +96,7 @@ impl TcpSession {
     fn connect_queue(&self, cntlid: u16, qid: u16, shape: QueueShape) -> anyhow::Result<TcpQueue> {
         let config = Config {
             hpda: 0,
+            digests: self.options.digests(),
             queue_size: shape.depth + 1,
             flow_control: self.options.flow_control,
             in_capsule: self.in_capsule,
@@ -171,6 +181,7 @@ impl Setup {
         self.connection.submit(command, Data::Send(data.len() as u32), &mut out)?;
         // Behind the capsule in any case: no controller takes less than 8 KiB there (NVMe/TCP 1.0, 3.3.2.1).
         out.extend_from_slice(data);
+        self.connection.data_end(data, &mut out);
         let event = self.exchange(&mut out, |event| matches!(event, Event::Response { .. }))?;
         let Event::Response { tag, entry, .. } = event else {
             bail!("the controller did not answer Connect")
@@ -255,6 +266,14 @@ impl TcpQueue {
         }
     }
 
+    /// Sends bytes of the store as the payload of the PDU whose header was written last.
+    #[inline]
+    fn send_data(&mut self, range: Range<usize>) {
+        let (Store::Common(store) | Store::Own(store)) = &self.store;
+        self.outbound.payload(range.clone());
+        self.connection.data_end(&store[range], self.outbound.headers());
+    }
+
     fn on_event(&mut self, event: Event, done: &mut Vec<Done>) -> anyhow::Result<()> {
         match event {
             Event::Response { tag, entry, received } => {
@@ -268,7 +287,7 @@ impl TcpQueue {
                 let start = self.start(usize::from(self.slots[transfer.tag().index()]));
                 while transfer.remaining() > 0 {
                     let range = self.connection.data_header(&mut transfer, self.outbound.headers());
-                    self.outbound.payload(start + range.start..start + range.end);
+                    self.send_data(start + range.start..start + range.end);
                 }
             }
             Event::Initialized { .. } => {}
@@ -285,7 +304,7 @@ impl TcpQueue {
                         let start = usize::from(self.slots[tag.index()]) * self.unit_bytes + offset as usize;
                         store[start..start + count].copy_from_slice(&bytes[..count]);
                     }
-                    (count, self.connection.placed(count as u32))
+                    (count, self.connection.placed(&bytes[..count]))
                 }
                 Want::Header { .. } => match self.connection.receive(bytes, self.outbound.headers()) {
                     Ok(result) => result,
@@ -324,7 +343,7 @@ impl IoQueue for TcpQueue {
         self.slots[submitted.tag.index()] = slot as u16;
         if submitted.in_capsule {
             let start = self.start(slot);
-            self.outbound.payload(start..start + self.unit_bytes);
+            self.send_data(start..start + self.unit_bytes);
         }
         Ok(())
     }

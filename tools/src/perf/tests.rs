@@ -8,15 +8,16 @@ use gangway_bridge::{Access, Drive, ExportConfig, ReactorConfig, Target, TargetC
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::EmulatedFunction;
+use gangway_fabric::pdu::DigestFlags;
 use tokio::sync::oneshot;
 
+use super::compare;
 use super::device::Device;
 use super::floor::{SUBSYSTEM, Server};
 use super::report::tests::run;
 use super::run::Run;
 use super::worker::Limit;
 use super::workload::Pattern;
-use super::{compare, cpu};
 
 const EXPORT: &str = "nqn.2014-08.org.example:perf";
 
@@ -39,7 +40,7 @@ impl Serving {
                 let function = EmulatedFunction::new(config, &domain).unwrap();
                 let drive = Drive::start(0, function, Options::default()).unwrap();
                 let config = TargetConfig {
-                    reactors: cpu::allowed().unwrap().into_iter().take(1).collect(),
+                    reactors: crate::cpus::allowed().unwrap().0.into_iter().take(1).collect(),
                     reactor: ReactorConfig::default(),
                     listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
                 };
@@ -123,6 +124,20 @@ fn what_is_written_through_a_target_is_read_back() {
 }
 
 #[test]
+fn digests_protect_headers_and_data_of_every_shape() {
+    let serving = Serving::start("size=16MiB");
+    for digests in [DigestFlags::HEADER, DigestFlags::DATA, DigestFlags::all()] {
+        for block_size in [4096, 131_072] {
+            write_and_check(
+                |run| serving.run(run),
+                &Run { digests, ..counted(Pattern::Write, block_size, 1) },
+            );
+            assert!(serving.run(&counted(Pattern::Write, 1 << 20, 16)).is_ok());
+        }
+    }
+}
+
+#[test]
 fn reads_and_writes_at_random_places_are_checked_against_each_other() {
     let serving = Serving::start("size=1MiB,block=512");
     for queues in [1, 4] {
@@ -174,8 +189,8 @@ fn a_time_limit_ends_a_run_and_warmup_does_not_count() {
     let timed = Run { warmup, limit: Limit::Time(time), ..counted(Pattern::Randread, 4096, 1) };
     let outcome = Run { target: Some(std::process::id()), ..timed }.against(&device).unwrap();
     assert!(outcome.tally.elapsed >= time);
-    assert!(outcome.tally.ios() > 0 && outcome.tally.cpu > Duration::ZERO);
-    assert!(outcome.target_load.unwrap() > 0.0);
+    assert!(outcome.tally.ios() > 0 && outcome.tally.usage.cpu > Duration::ZERO);
+    assert!(outcome.target.unwrap().cpu > 0.0);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use gangway_spec::{SubmissionQueueEntry, nvm, opcode};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-use super::cpu;
+use super::cpu::{self, Usage};
 use super::queue::{Done, IoQueue, Namespace};
 use super::tally::Tally;
 use super::verify::Verifier;
@@ -121,8 +121,8 @@ pub(crate) struct Worker<'a, Q> {
     tally: Tally,
     phase: Phase,
     start: Instant,
-    /// When measuring began, in nanoseconds since `start`, and the thread's CPU time then.
-    since: (u64, Duration),
+    /// When measuring began, in nanoseconds since `start`, and what the thread had used then.
+    since: (u64, Usage),
     completed: u64,
 }
 
@@ -157,7 +157,7 @@ impl<'a, Q: IoQueue> Worker<'a, Q> {
             tally: Tally::new(),
             phase: Phase::Warmup,
             start: Instant::now(),
-            since: (0, Duration::ZERO),
+            since: (0, Usage::default()),
             completed: 0,
             lanes,
         })
@@ -216,12 +216,12 @@ impl<'a, Q: IoQueue> Worker<'a, Q> {
         if self.phase == Phase::Warmup && now >= self.task.warmup.as_nanos() as u64 {
             self.phase = Phase::Measuring;
             self.tally.clear();
-            self.since = (now, cpu::thread_time());
+            self.since = (now, cpu::thread_usage());
         }
         if self.phase != Phase::Draining && (self.is_over(now) || self.signals.stop.load(Ordering::Relaxed)) {
             self.phase = Phase::Draining;
             self.tally.elapsed = Duration::from_nanos(now - self.since.0);
-            self.tally.cpu = cpu::thread_time() - self.since.1;
+            self.tally.usage = cpu::thread_usage().since(self.since.1);
             self.tally.unstamped =
                 self.lanes.iter().flat_map(|lane| &lane.verifier).map(Verifier::unstamped).sum();
         }

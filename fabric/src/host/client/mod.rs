@@ -27,6 +27,7 @@ pub use io::IoQueue;
 pub use queue::Queue;
 
 use super::Tag;
+use crate::pdu::DigestFlags;
 
 /// Who a host says that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,10 @@ pub struct Options {
     pub in_capsule: bool,
     /// HPDA: alignment of the data of C2HData, in dwords, 0's based, at most 31.
     pub hpda: u8,
+    /// Whether headers have digests.
+    pub header_digest: bool,
+    /// Whether data has digests.
+    pub data_digest: bool,
     /// How long making a connection may take.
     pub connect_timeout: Duration,
     /// How long a command may take that is waited for.
@@ -67,9 +72,21 @@ impl Default for Options {
             flow_control: true,
             in_capsule: true,
             hpda: 0,
+            header_digest: false,
+            data_digest: false,
             connect_timeout: Duration::from_secs(10),
             command_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl Options {
+    /// The digests that the controller is asked for.
+    pub fn digests(&self) -> DigestFlags {
+        let mut digests = DigestFlags::empty();
+        digests.set(DigestFlags::HEADER, self.header_digest);
+        digests.set(DigestFlags::DATA, self.data_digest);
+        digests
     }
 }
 

@@ -108,6 +108,7 @@ impl Queue {
         let submitted = self.connection.submit(entry, data, self.outbound.headers())?;
         if let (Buffer::Send(bytes), true) = (&buffer, submitted.in_capsule) {
             self.outbound.payload(bytes, 0..bytes.len());
+            self.connection.data_end(bytes, self.outbound.headers());
         }
         self.buffers[submitted.tag.index()] = buffer;
         Ok(submitted.tag)
@@ -238,17 +239,21 @@ impl Queue {
             Want::Nothing => return Err(HostError::Closed { address: self.address }),
             Want::Payload { tag, offset, remaining } if remaining as usize >= DIRECT => {
                 let target = payload_buffer(&mut self.buffers, tag, offset, remaining);
-                self.stream.read(target).inspect(|&count| {
-                    if let Some(event) = self.connection.placed(count as u32) {
-                        on_event(
-                            &mut self.connection,
-                            &mut self.outbound,
-                            &mut self.buffers,
-                            &mut self.completed,
-                            event,
-                        );
-                    }
-                })
+                let result = self.stream.read(target);
+                let event = match result {
+                    Ok(count) => self.connection.placed(&target[..count]),
+                    Err(_) => None,
+                };
+                if let Some(event) = event {
+                    on_event(
+                        &mut self.connection,
+                        &mut self.outbound,
+                        &mut self.buffers,
+                        &mut self.completed,
+                        event,
+                    );
+                }
+                result
             }
             _ => self.stream.read(&mut self.inbound.buffer).inspect(|&count| {
                 self.inbound.start = 0;
@@ -271,7 +276,7 @@ impl Queue {
             Want::Payload { tag, offset, remaining } => {
                 let count = bytes.len().min(remaining as usize);
                 payload_buffer(&mut self.buffers, tag, offset, count as u32).copy_from_slice(&bytes[..count]);
-                (count, self.connection.placed(count as u32))
+                (count, self.connection.placed(&bytes[..count]))
             }
             Want::Header { .. } => match self.connection.receive(bytes, self.outbound.headers()) {
                 Ok(result) => result,
@@ -334,7 +339,8 @@ fn on_event(
                 && transfer.remaining() > 0
             {
                 let range = connection.data_header(&mut transfer, outbound.headers());
-                outbound.payload(data, range);
+                outbound.payload(data, range.clone());
+                connection.data_end(&data[range], outbound.headers());
             }
         }
     }

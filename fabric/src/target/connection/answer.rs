@@ -1,13 +1,30 @@
 //! What the caller has the connection send.
 
 use gangway_spec::{CompletionQueueEntry, Status};
-use zerocopy::IntoBytes;
 
 use super::{Connection, Stage};
-use crate::pdu::{C2hData, CapsuleResp, Layout, PduFlags, PduType, R2t};
+use crate::digest;
+use crate::pdu::{C2hData, CapsuleResp, DigestFlags, PduFlags, PduType, R2t};
 use crate::target::slots::Phase;
 use crate::target::{Reply, Slot};
 use crate::term::Fatal;
+
+/// What follows the payload of a C2HData PDU.
+#[derive(Debug)]
+#[must_use = "a command whose data was sent ends with `Connection::data_end`"]
+pub struct DataEnd {
+    /// The data digest.
+    digest: Option<u32>,
+    /// The answer, unless the PDU's header told the host that the command succeeded.
+    answer: Option<(Slot, Reply)>,
+}
+
+impl DataEnd {
+    /// Whether a response capsule follows the data. Otherwise its header has ended the command.
+    pub fn has_response(&self) -> bool {
+        self.answer.is_some()
+    }
+}
 
 impl Connection {
     /// Appends the R2T for all data of a command whose data is [`Transport`]. It arrives as [`Payload`], and
@@ -28,33 +45,45 @@ impl Connection {
         debug_assert!(command.phase == Phase::Idle && command.received == 0 && command.length > 0);
         command.phase = Phase::Requested;
         // The tag is the slot: the CID beside it tells a late PDU for an earlier command in this slot apart.
-        out.extend_from_slice(R2t::new(command.cid, slot, 0, command.length).as_bytes());
+        self.framing.append(&R2t::new(command.cid, slot, 0, command.length), 0, out);
     }
 
-    /// Appends the C2HData header for `len` bytes, all the data that the command returns; the caller sends the
-    /// payload right behind it. `len` is at least 1 and at most what the command's SGL declares.
+    /// Appends the C2HData header for `payload`, all the data that the command returns; the caller sends the payload
+    /// right behind it, and behind that what [`Connection::data_end`] appends. The payload has at least 1 byte and at
+    /// most what the command's SGL declares. It is looked at only when the connection has data digests.
     ///
-    /// Returns `true` if the header told the host that the command succeeded with `reply`: the slot is free, and
-    /// no response follows. Otherwise answer the command with [`Connection::respond`].
+    /// The command ends with `reply`: here, if the header can say so, or by a response capsule behind the data.
     #[inline]
-    #[must_use = "a command whose header did not end it must be answered with `respond`"]
-    pub fn data_header(&mut self, slot: Slot, len: u32, reply: &Reply, out: &mut Vec<u8>) -> bool {
+    pub fn data_header(&mut self, slot: Slot, payload: &[u8], reply: &Reply, out: &mut Vec<u8>) -> DataEnd {
         let Some(command) = self.slots.get(slot) else {
             debug_assert!(false, "no command in slot {slot}");
-            return false;
+            return DataEnd { digest: None, answer: None };
         };
-        debug_assert!(len > 0 && len <= command.length);
+        debug_assert!(!payload.is_empty() && payload.len() <= command.length as usize);
+        // Never longer than the SGL says, which is a u32.
+        let len = payload.len() as u32;
         // SUCCESS takes the place of a completion that has nothing to say: status 0, dwords 0, and no head pointer.
         let ends = *reply == Reply::SUCCESS && self.queue.is_some_and(|queue| !queue.flow_control);
         let flags = if ends { PduFlags::LAST | PduFlags::SUCCESS } else { PduFlags::LAST };
-        let pdu = C2hData::new(command.cid, 0, len, flags, self.hpda);
-        out.extend_from_slice(pdu.as_bytes());
-        let padding = Layout::new(pdu.header.hlen, self.hpda, len).padding(pdu.header.hlen);
-        out.resize(out.len() + padding, 0);
+        self.framing.append(&C2hData::new(command.cid, 0, len, flags, self.framing.pda), len, out);
         if ends {
             self.slots.release(slot);
         }
-        ends
+        DataEnd {
+            digest: self.framing.digests.contains(DigestFlags::DATA).then(|| digest::digest(payload)),
+            answer: (!ends).then_some((slot, *reply)),
+        }
+    }
+
+    /// Appends what follows the payload: its digest, and the response capsule, as far as there are such.
+    #[inline]
+    pub fn data_end(&mut self, end: DataEnd, out: &mut Vec<u8>) {
+        if let Some(digest) = end.digest {
+            out.extend_from_slice(&digest.to_le_bytes());
+        }
+        if let Some((slot, reply)) = end.answer {
+            self.respond(slot, &reply, out);
+        }
     }
 
     /// Appends the response capsule and frees the slot. In-capsule data of the command that still arrives is
@@ -69,7 +98,7 @@ impl Connection {
         let mut entry = CompletionQueueEntry::new(command.cid, reply.status);
         entry.set_result(reply.result);
         entry.sq_head.set(self.next_sq_head(slot, reply.status));
-        out.extend_from_slice(CapsuleResp::new(entry).as_bytes());
+        self.framing.append(&CapsuleResp::new(entry), 0, out);
     }
 
     /// SQHD of the next completion, which ends the command in `slot`.

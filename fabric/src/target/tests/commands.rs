@@ -26,8 +26,10 @@ fn the_connect_of_the_linux_host_is_understood_byte_by_byte() {
     for size in [1, 2, 3, 7, 8, 71, 72, 73, 1096] {
         let mut harness = Harness::initialized(0);
         let events = harness.feed_by(&bytes, &mut std::iter::repeat(size)).unwrap();
-        let [Event::Command { slot, entry, data: declared }, Event::DataComplete { slot: complete }] =
-            events[..]
+        let [
+            Event::Command { slot, entry, data: declared },
+            Event::DataComplete { slot: complete, intact: true },
+        ] = events[..]
         else {
             panic!("{events:?}")
         };
@@ -72,7 +74,7 @@ fn connect_may_bring_its_data_by_r2t() {
     harness.connection.request_data(slot, &mut harness.out);
     let data = pattern(1024);
     let events = harness.feed(&h2c_data(5, slot, 0, &data, true)).unwrap();
-    assert_eq!(events, [Event::DataComplete { slot }]);
+    assert_eq!(events, [Event::DataComplete { slot, intact: true }]);
     assert_eq!(harness.data[&slot], data);
 }
 
@@ -321,6 +323,6 @@ fn in_capsule_data_that_is_not_wanted_is_discarded_and_completes() {
     let events = harness.feed(&bytes[..72]).unwrap();
     let [Event::Command { slot, .. }] = events[..] else { panic!("{events:?}") };
     harness.connection.discard_data(slot);
-    assert_eq!(harness.feed(&bytes[72..]), Ok(vec![Event::DataComplete { slot }]));
+    assert_eq!(harness.feed(&bytes[72..]), Ok(vec![Event::DataComplete { slot, intact: true }]));
     assert_eq!(harness.discarded, 512);
 }

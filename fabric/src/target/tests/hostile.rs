@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::digest::oracle::with_digests;
 
 /// What a controller would do with `event`, at once.
 fn react(harness: &mut Harness, event: &Event) {
@@ -12,9 +13,10 @@ fn react(harness: &mut Harness, event: &Event) {
                 harness.connection.request_data(slot, &mut harness.out);
             }
             CapsuleData::Transport { len } => {
-                if !harness.connection.data_header(slot, len, &Reply::SUCCESS, &mut harness.out) {
-                    harness.connection.respond(slot, &Reply::SUCCESS, &mut harness.out);
-                }
+                // What a peer asks for must not cost memory.
+                let payload = &[5; 1 << 16][..(len as usize).min(1 << 16)];
+                let end = harness.connection.data_header(slot, payload, &Reply::SUCCESS, &mut harness.out);
+                harness.connection.data_end(end, &mut harness.out);
             }
             CapsuleData::None => harness.connection.respond(slot, &Reply::SUCCESS, &mut harness.out),
             CapsuleData::InCapsule { .. } => {}
@@ -22,7 +24,7 @@ fn react(harness: &mut Harness, event: &Event) {
         Event::Refused { slot, status, .. } => {
             harness.connection.respond(slot, &Reply::status(status), &mut harness.out);
         }
-        Event::DataComplete { slot } => {
+        Event::DataComplete { slot, .. } => {
             if !harness.connection.is_established() {
                 harness.connection.establish(1, QUEUE_SIZE, false);
             }
@@ -77,7 +79,7 @@ fn run(bytes: &[u8], sizes: &[usize]) -> Trace {
                 Want::Payload { slot, offset, remaining } => {
                     let n = piece.len().min(remaining as usize);
                     trace.payload.extend((offset..).zip(&piece[..n]).map(|(at, byte)| (slot, at, *byte)));
-                    (n, harness.connection.placed(n as u32))
+                    (n, harness.connection.placed(&piece[..n]))
                 }
                 Want::Discard { remaining } => {
                     let n = piece.len().min(remaining as usize);
@@ -107,34 +109,49 @@ fn run(bytes: &[u8], sizes: &[usize]) -> Trace {
 
 /// A good session: every PDU that a host sends, with and without data.
 fn session() -> Vec<u8> {
-    let mut bytes = icreq(0);
-    bytes.extend(capsule(connect_entry(), &pattern(1024)));
-    bytes.extend(capsule(entry(opcode::nvm::WRITE, 1, SglDescriptor::in_capsule(512)), &pattern(512)));
-    bytes.extend(capsule(entry(opcode::nvm::READ, 2, SglDescriptor::transport(4096)), &[]));
-    bytes.extend(capsule(entry(opcode::nvm::WRITE, 3, SglDescriptor::transport(600)), &[]));
-    bytes.extend(h2c_data(3, 0, 0, &pattern(300), false));
-    bytes.extend(capsule(entry(opcode::nvm::FLUSH, 4, SglDescriptor::transport(0)), &[]));
-    bytes.extend(h2c_data(3, 0, 300, &pattern(300), true));
+    session_with(DigestFlags::empty())
+}
+
+/// The same with digests.
+fn session_with(digests: DigestFlags) -> Vec<u8> {
     let keyed = SglDescriptor { identifier: 0x40, ..SglDescriptor::transport(64) };
-    bytes.extend(capsule(entry(opcode::nvm::WRITE, 5, keyed), &pattern(64)));
-    bytes.extend(capsule(entry(opcode::nvm::FLUSH, 6, SglDescriptor::transport(0)), &[]));
+    let pdus = [
+        capsule(connect_entry(), &pattern(1024)),
+        capsule(entry(opcode::nvm::WRITE, 1, SglDescriptor::in_capsule(512)), &pattern(512)),
+        capsule(entry(opcode::nvm::READ, 2, SglDescriptor::transport(4096)), &[]),
+        capsule(entry(opcode::nvm::WRITE, 3, SglDescriptor::transport(600)), &[]),
+        h2c_data(3, 0, 0, &pattern(300), false),
+        capsule(entry(opcode::nvm::FLUSH, 4, SglDescriptor::transport(0)), &[]),
+        h2c_data(3, 0, 300, &pattern(300), true),
+        capsule(entry(opcode::nvm::WRITE, 5, keyed), &pattern(64)),
+        capsule(entry(opcode::nvm::FLUSH, 6, SglDescriptor::transport(0)), &[]),
+    ];
+    let mut bytes = IcReq::new(0, digests, 0).as_bytes().to_vec();
+    bytes.extend(pdus.iter().flat_map(|plain| with_digests(plain, digests, 4)));
     bytes
+}
+
+fn any_digests() -> impl Strategy<Value = DigestFlags> {
+    (0..4_u8).prop_map(DigestFlags::from_bits_retain)
 }
 
 #[test]
 fn a_good_session_is_the_same_byte_by_byte_and_as_a_whole() {
-    let bytes = session();
-    let whole = run(&bytes, &[bytes.len()]);
-    assert_eq!((&whole.fatal, whole.consumed, whole.outstanding), (&None, bytes.len(), 0));
-    // ICReq, Connect and its data, write and its data, read, write, flush, its data, refused, flush.
-    assert_eq!(whole.events.len(), 11);
-    assert_eq!((whole.payload.len(), whole.discarded), (1024 + 512 + 600, 64));
-    assert_eq!(run(&bytes, &[1]), whole);
+    for digests in (0..4).map(DigestFlags::from_bits_retain) {
+        let bytes = session_with(digests);
+        let whole = run(&bytes, &[bytes.len()]);
+        assert_eq!((&whole.fatal, whole.consumed, whole.outstanding), (&None, bytes.len(), 0));
+        // ICReq, Connect and its data, write and its data, read, write, flush, its data, refused, flush.
+        assert_eq!(whole.events.len(), 11);
+        assert!(!whole.events.iter().any(|event| matches!(event, Event::DataComplete { intact: false, .. })));
+        assert_eq!((whole.payload.len(), whole.discarded), (1024 + 512 + 600, 64));
+        assert_eq!(run(&bytes, &[1]), whole);
+    }
 }
 
 #[test]
 fn a_session_cut_at_any_byte_waits_for_the_rest() {
-    let bytes = session();
+    let bytes = session_with(DigestFlags::all());
     let whole = run(&bytes, &[bytes.len()]);
     for cut in 0..bytes.len() {
         let trace = run(&bytes[..cut], &[cut.max(1)]);
@@ -149,8 +166,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_good_session_is_the_same_in_pieces_of_any_size(sizes in prop::collection::vec(1..300_usize, 1..50)) {
-        let bytes = session();
+    fn a_good_session_is_the_same_in_pieces_of_any_size(
+        digests in any_digests(),
+        sizes in prop::collection::vec(1..300_usize, 1..50),
+    ) {
+        let bytes = session_with(digests);
         prop_assert_eq!(run(&bytes, &sizes), run(&bytes, &[bytes.len()]));
     }
 
@@ -167,10 +187,11 @@ proptest! {
 
     #[test]
     fn a_damaged_session_never_panics_and_ends_the_same_in_pieces_of_any_size(
+        digests in any_digests(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         sizes in prop::collection::vec(1..300_usize, 1..20),
     ) {
-        let mut bytes = session();
+        let mut bytes = session_with(digests);
         for (index, value) in damage {
             let index = index.index(bytes.len());
             bytes[index] = value;

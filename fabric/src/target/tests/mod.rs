@@ -1,6 +1,7 @@
 //! Tests of the controller's side: a host made of bytes, fed in pieces of any size.
 
 mod commands;
+mod digests;
 mod hostile;
 mod initialize;
 mod transfers;
@@ -112,7 +113,7 @@ impl Harness {
                 let n = bytes.len().min(remaining as usize);
                 let offset = offset as usize;
                 self.data.get_mut(&slot).unwrap()[offset..offset + n].copy_from_slice(&bytes[..n]);
-                Ok((n, self.connection.placed(n as u32)))
+                Ok((n, self.connection.placed(&bytes[..n])))
             }
             Want::Discard { remaining } => {
                 let n = bytes.len().min(remaining as usize);
@@ -129,7 +130,7 @@ impl Harness {
         match &events[..] {
             [
                 Event::Command { slot, data: CapsuleData::InCapsule { .. }, .. },
-                Event::DataComplete { slot: done },
+                Event::DataComplete { slot: done, intact: true },
             ] => {
                 assert_eq!(slot, done);
                 *slot

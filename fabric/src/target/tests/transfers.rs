@@ -45,7 +45,7 @@ fn h2c_data_cut_at_maxh2cdata_arrives_whole_however_it_is_split() {
             bytes.extend(h2c_data(CID, slot, i as u32 * 8192, chunk, i == 2));
         }
         let events = harness.feed_by(&bytes, &mut std::iter::repeat(size)).unwrap();
-        assert_eq!(events, [Event::DataComplete { slot }]);
+        assert_eq!(events, [Event::DataComplete { slot, intact: true }]);
         assert_eq!(harness.data[&slot], data);
         assert_eq!(harness.respond(slot, &Reply::SUCCESS).cid.get(), CID);
     }
@@ -61,7 +61,13 @@ fn transfers_of_two_commands_may_take_turns() {
     bytes.extend(h2c_data(5, second, 0, &data[16..], true));
     bytes.extend(h2c_data(CID, first, 8, &data[8..16], true));
     let events = harness.feed(&bytes).unwrap();
-    assert_eq!(events, [Event::DataComplete { slot: second }, Event::DataComplete { slot: first }]);
+    assert_eq!(
+        events,
+        [
+            Event::DataComplete { slot: second, intact: true },
+            Event::DataComplete { slot: first, intact: true }
+        ]
+    );
     assert_eq!((&harness.data[&first][..], &harness.data[&second][..]), (&data[..16], &data[16..]));
 }
 
@@ -115,7 +121,7 @@ fn a_ttag_that_nobody_waits_for_is_an_invalid_field() {
     // An R2T is used up by its last byte.
     let (mut harness, slot) = requested(16);
     let bytes = h2c_data(CID, slot, 0, &[1; 16], true);
-    assert_eq!(harness.feed(&bytes), Ok(vec![Event::DataComplete { slot }]));
+    assert_eq!(harness.feed(&bytes), Ok(vec![Event::DataComplete { slot, intact: true }]));
     assert_eq!(harness.fatal(&bytes), (1, 10));
 }
 
@@ -133,7 +139,7 @@ fn a_ttag_of_0_is_as_good_as_any() {
     assert_eq!(slot, 0);
     harness.connection.request_data(slot, &mut harness.out);
     let events = harness.feed(&h2c_data(CID, 0, 0, &[1; 16], true)).unwrap();
-    assert_eq!(events, [Event::DataComplete { slot }]);
+    assert_eq!(events, [Event::DataComplete { slot, intact: true }]);
 }
 
 #[test]
@@ -143,7 +149,7 @@ fn requested_data_that_is_not_wanted_any_more_is_discarded_and_completes() {
     harness.feed(&h2c_data(CID, slot, 0, &data[..8], false)).unwrap();
     harness.connection.discard_data(slot);
     let events = harness.feed(&h2c_data(CID, slot, 8, &data[8..], true)).unwrap();
-    assert_eq!(events, [Event::DataComplete { slot }]);
+    assert_eq!(events, [Event::DataComplete { slot, intact: true }]);
     assert_eq!((harness.discarded, &harness.data[&slot][8..]), (8, &[0; 8][..]));
     harness.respond(slot, &Reply::status(Status::ABORT_REQUESTED));
 }
@@ -155,7 +161,7 @@ fn padding_in_front_of_h2c_data_is_skipped() {
     bytes.resize(64, 0xee);
     bytes.extend(pattern(16));
     let events = harness.feed_by(&bytes, &mut std::iter::repeat(1)).unwrap();
-    assert_eq!(events, [Event::DataComplete { slot }]);
+    assert_eq!(events, [Event::DataComplete { slot, intact: true }]);
     assert_eq!(harness.data[&slot], pattern(16));
 }
 
@@ -164,12 +170,15 @@ fn with_flow_control_a_read_ends_with_its_response() {
     let mut harness = Harness::connected(1, true);
     let slot = harness.command(&read(4096));
     harness.out.clear();
-    assert!(!harness.connection.data_header(slot, 4096, &Reply::SUCCESS, &mut harness.out));
+    let end = harness.connection.data_header(slot, &[0; 4096], &Reply::SUCCESS, &mut harness.out);
+    assert!(end.has_response());
     let pdu = C2hData::read_from_bytes(&harness.out).unwrap();
     assert_eq!(pdu.header.as_bytes(), [7, 4, 24, 24, 24, 16, 0, 0]);
     assert_eq!((pdu.cccid.get(), pdu.datao.get(), pdu.datal.get()), (CID, 0, 4096));
     assert_eq!(harness.connection.commands_outstanding(), 1);
-    assert_eq!(harness.respond(slot, &Reply::SUCCESS).cid.get(), CID);
+    harness.out.clear();
+    harness.connection.data_end(end, &mut harness.out);
+    assert_eq!(CapsuleResp::read_from_bytes(&harness.out).unwrap().entry.cid.get(), CID);
     assert_eq!(harness.connection.commands_outstanding(), 0);
 }
 
@@ -188,10 +197,15 @@ fn success_rides_on_the_data_only_without_flow_control_and_when_the_completion_s
         let mut harness = Harness::connected(1, flow_control);
         let slot = harness.command(&read(512));
         harness.out.clear();
-        assert_eq!(harness.connection.data_header(slot, 512, &reply, &mut harness.out), success);
+        let end = harness.connection.data_header(slot, &[0; 512], &reply, &mut harness.out);
+        assert_eq!(end.has_response(), !success);
         let pdu = C2hData::read_from_bytes(&harness.out).unwrap();
         assert_eq!(pdu.header.flags, if success { 0b1100 } else { 0b0100 });
         assert_eq!(harness.connection.commands_outstanding(), usize::from(!success));
+        harness.out.clear();
+        harness.connection.data_end(end, &mut harness.out);
+        assert_eq!(harness.out.len(), if success { 0 } else { 24 });
+        assert_eq!(harness.connection.commands_outstanding(), 0);
     }
 }
 
@@ -201,7 +215,8 @@ fn data_for_the_host_is_padded_only_when_the_host_asked_for_alignment() {
         let mut harness = Harness::initialized(hpda).connect(1, false);
         let slot = harness.command(&read(100));
         harness.out.clear();
-        assert!(harness.connection.data_header(slot, 100, &Reply::SUCCESS, &mut harness.out));
+        let end = harness.connection.data_header(slot, &[0; 100], &Reply::SUCCESS, &mut harness.out);
+        assert!(!end.has_response());
         let (pdu, padding) = C2hData::ref_from_prefix(&harness.out).unwrap();
         let alignment = 4 * (usize::from(hpda) + 1);
         assert_eq!(usize::from(pdu.header.pdo), 24_usize.next_multiple_of(alignment));

@@ -63,7 +63,7 @@ impl Children {
         let what = format!("gangway {}", arguments.join(" "));
         let program = std::env::current_exe().context("cannot find this program")?;
         // What a thread starts runs where the thread may.
-        let here = cpu::allowed()?;
+        let here = crate::cpus::allowed()?.0;
         cpu::pin(&[server_cpu])?;
         let spawned = Command::new(program)
             .args(arguments)
@@ -104,6 +104,16 @@ impl Children {
     }
 }
 
+impl Children {
+    /// Ends one of them.
+    pub(super) fn stop(&self, running: &Running) {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = children.iter().position(|child| child.id() == running.pid) {
+            end(children.swap_remove(index));
+        }
+    }
+}
+
 impl Drop for Children {
     fn drop(&mut self) {
         kill(&self.children);
@@ -118,11 +128,13 @@ fn ready(line: &str) -> Option<Device> {
 }
 
 fn kill(children: &Mutex<Vec<Child>>) {
-    for mut child in children.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        // One that has ended by itself cannot be killed, and is waited for all the same.
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+    children.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(end);
+}
+
+fn end(mut child: Child) {
+    // One that has ended by itself cannot be killed, and is waited for all the same.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 #[cfg(test)]

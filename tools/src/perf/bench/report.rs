@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::shape::Shape;
 use crate::output;
-use crate::perf::report::Report;
+use crate::perf::report::{DISTURBED, Report};
 use crate::perf::spread::Spread;
 use crate::perf::units::{grouped, time};
 
@@ -35,9 +35,14 @@ impl Round {
         self.samples.iter().flat_map(|sample| [sample.distance_before, sample.distance_after])
     }
 
-    /// Whether the cores stayed where they were.
+    /// Whether the cores stayed where they were, and nobody else was on them.
     fn is_steady(&self) -> bool {
+        let disturbed = |sample: &Sample| {
+            let Report { client_waited, target_waited, .. } = sample.report;
+            client_waited.max(target_waited.unwrap_or(0.0)) > DISTURBED
+        };
         Spread::of(self.distances()).is_some_and(|distance| distance.max <= distance.min * STEADY)
+            && !self.samples.iter().any(disturbed)
     }
 }
 
@@ -71,7 +76,8 @@ pub(crate) struct ShapeResult {
     pub(crate) shape: Shape,
     /// Nanoseconds, over all rounds.
     pub(crate) distance: Option<Spread>,
-    /// Rounds in which the distance stayed the same. Only these count, unless there is none.
+    /// Rounds in which the distance stayed the same and nobody else had the CPUs. Only these count, unless there is
+    /// none.
     pub(crate) steady_rounds: usize,
     /// The floor first.
     pub(crate) targets: Vec<Summary>,
@@ -92,33 +98,30 @@ impl ShapeResult {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let spread = |spread: Option<Spread>, show: fn(f64) -> String| {
-            spread.map_or(String::new(), |spread| spread.text(show))
+            spread.map_or(String::new(), |spread| spread.short(show))
         };
         let ratio = |spread: Option<Spread>| {
             spread.map_or(String::new(), |spread| spread.text(|value| format!("{value:.2}")))
         };
-        let median = |spread: Option<Spread>| spread.map_or(String::new(), |spread| time(spread.median));
         let rows = self.targets.iter().map(|target| {
             vec![
                 target.name.clone(),
                 spread(target.iops, grouped),
-                median(target.p50),
-                median(target.p99),
-                median(target.p999),
+                spread(target.p50, time),
+                spread(target.p99, time),
                 spread(target.target_cpu, time),
-                median(target.client_cpu),
+                spread(target.client_cpu, time),
                 ratio(target.iops_ratio),
                 ratio(target.cpu_ratio),
             ]
         });
-        let header =
-            ["", "IOPS", "p50", "p99", "p99.9", "CPU per I/O", "client's", "IOPS to floor", "CPU to floor"];
+        let header = ["", "IOPS", "p50", "p99", "CPU per I/O", "client's", "IOPS/floor", "CPU/floor"];
         let distance =
             self.distance.map_or(String::new(), |distance| distance.text(|nanos| format!("{nanos:.0}")));
         let (steady, all) = (self.steady_rounds, self.rounds.len());
         let note = match steady {
-            0 => "in no round steady, so all count".to_owned(),
-            steady => format!("steady in {steady} of {all} rounds, which count"),
+            0 => format!("none of {all} rounds was undisturbed, so all count, for little"),
+            steady => format!("{steady} of {all} rounds were undisturbed and count"),
         };
         let table = output::table(&header, rows.collect());
         format!("{}\n{table}\nCores {distance} ns apart, {note}", self.shape)
@@ -159,7 +162,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::perf::run::Outcome;
+    use crate::perf::run::{Load, Outcome};
     use crate::perf::tally::Tally;
 
     /// A run of one second with so many commands, whose target was busy for `load` of it.
@@ -168,7 +171,11 @@ mod tests {
         (0..ios).for_each(|_| tally.record(false, 1000));
         tally.elapsed = Duration::from_secs(1);
         let run = crate::perf::report::tests::run();
-        let report = Report::new(String::new(), &run, &Outcome { tally, target_load: Some(load) });
+        let report = Report::new(
+            String::new(),
+            &run,
+            &Outcome { tally, target: Some(Load { cpu: load, waited: 0.0 }) },
+        );
         Sample { distance_before: distance, distance_after: distance, report }
     }
 

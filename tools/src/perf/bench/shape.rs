@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use crate::perf::units::{binary_size, parse_size};
 use crate::perf::workload::Pattern;
 
-/// One shape of load, written `PATTERN,SIZE,DEPTH,CONNECTIONS`, with `,poll` when both ends spin.
+/// One shape of load, written `PATTERN,SIZE,DEPTH,CONNECTIONS`, with `,poll` when floor and targets spin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) pattern: Pattern,
@@ -18,6 +18,7 @@ pub(crate) struct Shape {
     /// Commands outstanding on each connection.
     pub(crate) depth: u16,
     pub(crate) connections: u16,
+    /// Floor and targets spin: the shortest way there and back.
     pub(crate) poll: bool,
 }
 

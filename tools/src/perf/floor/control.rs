@@ -71,7 +71,7 @@ impl Control {
                     if let Some((_, data)) = &mut self.arriving {
                         data.extend_from_slice(&rest[..count]);
                     }
-                    (count, self.connection.placed(count as u32))
+                    (count, self.connection.placed(&rest[..count]))
                 }
                 Want::Discard { remaining } => {
                     let count = rest.len().min(remaining as usize);
@@ -93,7 +93,7 @@ impl Control {
                 self.arriving = Some((entry, Vec::new()));
             }
             Event::Command { slot, entry, .. } => return Ok(self.execute(slot, entry, &[], out)),
-            Event::DataComplete { slot } => {
+            Event::DataComplete { slot, .. } => {
                 let (entry, data) = self.arriving.take().context("data without a command")?;
                 return Ok(self.execute(slot, entry, &data, out));
             }
@@ -152,12 +152,9 @@ impl Control {
         let (status, result) = match entry.opcode {
             opcode::admin::IDENTIFY => match self.identify(entry.cdw10.get() as u8, entry.nsid.get()) {
                 Some(data) => {
-                    let ended = self.connection.data_header(slot, data.len() as u32, &Reply::SUCCESS, out);
+                    let end = self.connection.data_header(slot, &data, &Reply::SUCCESS, out);
                     out.extend_from_slice(&data);
-                    if ended {
-                        return;
-                    }
-                    (Status::SUCCESS, 0)
+                    return self.connection.data_end(end, out);
                 }
                 None => (Status::INVALID_FIELD.with_dnr(), 0),
             },

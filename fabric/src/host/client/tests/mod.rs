@@ -143,13 +143,19 @@ fn exercise(io: &mut IoQueue, depth: usize) {
 }
 
 #[test]
-fn data_of_every_size_survives_with_and_without_flow_control_capsule_data_and_padding() {
-    for (flow_control, in_capsule, hpda) in
-        [(true, true, 0), (false, true, 0), (true, false, 3), (false, false, 31)]
-    {
+fn data_of_every_size_survives_with_and_without_flow_control_capsule_data_padding_and_digests() {
+    for (flow_control, in_capsule, hpda, header_digest, data_digest) in [
+        (true, true, 0, false, false),
+        (false, true, 0, true, false),
+        (true, false, 3, false, true),
+        (false, false, 31, false, false),
+        (true, true, 0, true, true),
+        (false, false, 31, true, true),
+    ] {
         let target = Config { in_capsule_data: 8192, max_h2c_data: 32 * 1024 };
         let server = Server::start(2, Setup { target, ..Setup::default() });
-        let options = Options { flow_control, in_capsule, hpda, queue_size: 33, ..Options::default() };
+        let digests = Options { header_digest, data_digest, ..Options::default() };
+        let options = Options { flow_control, in_capsule, hpda, queue_size: 33, ..digests };
         let mut admin = connect(server.address, &options);
         let mut io = admin.connect_io(1).unwrap();
         exercise(&mut io, 32);

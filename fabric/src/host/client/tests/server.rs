@@ -144,7 +144,7 @@ impl Session {
                         let count = bytes.len().min(remaining as usize);
                         self.waiting.get_mut(&slot).unwrap().1[offset as usize..][..count]
                             .copy_from_slice(&bytes[..count]);
-                        (count, self.connection.placed(count as u32))
+                        (count, self.connection.placed(&bytes[..count]))
                     }
                     want => panic!("{want:?}"),
                 };
@@ -176,7 +176,7 @@ impl Session {
                 }
                 _ => self.execute(slot, entry, Vec::new()),
             },
-            Event::DataComplete { slot } => {
+            Event::DataComplete { slot, intact: true } => {
                 let (entry, data) = self.waiting.remove(&slot).unwrap();
                 self.execute(slot, entry, data);
             }
@@ -189,12 +189,9 @@ impl Session {
     }
 
     fn send(&mut self, slot: Slot, data: &[u8]) {
-        if !self.connection.data_header(slot, data.len() as u32, &Reply::SUCCESS, &mut self.out) {
-            self.out.extend_from_slice(data);
-            self.respond(slot, Status::SUCCESS, 0);
-        } else {
-            self.out.extend_from_slice(data);
-        }
+        let end = self.connection.data_header(slot, data, &Reply::SUCCESS, &mut self.out);
+        self.out.extend_from_slice(data);
+        self.connection.data_end(end, &mut self.out);
     }
 
     fn execute(&mut self, slot: Slot, entry: SubmissionQueueEntry, data: Vec<u8>) {
