@@ -242,7 +242,7 @@ fn read(stream: &TcpStream, bytes: &mut [u8]) -> Result<Option<usize>, LinkEnd> 
 /// Whether the data of a command goes to the controller. Fabrics commands say so in FCTYPE, others in their opcode.
 fn brings_data(entry: &SubmissionQueueEntry) -> bool {
     let code = match entry.opcode {
-        admin::FABRICS => entry.nsid.get().to_le_bytes()[0],
+        admin::FABRICS => entry.fctype(),
         opcode => opcode,
     };
     matches!(

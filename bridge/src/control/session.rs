@@ -73,8 +73,7 @@ async fn greet(
                 return Ok(());
             }
         };
-        let is_connect = arrived.entry.opcode == opcode::FABRICS
-            && arrived.entry.nsid.get().to_le_bytes()[0] == fctype::CONNECT;
+        let is_connect = arrived.entry.opcode == opcode::FABRICS && arrived.entry.fctype() == fctype::CONNECT;
         if !is_connect {
             link.respond(arrived.slot, &Reply::status(Status::COMMAND_SEQUENCE_ERROR.with_dnr()));
             continue;

@@ -237,12 +237,7 @@ impl Connection {
         if entry.opcode == admin::FABRICS {
             return self.fabrics_command(slot, &entry, in_capsule, context);
         }
-        let decision = context.view.admit(&entry, declared).and_then(|admitted| {
-            // A read cannot put its data into the command's own capsule.
-            let wrong_place = in_capsule && admitted.direction != TransferDirection::HostToController;
-            if wrong_place { Err(Status::SGL_DESCRIPTOR_TYPE_INVALID.with_dnr()) } else { Ok(admitted) }
-        });
-        let (admitted, stage) = match decision {
+        let (admitted, stage) = match context.view.admit(&entry, declared) {
             Ok(admitted) => (admitted, Stage::Receiving),
             Err(status) if in_capsule => (nowhere(), Stage::Refused(status)),
             Err(status) => {
@@ -299,7 +294,7 @@ impl Connection {
         in_capsule: bool,
         context: &mut Context<'_>,
     ) -> Result<(), End> {
-        let kind = entry.nsid.get().to_le_bytes()[0];
+        let kind = entry.fctype();
         let status = match kind {
             fctype::DISCONNECT => Status::SUCCESS,
             fctype::CONNECT => Status::COMMAND_SEQUENCE_ERROR.with_dnr(),

@@ -162,8 +162,7 @@ impl RemoteController {
     }
 
     fn fabrics(&mut self, entry: &SubmissionQueueEntry) -> Action {
-        // FCTYPE stands where other commands have the lowest byte of the NSID.
-        match entry.nsid.get().to_le_bytes()[0] {
+        match entry.fctype() {
             fctype::PROPERTY_GET => match self.properties.get(&PropertyGet::from(*entry)) {
                 Ok(value) => Action::Answer {
                     reply: Reply { status: Status::SUCCESS, result: value },
