@@ -24,30 +24,33 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{binding::ThisMachine, exit::Exit, sysfs::Roots};
 
-const HELP: &str = "\
+/// Adds what every command's help ends with.
+macro_rules! with_exit_codes {
+    ($text:literal) => {
+        concat!(
+            $text,
+            "\n\nExit codes:\n  0  done, or nothing to do\n  1  failed or refused\n  2  the command line is wrong\n",
+            "  3  refused because a drive is in use"
+        )
+    };
+}
+
+const HELP: &str = with_exit_codes!(
+    "\
 Examples:
   gangway                          an emulated drive on 127.0.0.1:4420, to try things out
   gangway list                     the NVMe drives of this machine and what uses them
   gangway bind 0000:01:00.0        takes a drive from the kernel
   gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-host NQN
-  gangway unbind 0000:01:00.0      gives it back
+  gangway unbind 0000:01:00.0      gives it back"
+);
 
-Exit codes:
-  0  done, or nothing to do
-  1  failed or refused
-  2  the command line is wrong
-  3  refused because a drive is in use";
-
-const BIND_HELP: &str = "\
+const BIND_HELP: &str = with_exit_codes!(
+    "\
 Examples:
   gangway bind --dry-run 01:00.0   what would be done, and whether anything is in the way
-  gangway bind 01:00.0 02:00.0     two drives, both or none
-
-Exit codes:
-  0  done, or nothing to do
-  1  failed or refused
-  2  the command line is wrong
-  3  refused because a drive is in use";
+  gangway bind 01:00.0 02:00.0     two drives, both or none"
+);
 
 const LIST_HELP: &str = "\
 Examples:
@@ -55,15 +58,11 @@ Examples:
   gangway list --output json | jq -r '.[] | select(.UsedBy == []) | .Address'
       the addresses of the drives that nothing uses";
 
-const UNBIND_HELP: &str = "\
+const UNBIND_HELP: &str = with_exit_codes!(
+    "\
 Examples:
-  gangway unbind 01:00.0           back to the driver it had, its data as it is now
-
-Exit codes:
-  0  done, or nothing to do
-  1  failed or refused
-  2  the command line is wrong
-  3  refused because a drive is in use";
+  gangway unbind 01:00.0           back to the driver it had, its data as it is now"
+);
 
 /// Exports NVMe SSDs over NVMe/TCP from user space.
 #[derive(Debug, Parser)]
