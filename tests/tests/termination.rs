@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gangway_bridge::ReactorConfig;
 use gangway_driver::emulated::EmulatedConfig;
-use gangway_fabric::host::client::AdminQueue;
+use gangway_fabric::host::client::{AdminQueue, Transfer};
 use gangway_fabric::pdu::CommonHeader;
 use gangway_fabric::term::FatalErrorStatus as Fes;
 use gangway_spec::log::lid;
@@ -69,5 +69,30 @@ fn a_host_that_goes_on_sending_receives_its_termination_request() {
     let rest = vec![0; 24 << 20];
     assert_eq!(io.send_for(&rest, Duration::from_secs(10)), rest.len(), "the target drops what follows");
     assert_eq!(io.terminated(), WRONG_HLEN);
+    target.assert_no_violations();
+}
+
+#[test]
+fn commands_that_complete_after_a_termination_request_leave_those_of_other_hosts_alone() {
+    let target = slow(Duration::from_millis(300));
+    let mut admin = target.host(66);
+    let mut ended = Wire::io(target.address, admin.cntlid(), 1, &subsystem(0), &identity(66));
+    let mut last = by_transport(command(nvm::READ, 0, 1), 4096).repeat(8);
+    last.extend_from_slice(&wrong_hlen());
+    ended.send(&last);
+    eventually("the reads are executed", || executed(&mut admin).0 == 8);
+    // Another host's commands have the places of those by now, and are with the drive when the first host is gone.
+    let (_other, mut queue) = target.queue(2);
+    for lba in 0..8 {
+        queue.submit(&command(nvm::READ, lba, 1), Transfer::Read(4096)).unwrap();
+    }
+    queue.flush().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(ended.terminated(), WRONG_HLEN);
+    drop(ended);
+    for _ in 0..8 {
+        let completed = queue.wait(Duration::from_secs(10)).unwrap().expect("an answer");
+        assert!(completed.entry.status().is_success(), "{}", completed.entry.status());
+    }
     target.assert_no_violations();
 }

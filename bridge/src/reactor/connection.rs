@@ -382,16 +382,19 @@ impl Connection {
         reply: &Reply,
         engine: &mut Engine,
     ) {
-        if self.phase != Phase::Open {
-            // Nothing follows a termination request.
-            engine.release(data);
-            return;
-        }
         let slot = command.slot;
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
             *place = VACANT;
         }
         let reads = command.admitted.direction == TransferDirection::ControllerToHost;
+        if self.phase != Phase::Open {
+            // Nothing follows a termination request.
+            if reads {
+                self.reads.give_back(command.admitted.length as usize);
+            }
+            engine.release(data);
+            return;
+        }
         match data {
             CommandData::Buffer(buffer) if reads && reply.status.is_success() => {
                 let (fabric, out) = (&mut self.fabric, &mut self.out);
@@ -426,6 +429,7 @@ impl Connection {
     /// Gives back everything that the connection holds, but what drives have: that is freed when they complete it.
     pub(super) fn dissolve(
         &mut self,
+        key: usize,
         receive: Option<Receive>,
         batch: Option<Box<SendBatch>>,
         engine: &mut Engine,
@@ -443,6 +447,8 @@ impl Connection {
         for place in &mut self.slots {
             let index = std::mem::replace(place, VACANT);
             match engine.commands.get_mut(index) {
+                // Not even a slot that was left behind by mistake may touch the command of another connection.
+                Some(command) if command.connection != Some(key) => debug_assert!(false, "a stale slot"),
                 Some(command) if command.stage == Stage::WithDrive => command.connection = None,
                 Some(_) => engine.withdraw(index),
                 None => {}

@@ -122,6 +122,8 @@ pub(crate) struct Reactor {
     now: Instant,
     housekeeping: Instant,
     pace: Pace,
+    /// The last turn left something to be done.
+    unfinished: bool,
     index: usize,
     memory_limit: usize,
     host_timeout: Duration,
@@ -175,6 +177,7 @@ pub(crate) fn spawn(
         now: Instant::now(),
         housekeeping: Instant::now(),
         pace: Pace::new(config.poll, Instant::now()),
+        unfinished: false,
         index,
         memory_limit: config.data_memory / 4,
         host_timeout: config.host_timeout,
@@ -213,22 +216,27 @@ impl Reactor {
         let woken = self.sockets.wait(wait.as_ref(), &mut self.events)?;
         self.now = Instant::now();
         if woken {
+            // Hang-ups first: a message may bring a connection that gets the place of one that is gone.
+            self.handle_events();
             self.read_inbox();
         }
         let mut news = woken;
         // What one round gives the next one to do is done before the kernel is asked again.
+        self.unfinished = true;
         for _ in 0..ROUNDS {
             if !self.round() {
+                self.unfinished = false;
                 break;
             }
             news = true;
         }
         self.pace.note(news, self.now);
+        if self.now.duration_since(self.housekeeping) >= HOUSEKEEPING {
+            // What it ends gives memory back, which others may wait for.
+            self.unfinished |= self.keep_house();
+        }
         if !self.drains.is_empty() {
             self.check_drains();
-        }
-        if self.now.duration_since(self.housekeeping) >= HOUSEKEEPING {
-            self.keep_house();
         }
         Ok(())
     }
@@ -260,7 +268,7 @@ impl Reactor {
             tv_sec: time.as_secs() as i64,
             tv_nsec: i64::from(time.subsec_nanos()),
         };
-        if !self.events.is_empty() || self.sockets.has_work() {
+        if self.unfinished || !self.events.is_empty() || self.sockets.has_work() {
             return Some(of(Duration::ZERO));
         }
         // The time of the last turn will do: turns follow each other without a pause but for these waits.

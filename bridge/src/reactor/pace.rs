@@ -13,7 +13,7 @@ pub enum Poll {
     Adaptive,
     /// Never sleeps: the lowest latency, and a CPU that is always busy.
     Always,
-    /// Never spins: sleeps whenever there is nothing to do. Completions of drives are looked for every 50 us then.
+    /// Never spins: sleeps whenever there is nothing to do. Completions of drives are looked for every millisecond then.
     Never,
 }
 
@@ -34,11 +34,8 @@ const WORTH_SPINNING: Duration = Duration::from_micros(20);
 const LONGEST_SPIN: Duration = Duration::from_micros(60);
 /// The same while drives have commands: they cannot wake a reactor.
 const LONGEST_DRIVE_SPIN: Duration = Duration::from_micros(150);
-/// How long sleeps between looks at a drive take at first, and when nothing came for long.
-const NAP: Duration = Duration::from_micros(50);
-const LONG_NAP: Duration = Duration::from_millis(1);
-/// Silence after which naps become long ones.
-const LONG_SILENCE: Duration = Duration::from_millis(20);
+/// How long sleeps between looks at a drive take: what `epoll_wait` takes at least.
+const NAP: Duration = Duration::from_millis(1);
 
 /// Watches how events follow each other.
 #[derive(Debug)]
@@ -76,8 +73,7 @@ impl Pace {
         };
         match (spins, with_drives) {
             (true, _) => Wait::Look,
-            (false, true) if silence < LONG_SILENCE => Wait::AtMost(NAP),
-            (false, true) => Wait::AtMost(LONG_NAP),
+            (false, true) => Wait::AtMost(NAP),
             (false, false) => Wait::Forever,
         }
     }
@@ -116,11 +112,10 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_at_drives_less_and_less_often() {
+    fn it_spins_for_drives_and_then_looks_at_them_now_and_then() {
         let (pace, now) = after_gaps(Poll::Adaptive, micros(200));
         assert_eq!(pace.wait(true, now + micros(10)), Wait::Look);
         assert_eq!(pace.wait(true, now + micros(200)), Wait::AtMost(NAP));
-        assert_eq!(pace.wait(true, now + Duration::from_secs(1)), Wait::AtMost(LONG_NAP));
     }
 
     #[test]

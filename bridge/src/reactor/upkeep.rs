@@ -6,8 +6,10 @@ use super::message::Scope;
 use super::{Drain, LINGER, Reactor};
 
 impl Reactor {
-    pub(super) fn keep_house(&mut self) {
+    /// Looks at time limits and ends what is over. Whether any connection was ended.
+    pub(super) fn keep_house(&mut self) -> bool {
         self.housekeeping = self.now;
+        let before = self.connections.len();
         self.engine.check_deadlines(self.now);
         let now = self.now;
         let over = |connection: &Connection| match connection.phase {
@@ -20,6 +22,7 @@ impl Reactor {
             self.drop_connection(key);
         }
         self.end_hoarders();
+        self.connections.len() < before
     }
 
     /// Ends connections that keep memory which others wait for: their hosts neither send what they were asked for nor

@@ -195,7 +195,7 @@ impl Reactor {
     pub(super) fn drop_connection(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
         let (receive, batch) = self.sockets.remove(connection.socket);
-        connection.dissolve(receive, batch, &mut self.engine);
+        connection.dissolve(key, receive, batch, &mut self.engine);
         self.engine.remove_depth(connection.depth());
         self.by_socket[connection.socket] = usize::MAX;
         self.to_flush.retain(|listed| *listed != key);

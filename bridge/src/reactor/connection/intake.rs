@@ -19,9 +19,12 @@ pub(super) enum Arrived {
 }
 
 impl Arrived {
-    /// A copy of what stands at `at` and behind it.
-    fn keep(&self, at: usize) -> Self {
-        Arrived::Copy(self[at..].into())
+    /// What stands at `at` and behind it, out of receive memory.
+    fn keep(self, at: usize) -> Self {
+        match self {
+            Arrived::Copy(bytes) if at == 0 => Arrived::Copy(bytes),
+            bytes => Arrived::Copy(bytes[at..].into()),
+        }
     }
 }
 
