@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gangway_bridge::ReactorConfig;
 use gangway_driver::emulated::EmulatedConfig;
-use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
+use gangway_fabric::host::client::{AdminQueue, IoQueue, Options, Transfer};
 use gangway_spec::Status;
 use gangway_spec::log::lid;
 use gangway_spec::opcode::nvm;
@@ -120,6 +120,13 @@ fn writes_of_an_association_that_is_half_open_do_not_overtake_those_of_the_new_o
     a_host_that_comes_back_is_not_overtaken_by_itself(Departure::HalfOpen);
 }
 
+/// Asserts that a new queue was connected only when the old writes were done, and that what it writes stays.
+fn assert_let_in_last(admin: &mut AdminQueue, queue: &mut IoQueue) {
+    assert_eq!(executed_writes(admin), WRITES, "the new queue was let in before the old writes were done");
+    queue.write_blocks(1, FIRST, 4096, &pattern(FIRST, 0xb, 4096)).unwrap();
+    assert_eq!(queue.read_blocks(1, FIRST, 1, 4096).unwrap(), pattern(FIRST, 0xb, 4096));
+}
+
 #[test]
 fn writes_before_a_controller_reset_do_not_overtake_those_after_it() {
     let target = slow(Duration::from_millis(1500));
@@ -131,13 +138,7 @@ fn writes_before_a_controller_reset_do_not_overtake_those_after_it() {
     io.drain();
     admin.enable().unwrap();
     let mut queue = admin.connect_io(1).unwrap();
-    assert_eq!(
-        executed_writes(&mut admin),
-        WRITES,
-        "the new queue was let in before the old writes were done"
-    );
-    queue.write_blocks(1, FIRST, 4096, &pattern(FIRST, 0xb, 4096)).unwrap();
-    assert_eq!(queue.read_blocks(1, FIRST, 1, 4096).unwrap(), pattern(FIRST, 0xb, 4096));
+    assert_let_in_last(&mut admin, &mut queue);
 }
 
 #[test]
@@ -153,13 +154,7 @@ fn writes_of_a_queue_that_is_gone_do_not_overtake_those_of_its_successor() {
     let read = other.submit(&command(nvm::READ, 0, 1), Transfer::Read(4096)).unwrap();
     other.flush().unwrap();
     let mut queue = admin.connect_io(1).unwrap();
-    assert_eq!(
-        executed_writes(&mut admin),
-        WRITES,
-        "the new queue was let in before the old writes were done"
-    );
-    queue.write_blocks(1, FIRST, 4096, &pattern(FIRST, 0xb, 4096)).unwrap();
-    assert_eq!(queue.read_blocks(1, FIRST, 1, 4096).unwrap(), pattern(FIRST, 0xb, 4096));
+    assert_let_in_last(&mut admin, &mut queue);
     assert_eq!(other.wait(Duration::from_secs(20)).unwrap().map(|completed| completed.tag), Some(read));
 }
 
