@@ -5,6 +5,8 @@
 //! through the trait, because they are rare; doorbells and queues are plain memory, because they are not.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -72,6 +74,15 @@ pub trait Function: Send {
         Ok(())
     }
 
+    /// Switches interrupt vectors 0 to `vectors` - 1 on, and gives what each of them signals. Fewer when the device has
+    /// fewer, and none when it does not interrupt: its completions are to be looked for. Called once at most.
+    ///
+    /// # Errors
+    /// [`FunctionError::Io`] when the kernel refuses. Nothing is switched on then.
+    fn enable_interrupts(&self, _vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
+        Ok(Vec::new())
+    }
+
     /// What makes the device work on queue pair `qid` (0: the admin queue), or `None` when the device runs by
     /// itself, as hardware does.
     fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>>;
@@ -81,6 +92,24 @@ pub trait Function: Send {
 pub trait Stepper: Send {
     /// Lets the device do what the doorbells of this queue pair ask for.
     fn step(&mut self);
+}
+
+/// A vector of a device, as an eventfd that each interrupt adds to. Nobody needs to read it: watched for edges, every
+/// interrupt is one.
+#[derive(Clone, Debug)]
+pub struct Interrupt(Arc<OwnedFd>);
+
+impl Interrupt {
+    /// Of the eventfd that it signals.
+    pub(crate) fn new(eventfd: Arc<OwnedFd>) -> Self {
+        Self(eventfd)
+    }
+}
+
+impl AsFd for Interrupt {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Why a register or doorbell could not be reached.

@@ -21,7 +21,7 @@
 //!
 //! # What this does not do
 //!
-//! - Interrupts: completions are polled.
+//! - Interrupts of the admin queue: its completions are polled.
 //! - SGLs towards the drive, metadata pointers, controller memory buffers, memory page sizes other than 4 KiB.
 //! - Isolation of drives from each other: all drives of a process share one IOMMU domain and so trust each other.
 
@@ -42,6 +42,6 @@ pub use controller::{Controller, Stopped};
 pub use dma::{
     BufferPool, CommandData, Direction, DmaBuffer, DmaDomain, DmaSlice, ReceiveChunk, ReceivePool,
 };
-pub use function::{Function, FunctionError, Stepper};
+pub use function::{Function, FunctionError, Interrupt, Stepper};
 pub use mmio::Doorbell;
 pub use queue::{Completion, QueuePair};

@@ -4,32 +4,27 @@ use std::io::IoSlice;
 
 use gangway_driver::dma::DmaBuffer;
 
+/// Data of a reply, and how much of the headers stands before it.
 #[derive(Debug)]
-enum Part {
-    /// Headers, by their place in `SendBatch::headers`.
-    Headers {
-        start: usize,
-        end: usize,
-    },
-    Payload(DmaBuffer),
-}
-
-impl Part {
-    fn len(&self) -> usize {
-        match self {
-            Part::Headers { start, end } => end - start,
-            Part::Payload(buffer) => buffer.len(),
-        }
-    }
+struct Payload {
+    headers: usize,
+    buffer: DmaBuffer,
 }
 
 /// Replies in the order in which they leave. Owns the payload buffers until the kernel has taken the bytes.
+///
+/// Headers of all replies lie one behind the other; each payload knows how many bytes of them go before it. So headers
+/// that follow each other leave as one slice.
 #[derive(Debug, Default)]
 pub(crate) struct SendBatch {
     headers: Vec<u8>,
-    parts: Vec<Part>,
-    /// The part that leaves next, and how much of it has left.
-    next: usize,
+    payloads: Vec<Payload>,
+    payload_bytes: usize,
+    /// Payloads that have left.
+    sent: usize,
+    /// Bytes of the headers that have left.
+    headers_sent: usize,
+    /// Bytes that have left of the payload that leaves next.
     offset: usize,
 }
 
@@ -39,28 +34,20 @@ impl SendBatch {
     pub(crate) fn with_room(replies: usize) -> Self {
         Self {
             headers: Vec::with_capacity(replies * (128 + 4 + 28) + 128),
-            parts: Vec::with_capacity(replies * 2 + 2),
-            next: 0,
-            offset: 0,
+            payloads: Vec::with_capacity(replies),
+            ..Self::default()
         }
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.headers.is_empty()
     }
 
-    /// Lets `write` append headers.
-    pub(crate) fn headers<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        let start = self.headers.len();
-        let value = write(&mut self.headers);
-        let end = self.headers.len();
-        match self.parts.last_mut() {
-            _ if start == end => {}
-            // Headers that follow each other leave as one slice.
-            Some(Part::Headers { end: last, .. }) if *last == start => *last = end,
-            _ => self.parts.push(Part::Headers { start, end }),
-        }
-        value
+    /// Where headers are appended.
+    #[inline]
+    pub(crate) fn headers(&mut self) -> &mut Vec<u8> {
+        &mut self.headers
     }
 
     /// Bytes of headers in it.
@@ -70,53 +57,70 @@ impl SendBatch {
 
     /// Bytes of payload in it.
     pub(crate) fn payload_bytes(&self) -> usize {
-        self.parts.iter().filter(|part| matches!(part, Part::Payload(_))).map(Part::len).sum()
+        self.payload_bytes
     }
 
+    /// Appends data, behind a header that announced it.
+    #[inline]
     pub(crate) fn payload(&mut self, buffer: DmaBuffer) {
-        self.parts.push(Part::Payload(buffer));
+        debug_assert!(!buffer.is_empty() && self.headers.len() > self.payloads.last().map_or(0, |last| last.headers));
+        self.payload_bytes += buffer.len();
+        self.payloads.push(Payload { headers: self.headers.len(), buffer });
     }
 
     /// Fills `slices` with what is to leave next and returns how many there are.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let mut count = 0;
+        let mut from = self.headers_sent;
         let mut skip = self.offset;
-        for (part, slot) in self.parts[self.next..].iter().zip(slices.iter_mut()) {
-            let bytes = match part {
-                Part::Headers { start, end } => &self.headers[*start..*end],
-                Part::Payload(buffer) => &buffer[..],
-            };
-            *slot = IoSlice::new(&bytes[skip..]);
+        let mut room = slices.iter_mut();
+        for Payload { headers, buffer } in &self.payloads[self.sent..] {
+            if from < *headers {
+                let Some(slot) = room.next() else { break };
+                *slot = IoSlice::new(&self.headers[from..*headers]);
+                from = *headers;
+            }
+            let Some(slot) = room.next() else { break };
+            *slot = IoSlice::new(&buffer[skip..]);
             skip = 0;
-            count += 1;
         }
-        count
+        if from < self.headers.len()
+            && let Some(slot) = room.next()
+        {
+            *slot = IoSlice::new(&self.headers[from..]);
+        }
+        let left = room.len();
+        slices.len() - left
     }
 
     /// Notes that `sent` more bytes have left.
     pub(crate) fn advance(&mut self, mut sent: usize) {
         while sent > 0 {
-            let Some(part) = self.parts.get(self.next) else { return };
-            let rest = part.len() - self.offset;
+            let next = self.payloads.get(self.sent);
+            let headers = next.map_or(self.headers.len(), |next| next.headers) - self.headers_sent;
+            let gone = sent.min(headers);
+            self.headers_sent += gone;
+            sent -= gone;
+            let Some(Payload { buffer, .. }) = next else { return };
+            let rest = buffer.len() - self.offset;
             if sent < rest {
                 self.offset += sent;
                 return;
             }
             sent -= rest;
-            self.next += 1;
+            self.sent += 1;
             self.offset = 0;
         }
     }
 
     /// Empties the batch for its next use and hands its buffers to `release`.
     pub(crate) fn recycle(&mut self, mut release: impl FnMut(DmaBuffer)) {
-        for part in self.parts.drain(..) {
-            if let Part::Payload(buffer) = part {
-                release(buffer);
-            }
+        for Payload { buffer, .. } in self.payloads.drain(..) {
+            release(buffer);
         }
         self.headers.clear();
-        self.next = 0;
+        self.payload_bytes = 0;
+        self.sent = 0;
+        self.headers_sent = 0;
         self.offset = 0;
     }
 }
@@ -142,8 +146,8 @@ mod tests {
             let mut batch = SendBatch::with_room(8);
             let mut expected = Vec::new();
             for reply in 0..5_u8 {
-                batch.headers(|out| out.extend_from_slice(&[reply; 24]));
-                batch.headers(|out| out.extend_from_slice(&[reply + 100; 8]));
+                batch.headers().extend_from_slice(&[reply; 24]);
+                batch.headers().extend_from_slice(&[reply + 100; 8]);
                 expected.extend_from_slice(&[reply; 24]);
                 expected.extend_from_slice(&[reply + 100; 8]);
                 if reply % 2 == 0 {

@@ -10,6 +10,7 @@ use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::status::Status;
 use slab::Slab;
 
+use super::pace::Outstanding;
 use crate::admission::Admitted;
 use crate::drive::DriveLink;
 
@@ -32,13 +33,11 @@ pub(super) enum Stage {
 
 #[derive(Debug)]
 pub(super) struct Command {
+    /// As the host gave it, with the NSID that the drive knows.
     pub(super) entry: SubmissionQueueEntry,
     /// `None` once the connection is gone.
     pub(super) connection: Option<usize>,
     pub(super) slot: Slot,
-    pub(super) host: u128,
-    pub(super) association: u64,
-    pub(super) export: usize,
     /// Order of arrival on this reactor.
     pub(super) sequence: u64,
     pub(super) admitted: Admitted,
@@ -61,6 +60,31 @@ impl Command {
     }
 }
 
+/// Whose a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) host: u128,
+    pub(super) association: u64,
+    pub(super) export: usize,
+}
+
+/// A command that a drive still has, though its connection is gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Orphan {
+    command: usize,
+    pub(super) sequence: u64,
+    pub(super) origin: Origin,
+}
+
+/// What is to be known of a command when its drive has completed it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    pub(super) connection: Option<usize>,
+    pub(super) slot: Slot,
+    pub(super) direction: TransferDirection,
+    pub(super) length: u32,
+}
+
 /// A drive as one reactor uses it.
 pub(super) struct DriveSlot {
     pub(super) link: DriveLink,
@@ -74,6 +98,15 @@ pub(super) struct DriveSlot {
     waiting: [VecDeque<usize>; 2],
     /// Bytes of memory that commands to it have, for each [`Way`].
     taken: [usize; 2],
+}
+
+impl DriveSlot {
+    /// Whether `length` bytes more are within its share. One command always has its way.
+    #[inline]
+    fn is_within(&self, share: &[usize; 2], way: Way, length: usize) -> bool {
+        let taken = self.taken[way as usize];
+        taken == 0 || taken + length <= share[way as usize]
+    }
 }
 
 /// The two ways of data, each with memory of its own.
@@ -102,7 +135,14 @@ struct SoftwareQueue {
 /// Everything of a reactor that is not a connection.
 pub(super) struct Engine {
     pub(super) commands: Slab<Command>,
+    /// Commands whose connections are gone, while drives have them.
+    pub(super) orphans: Vec<Orphan>,
     drives: Vec<Option<DriveSlot>>,
+    /// Bytes of memory that commands to one drive may have while others have none, for each [`Way`]. Otherwise a drive
+    /// that is stuck would end up with all of it, and stop every other one.
+    share: [usize; 2],
+    /// When commands that are submitted in this turn count as stuck.
+    deadline: Instant,
     queues: Vec<SoftwareQueue>,
     /// Memory that drives read: data of writes.
     to_drive: BufferPool,
@@ -134,7 +174,10 @@ impl Engine {
     ) -> Self {
         Self {
             commands: Slab::new(),
+            orphans: Vec::new(),
             drives: Vec::new(),
+            share: [usize::MAX; 2],
+            deadline: Instant::now(),
             queues: Vec::new(),
             to_drive,
             from_drive,
@@ -186,10 +229,26 @@ impl Engine {
             taken: [0; 2],
         };
         self.drives[drive] = Some(slot);
+        let drives = self.drives.iter().flatten().count();
+        if drives > 1 {
+            self.share = [self.to_drive.capacity() / drives, self.from_drive.capacity() / drives];
+        }
+    }
+
+    /// A turn begins.
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        self.deadline = now + self.io_timeout;
     }
 
     pub(super) fn drive(&mut self, drive: usize) -> Option<&mut DriveSlot> {
         self.drives.get_mut(drive)?.as_mut()
+    }
+
+    /// One reap finds no more than all drives can have, and shall not allocate.
+    pub(super) fn make_room_for_completions(&mut self) {
+        let pairs = self.drives.iter().flatten().filter_map(|slot| slot.pair.as_ref());
+        let most = pairs.map(QueuePair::capacity).sum::<usize>();
+        self.completions.reserve(most.saturating_sub(self.completions.len()));
     }
 
     pub(super) fn next_sequence(&mut self) -> u64 {
@@ -197,77 +256,82 @@ impl Engine {
         self.sequence
     }
 
-    /// Commands that drives have of this reactor.
-    pub(super) fn with_drives(&self) -> usize {
-        self.drives.iter().flatten().filter_map(|slot| slot.pair.as_ref()).map(QueuePair::outstanding).sum()
-    }
-
-    fn pool(&mut self, way: Way) -> &mut BufferPool {
-        match way {
-            Way::ToDrive => &mut self.to_drive,
-            Way::FromDrive => &mut self.from_drive,
+    /// What drives have of this reactor, and whether they will say so when it is done.
+    pub(super) fn with_drives(&self) -> Outstanding {
+        let busy = |pair: &&QueuePair| pair.outstanding() > 0;
+        let mut pairs = self.drives.iter().flatten().filter_map(|slot| slot.pair.as_ref()).filter(busy).peekable();
+        if pairs.peek().is_none() {
+            Outstanding::Nothing
+        } else if pairs.all(|pair| pair.interrupt().is_some()) {
+            Outstanding::Announced
+        } else {
+            Outstanding::Silent
         }
     }
 
     /// Whether a command may have `length` bytes of memory now: there is some, and its drive has not had its share.
-    /// Otherwise a drive that is stuck would end up with all of it, and stop every other one.
     fn may_have(&mut self, drive: usize, way: Way, length: usize) -> bool {
-        let drives = self.drives.iter().flatten().count();
-        let share = self.pool(way).capacity() / drives.max(1);
-        let taken = self.drive(drive).map_or(0, |slot| slot.taken[way as usize]);
-        let within = drives < 2 || taken == 0 || taken + length <= share;
-        within && self.pool(way).has(length)
+        let within = self.drives.get(drive).and_then(Option::as_ref).is_none_or(|slot| slot.is_within(&self.share, way, length));
+        let pool = match way {
+            Way::ToDrive => &mut self.to_drive,
+            Way::FromDrive => &mut self.from_drive,
+        };
+        within && pool.has(length)
     }
 
     /// Gives a command its buffer, if it is its turn and there is one; puts it into the list of those that wait
     /// otherwise, and returns false. `first`: it is the first of these.
     pub(super) fn provide(&mut self, index: usize, first: bool) -> bool {
-        let Some(Command { admitted, .. }) = self.commands.get(index) else { return false };
-        let Admitted { drive, direction, length, .. } = *admitted;
-        let (way, length) = (Way::of(direction), length as usize);
-        let others_first =
-            !first && self.drive(drive).is_some_and(|slot| !slot.waiting[way as usize].is_empty());
-        if !others_first && self.may_have(drive, way, length) && self.take(index, drive, way, length) {
+        if self.take(index, first) {
             return true;
         }
-        self.commands[index].stage = Stage::Memory;
-        if let Some(slot) = self.drive(drive) {
+        let Some(command) = self.commands.get_mut(index) else { return false };
+        command.stage = Stage::Memory;
+        let way = Way::of(command.admitted.direction) as usize;
+        if let Some(Some(slot)) = self.drives.get_mut(command.admitted.drive) {
             if first {
-                slot.waiting[way as usize].push_front(index);
+                slot.waiting[way].push_front(index);
             } else {
-                slot.waiting[way as usize].push_back(index);
+                slot.waiting[way].push_back(index);
             }
         }
         false
     }
 
-    fn take(&mut self, index: usize, drive: usize, way: Way, length: usize) -> bool {
-        let Some(mut buffer) = self.pool(way).take(length) else { return false };
-        buffer.set_len(length);
-        let command = &mut self.commands[index];
-        command.data = CommandData::Buffer(buffer);
-        command.memory = length;
-        if let Some(slot) = self.drive(drive) {
-            slot.taken[way as usize] += length;
+    /// Gives a command its buffer, unless there is none, or others wait for one and it is not `first` among them.
+    #[inline]
+    fn take(&mut self, index: usize, first: bool) -> bool {
+        let Some(command) = self.commands.get_mut(index) else { return false };
+        let Admitted { drive, direction, length, .. } = command.admitted;
+        let (way, length) = (Way::of(direction), length as usize);
+        let mut slot = self.drives.get_mut(drive).and_then(Option::as_mut);
+        if let Some(slot) = &slot {
+            let others_first = !first && !slot.waiting[way as usize].is_empty();
+            if others_first || !slot.is_within(&self.share, way, length) {
+                return false;
+            }
         }
+        let pool = match way {
+            Way::ToDrive => &mut self.to_drive,
+            Way::FromDrive => &mut self.from_drive,
+        };
+        let Some(buffer) = pool.take(length) else { return false };
+        if let Some(slot) = &mut slot {
+            slot.taken[way as usize] += length;
+            command.memory = length;
+        }
+        command.data = CommandData::Buffer(buffer);
         true
     }
 
     /// Gives a command a buffer for its in-capsule data. False when there is none.
     pub(super) fn provide_for_capsule(&mut self, index: usize) -> bool {
-        let Some(Command { admitted, .. }) = self.commands.get(index) else { return false };
-        let (drive, length) = (admitted.drive, admitted.length as usize);
-        let others_first =
-            self.drive(drive).is_some_and(|slot| !slot.waiting[Way::ToDrive as usize].is_empty());
-        if !others_first
-            && self.may_have(drive, Way::ToDrive, length)
-            && self.take(index, drive, Way::ToDrive, length)
-        {
+        if self.take(index, false) {
             return true;
         }
-        let Some(mut buffer) = self.capsules.take(length) else { return false };
-        buffer.set_len(length);
-        self.commands[index].data = CommandData::Buffer(buffer);
+        let Some(command) = self.commands.get_mut(index) else { return false };
+        let Some(buffer) = self.capsules.take(command.admitted.length as usize) else { return false };
+        command.data = CommandData::Buffer(buffer);
         true
     }
 
@@ -308,26 +372,34 @@ impl Engine {
     }
 
     /// Takes a command off the books. Its memory no longer counts against its drive's share.
-    pub(super) fn remove(&mut self, index: usize) -> Option<Command> {
-        let command = self.commands.try_remove(index)?;
-        if command.memory > 0 {
-            let way = Way::of(command.admitted.direction);
-            if let Some(slot) = self.drive(command.admitted.drive) {
-                slot.taken[way as usize] -= command.memory;
-            }
+    pub(super) fn remove(&mut self, index: usize) -> Option<Ended> {
+        let command = self.commands.get_mut(index)?;
+        let Admitted { drive, direction, length, .. } = command.admitted;
+        let ended = Ended { connection: command.connection, slot: command.slot, direction, length };
+        let data = std::mem::take(&mut command.data);
+        if command.memory > 0
+            && let Some(Some(slot)) = self.drives.get_mut(drive)
+        {
+            slot.taken[Way::of(direction) as usize] -= command.memory;
         }
-        Some(command)
+        self.commands.remove(index);
+        self.release(data);
+        if ended.connection.is_none() {
+            self.orphans.retain(|orphan| orphan.command != index);
+        }
+        Some(ended)
     }
 
-    /// Takes a command off the books and gives its memory back.
-    pub(super) fn forget(&mut self, index: usize) {
-        if let Some(command) = self.remove(index) {
-            self.release(command.data);
+    /// A command's connection is gone; its drive still has it.
+    pub(super) fn orphan(&mut self, index: usize, origin: Origin) {
+        if let Some(command) = self.commands.get_mut(index) {
+            command.connection = None;
+            self.orphans.push(Orphan { command: index, sequence: command.sequence, origin });
         }
     }
 
     /// Sends a command to its drive now, or puts it into its software queue.
-    pub(super) fn dispatch(&mut self, index: usize, now: Instant) -> Option<GivenUp> {
+    pub(super) fn dispatch(&mut self, index: usize) -> Option<GivenUp> {
         let Admitted { drive, queue, .. } = self.commands[index].admitted;
         let Some(Some(slot)) = self.drives.get_mut(drive) else {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
@@ -337,7 +409,7 @@ impl Engine {
         }
         let direct = slot.backlog.is_empty() && slot.pair.as_ref().is_some_and(QueuePair::has_room);
         if direct {
-            return self.submit(index, now);
+            return self.submit(index);
         }
         self.commands[index].stage = Stage::Queued;
         let pending = &mut self.queues[queue].pending;
@@ -348,23 +420,20 @@ impl Engine {
         None
     }
 
-    fn submit(&mut self, index: usize, now: Instant) -> Option<GivenUp> {
+    fn submit(&mut self, index: usize) -> Option<GivenUp> {
         let command = &mut self.commands[index];
         let Some(pair) = self.drives[command.admitted.drive].as_mut().and_then(|slot| slot.pair.as_mut())
         else {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
         };
-        let mut entry = command.entry;
-        entry.nsid = command.admitted.nsid.into();
-        entry.mptr = 0.into();
-        let data = std::mem::replace(&mut command.data, CommandData::None);
-        match pair.submit(&entry, data, index as u64, now + self.io_timeout) {
+        let data = std::mem::take(&mut command.data);
+        match pair.submit(&command.entry, data, index as u64, self.deadline) {
             Ok(()) => {
                 command.stage = Stage::WithDrive;
                 None
             }
             Err(rejected) => {
-                tracing::error!(reason = %rejected.reason, command = %entry, "the queue pair refused a command");
+                tracing::error!(reason = %rejected.reason, command = %command.entry, "the queue pair refused a command");
                 command.data = rejected.data;
                 Some(GivenUp { command: index, status: Status::INTERNAL_ERROR })
             }
@@ -372,7 +441,7 @@ impl Engine {
     }
 
     /// Moves commands from software queues to hardware queues as far as there is room, each namespace in turn.
-    pub(super) fn pump(&mut self, now: Instant, given_up: &mut Vec<GivenUp>) {
+    pub(super) fn pump(&mut self, given_up: &mut Vec<GivenUp>) {
         for drive in 0..self.drives.len() {
             while let Some(slot) = self.drives[drive].as_mut() {
                 if !slot.failed && !slot.pair.as_ref().is_some_and(QueuePair::has_room) {
@@ -387,7 +456,7 @@ impl Engine {
                 if failed {
                     given_up.push(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
                 } else {
-                    given_up.extend(self.submit(index, now));
+                    given_up.extend(self.submit(index));
                 }
             }
         }
@@ -454,6 +523,6 @@ impl Engine {
             }
             Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive => {}
         }
-        self.forget(index);
+        self.remove(index);
     }
 }

@@ -15,7 +15,7 @@ use gangway_spec::status::Status;
 use self::intake::Arrived;
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
-use super::commands::{Command, Engine, GivenUp, Stage};
+use super::commands::{Command, Ended, Engine, GivenUp, Origin, Stage};
 use super::message::LoadShare;
 use super::sockets::Receive;
 use crate::admission::{Admitted, ExportView};
@@ -69,13 +69,13 @@ pub(super) struct Connection {
     /// Watches the host that owes room for answers.
     unread: Watch,
     pub(super) flush_listed: bool,
+    pub(super) settle_listed: bool,
 }
 
 /// What a connection reaches while it works.
 pub(super) struct Context<'a> {
     pub(super) engine: &'a mut Engine,
     pub(super) view: &'a ExportView,
-    pub(super) now: Instant,
     /// Key of the connection, for its commands.
     pub(super) key: usize,
     /// Bytes of data that one connection may have in each direction.
@@ -123,7 +123,14 @@ impl Connection {
             unsent: Watch::default(),
             unread: Watch::default(),
             flush_listed: false,
+            settle_listed: false,
         }
+    }
+
+    /// Whose commands it has.
+    pub(super) fn origin(&self) -> Origin {
+        let association = self.claim.association();
+        Origin { host: association.host(), association: association.id, export: self.export }
     }
 
     /// The batch to send now, if there is one and none is on its way.
@@ -260,19 +267,17 @@ impl Connection {
     fn enter(
         &mut self,
         slot: Slot,
-        entry: SubmissionQueueEntry,
+        mut entry: SubmissionQueueEntry,
         admitted: Admitted,
         stage: Stage,
         context: &mut Context<'_>,
     ) -> usize {
         let sequence = context.engine.next_sequence();
+        entry.nsid.set(admitted.nsid);
         let index = context.engine.commands.insert(Command {
             entry,
             connection: Some(context.key),
             slot,
-            host: self.claim.association().host(),
-            association: self.claim.association().id,
-            export: self.export,
             sequence,
             admitted,
             data: CommandData::None,
@@ -322,8 +327,7 @@ impl Connection {
         command.requested = true;
         command.stage = Stage::Receiving;
         self.requested += command.data.len();
-        let (fabric, out) = (&mut self.fabric, &mut self.out);
-        out.headers(|out| fabric.request_data(slot, out));
+        self.fabric.request_data(slot, self.out.headers());
     }
 
     fn data_complete(&mut self, slot: Slot, intact: bool, context: &mut Context<'_>) {
@@ -351,7 +355,7 @@ impl Connection {
     }
 
     fn dispatch(&mut self, index: usize, context: &mut Context<'_>) {
-        if let Some(GivenUp { command, status }) = context.engine.dispatch(index, context.now) {
+        if let Some(GivenUp { command, status }) = context.engine.dispatch(index) {
             self.give_up(command, status, context.engine);
         }
     }
@@ -371,40 +375,38 @@ impl Connection {
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
             *place = VACANT;
         }
-        engine.forget(index);
+        engine.remove(index);
     }
 
     /// A drive completed the command: its reply goes into the batch, with its data if it read any.
     pub(super) fn completed(
         &mut self,
-        command: Command,
+        Ended { slot, direction, length, .. }: Ended,
         data: CommandData,
         reply: &Reply,
         engine: &mut Engine,
     ) {
-        let slot = command.slot;
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
             *place = VACANT;
         }
-        let reads = command.admitted.direction == TransferDirection::ControllerToHost;
+        let reads = direction == TransferDirection::ControllerToHost;
         if self.phase != Phase::Open {
             // Nothing follows a termination request.
             if reads {
-                self.reads.give_back(command.admitted.length as usize);
+                self.reads.give_back(length as usize);
             }
             engine.release(data);
             return;
         }
         match data {
             CommandData::Buffer(buffer) if reads && reply.status.is_success() => {
-                let (fabric, out) = (&mut self.fabric, &mut self.out);
-                let end = out.headers(|out| fabric.data_header(slot, &buffer, reply, out));
-                out.payload(buffer);
-                out.headers(|out| fabric.data_end(end, out));
+                let end = self.fabric.data_header(slot, &buffer, reply, self.out.headers());
+                self.out.payload(buffer);
+                self.fabric.data_end(end, self.out.headers());
             }
             data => {
                 if reads {
-                    self.reads.give_back(command.admitted.length as usize);
+                    self.reads.give_back(length as usize);
                 }
                 engine.release(data);
                 self.respond(slot, reply);
@@ -416,13 +418,11 @@ impl Connection {
         if self.phase != Phase::Open {
             return;
         }
-        let (fabric, out) = (&mut self.fabric, &mut self.out);
-        out.headers(|out| fabric.respond(slot, reply, out));
+        self.fabric.respond(slot, reply, self.out.headers());
     }
 
     fn terminate(&mut self, fatal: Fatal) -> End {
-        let (fabric, out) = (&mut self.fabric, &mut self.out);
-        out.headers(|out| fabric.terminate(&fatal, out));
+        self.fabric.terminate(&fatal, self.out.headers());
         End::Protocol(fatal)
     }
 
@@ -441,15 +441,16 @@ impl Connection {
             batch.recycle(|buffer| engine.release_buffer(buffer));
         }
         self.out.recycle(|buffer| engine.release_buffer(buffer));
+        let origin = self.origin();
         self.stash = None;
         self.writes.held.clear();
         self.reads.held.clear();
         for place in &mut self.slots {
             let index = std::mem::replace(place, VACANT);
-            match engine.commands.get_mut(index) {
+            match engine.commands.get(index) {
                 // Not even a slot that was left behind by mistake may touch the command of another connection.
                 Some(command) if command.connection != Some(key) => debug_assert!(false, "a stale slot"),
-                Some(command) if command.stage == Stage::WithDrive => command.connection = None,
+                Some(command) if command.stage == Stage::WithDrive => engine.orphan(index, origin),
                 Some(_) => engine.withdraw(index),
                 None => {}
             }

@@ -10,6 +10,7 @@ use gangway_driver::queue::QueuePair;
 use gangway_fabric::target;
 use tokio::sync::oneshot;
 
+use super::commands::Origin;
 use crate::admission::ExportView;
 use crate::association::QueueClaim;
 use crate::drive::DriveLink;
@@ -44,6 +45,19 @@ pub(crate) enum Scope {
     Host { host: u128, export: usize, association: u64 },
     /// All commands to an export.
     Export(usize),
+}
+
+impl Scope {
+    /// Whether a command of `origin` is among those waited for; `connected`: its queue is in use.
+    pub(super) fn has(self, origin: &Origin, connected: bool) -> bool {
+        match self {
+            Scope::Host { host, export, association } => {
+                let left = !connected || origin.association != association;
+                left && origin.host == host && origin.export == export
+            }
+            Scope::Export(export) => origin.export == export,
+        }
+    }
 }
 
 /// What became of a drive.

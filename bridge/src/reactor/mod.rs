@@ -215,6 +215,7 @@ impl Reactor {
         let wait = self.next_wait();
         let woken = self.sockets.wait(wait.as_ref(), &mut self.events)?;
         self.now = Instant::now();
+        self.engine.begin_turn(self.now);
         if woken {
             // Hang-ups first: a message may bring a connection that gets the place of one that is gone.
             self.handle_events();
@@ -272,7 +273,7 @@ impl Reactor {
             return Some(of(Duration::ZERO));
         }
         // The time of the last turn will do: turns follow each other without a pause but for these waits.
-        match self.pace.wait(self.engine.with_drives() > 0, self.now) {
+        match self.pace.wait(self.engine.with_drives(), self.now) {
             Wait::Look => return Some(of(Duration::ZERO)),
             Wait::AtMost(time) => return Some(of(time)),
             Wait::Forever => {}

@@ -1,5 +1,6 @@
 //! What the control plane tells a reactor to do.
 
+use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 
 use gangway_driver::dma::CommandData;
@@ -78,9 +79,17 @@ impl Reactor {
         if let Some(slot) = self.engine.drive(drive) {
             slot.faulted = false;
             match state {
-                DriveState::Ready(pair) => slot.pair = Some(*pair),
+                DriveState::Ready(pair) => {
+                    if let Some(signal) = pair.interrupt()
+                        && let Err(error) = self.sockets.watch(signal.as_fd())
+                    {
+                        tracing::warn!(drive, %error, "its interrupts cannot be watched; completions may come late");
+                    }
+                    slot.pair = Some(*pair);
+                }
                 DriveState::Failed => slot.failed = true,
             }
+            self.engine.make_room_for_completions();
         }
         for (user, data) in interrupted {
             self.complete(user, data, &Reply::status(Status::COMMAND_INTERRUPTED));
@@ -101,15 +110,20 @@ impl Reactor {
             }
         };
         let mut connection = Connection::new(socket, fabric, claim, export, queue_size, load);
-        connection.out.headers(|out| out.extend_from_slice(&greeting));
+        connection.out.headers().extend_from_slice(&greeting);
         self.engine.add_depth(connection.depth());
         let key = self.connections.insert(connection);
         while self.by_socket.len() <= socket {
             self.by_socket.push(usize::MAX);
         }
         self.by_socket[socket] = key;
-        self.to_flush.reserve(self.connections.len());
-        self.starved.reserve(self.connections.len());
+        // Room for all connections in every list, and for all that sockets can say at a time: an answer that has left
+        // and bytes that arrived. Lists that grow would allocate on the path of an I/O.
+        let connections = self.connections.len();
+        self.to_flush.reserve(connections);
+        self.unsettled.reserve(connections);
+        self.starved.reserve(connections);
+        self.events.reserve(2 * connections);
         self.sockets.start_receive(socket, Receive::Stream);
         self.list_flush(key);
     }

@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::HOUSEKEEPING;
+
 /// What a reactor does when nothing is there to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Poll {
@@ -37,6 +39,17 @@ const LONGEST_DRIVE_SPIN: Duration = Duration::from_micros(150);
 /// How long sleeps between looks at a drive take: what `epoll_wait` takes at least.
 const NAP: Duration = Duration::from_millis(1);
 
+/// What drives have of a reactor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outstanding {
+    /// No command.
+    Nothing,
+    /// Commands whose completions end a wait.
+    Announced,
+    /// Commands whose completions are to be looked for.
+    Silent,
+}
+
 /// Watches how events follow each other.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -62,19 +75,21 @@ impl Pace {
         }
     }
 
-    /// What the next wait may be; `with_drives`: drives have commands of this reactor.
-    pub(super) fn wait(&self, with_drives: bool, now: Instant) -> Wait {
+    /// What the next wait may be.
+    pub(super) fn wait(&self, outstanding: Outstanding, now: Instant) -> Wait {
         let silence = now.duration_since(self.last);
         let spins = match self.poll {
             Poll::Always => return Wait::Look,
             Poll::Never => false,
-            Poll::Adaptive if with_drives => silence < LONGEST_DRIVE_SPIN,
+            Poll::Adaptive if outstanding != Outstanding::Nothing => silence < LONGEST_DRIVE_SPIN,
             Poll::Adaptive => self.gap < WORTH_SPINNING && silence < LONGEST_SPIN,
         };
-        match (spins, with_drives) {
-            (true, _) => Wait::Look,
-            (false, true) => Wait::AtMost(NAP),
-            (false, false) => Wait::Forever,
+        match outstanding {
+            _ if spins => Wait::Look,
+            Outstanding::Nothing => Wait::Forever,
+            // Not for ever: time limits are looked at, and a drive that forgets an interrupt is not waited for.
+            Outstanding::Announced => Wait::AtMost(HOUSEKEEPING),
+            Outstanding::Silent => Wait::AtMost(NAP),
         }
     }
 }
@@ -101,29 +116,30 @@ mod tests {
     #[test]
     fn it_sleeps_when_idle_however_busy_it_was() {
         let (pace, now) = after_gaps(Poll::Adaptive, micros(5));
-        assert_eq!(pace.wait(false, now + micros(10)), Wait::Look);
-        assert_eq!(pace.wait(false, now + micros(100)), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(10)), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(100)), Wait::Forever);
     }
 
     #[test]
     fn it_does_not_spin_for_events_that_are_far_apart() {
         let (pace, now) = after_gaps(Poll::Adaptive, micros(200));
-        assert_eq!(pace.wait(false, now), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
     }
 
     #[test]
     fn it_spins_for_drives_and_then_looks_at_them_now_and_then() {
         let (pace, now) = after_gaps(Poll::Adaptive, micros(200));
-        assert_eq!(pace.wait(true, now + micros(10)), Wait::Look);
-        assert_eq!(pace.wait(true, now + micros(200)), Wait::AtMost(NAP));
+        assert_eq!(pace.wait(Outstanding::Silent, now + micros(10)), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Silent, now + micros(200)), Wait::AtMost(NAP));
+        assert_eq!(pace.wait(Outstanding::Announced, now + micros(200)), Wait::AtMost(HOUSEKEEPING));
     }
 
     #[test]
     fn always_and_never_mean_what_they_say() {
         let (pace, now) = after_gaps(Poll::Always, micros(500));
-        assert_eq!(pace.wait(false, now + Duration::from_secs(9)), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + Duration::from_secs(9)), Wait::Look);
         let (pace, now) = after_gaps(Poll::Never, micros(1));
-        assert_eq!(pace.wait(false, now), Wait::Forever);
-        assert_eq!(pace.wait(true, now), Wait::AtMost(NAP));
+        assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Silent, now), Wait::AtMost(NAP));
     }
 }

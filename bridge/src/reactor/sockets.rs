@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gangway_driver::dma::{DmaBuffer, DmaSlice, ReceiveChunk, ReceivePool};
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use slab::Slab;
 
 use super::batch::SendBatch;
@@ -25,6 +25,13 @@ const CHUNK_ROOM: usize = 16 * 1024;
 const READY_AT_ONCE: usize = 128;
 /// The key under which the wake-up eventfd is registered.
 const WAKE: u64 = u64::MAX;
+/// The key under which drives' interrupts are registered: being woken is all there is to them.
+const DRIVE: u64 = u64::MAX - 1;
+
+/// A wait that is none.
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// In nanoseconds.
+const MILLISECOND: i64 = 1_000_000;
 
 /// A buffer that is being filled from a socket.
 #[derive(Debug)]
@@ -130,6 +137,16 @@ impl Sockets {
         Ok(Self { epoll, sockets: Slab::new(), runnable: VecDeque::new(), short: Vec::new() })
     }
 
+    /// Lets what a drive signals end a wait, from now on.
+    pub(crate) fn watch(&self, signal: BorrowedFd<'_>) -> io::Result<()> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        match epoll::add(&self.epoll, signal, epoll::EventData::new_u64(DRIVE), flags) {
+            // The queue was made anew; what it signals is the same.
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Takes over a connected, non-blocking stream.
     pub(crate) fn add(&mut self, stream: TcpStream) -> io::Result<usize> {
         let entry = self.sockets.vacant_entry();
@@ -200,7 +217,6 @@ impl Sockets {
 
     /// Learns everything that the kernel knows by now, however many sockets it is about.
     pub(crate) fn learn_all(&mut self, events: &mut Vec<SocketEvent>) -> io::Result<()> {
-        const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         // What was reported moves behind what was not, and the wake-up descriptor is reported each time.
         for _ in 0..=self.sockets.len() / (READY_AT_ONCE - 1) {
             self.wait(Some(&AT_ONCE), events)?;
@@ -216,6 +232,14 @@ impl Sockets {
         events: &mut Vec<SocketEvent>,
     ) -> io::Result<bool> {
         let mut room = [const { MaybeUninit::<epoll::Event>::uninit() }; READY_AT_ONCE];
+        let mut timeout = timeout;
+        if timeout.is_some_and(|timeout| timeout.tv_nsec % MILLISECOND != 0) {
+            // epoll_wait counts in milliseconds, and its successor is not in every kernel.
+            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], timeout) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => timeout = Some(&AT_ONCE),
+                Err(error) => return Err(error.into()),
+            }
+        }
         let ready = match epoll::wait(&self.epoll, &mut room, timeout) {
             Ok((ready, _)) => ready,
             Err(rustix::io::Errno::INTR) => return Ok(false),
@@ -226,6 +250,10 @@ impl Sockets {
             let (flags, data) = (event.flags, event.data.u64());
             if data == WAKE {
                 woken = true;
+                continue;
+            }
+            // A drive's interrupt is not news: the queues are looked at in any case.
+            if data == DRIVE {
                 continue;
             }
             let key = data as usize;

@@ -1,6 +1,6 @@
 //! What a reactor looks at now and then: time limits, hosts that hoard memory, and drains.
 
-use super::commands::Way;
+use super::commands::{Command, Way};
 use super::connection::{Connection, Phase};
 use super::message::Scope;
 use super::{Drain, LINGER, Reactor};
@@ -47,28 +47,21 @@ impl Reactor {
 
     /// Answers the drains whose commands have all completed.
     pub(super) fn check_drains(&mut self) {
-        let commands = &self.engine.commands;
         let pending = |drain: &Drain| {
-            let commands_left = commands.iter().any(|(_, command)| {
-                let concerned = match drain.scope {
-                    Scope::Host { host, export, association } => {
-                        let left = command.association != association || command.connection.is_none();
-                        left && command.host == host && command.export == export
-                    }
-                    Scope::Export(export) => command.export == export,
-                };
+            let of_a_connection = |command: &Command| {
+                let connection = command.connection.and_then(|key| self.connections.get(key));
+                let concerned = connection.is_some_and(|connection| drain.scope.has(&connection.origin(), true));
                 concerned && command.sequence <= drain.before && command.is_on_its_way()
-            });
+            };
+            let orphans = &self.engine.orphans;
+            let commands_left = self.engine.commands.iter().any(|(_, command)| of_a_connection(command))
+                || orphans.iter().any(|orphan| {
+                    orphan.sequence <= drain.before && drain.scope.has(&orphan.origin, false)
+                });
             // What has arrived already, but waits for memory before it is looked at, comes from before the drain too.
-            let unread = |connection: &Connection| match drain.scope {
-                Scope::Host { host, export, association } => {
-                    let other = connection.claim.association();
-                    connection.starved
-                        && other.id != association
-                        && other.host() == host
-                        && connection.export == export
-                }
-                Scope::Export(_) => false,
+            let unread = |connection: &Connection| {
+                let of_a_host = matches!(drain.scope, Scope::Host { .. });
+                of_a_host && connection.starved && drain.scope.has(&connection.origin(), true)
             };
             commands_left || self.connections.iter().any(|(_, connection)| unread(connection))
         };

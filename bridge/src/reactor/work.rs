@@ -31,7 +31,7 @@ impl Reactor {
                 SocketEvent::Sent { key, mut batch, result } => match self.connection_of(key) {
                     Some(key) => {
                         self.connections[key].batch_sent(batch, &mut self.engine);
-                        self.unsettled.push(key);
+                        self.list_unsettled(key);
                         self.list_flush(key);
                         if result.is_err() {
                             self.drop_connection(key);
@@ -89,7 +89,6 @@ impl Reactor {
         let mut context = Context {
             engine: &mut self.engine,
             view,
-            now: self.now,
             key,
             memory_limit: self.memory_limit,
             may_share: self.memory.is_plentiful(),
@@ -104,6 +103,16 @@ impl Reactor {
         if !connection.flush_listed {
             connection.flush_listed = true;
             self.to_flush.push(key);
+        }
+    }
+
+    /// Notes that a connection may have room for commands that it held back, if it has any. Each is listed at most
+    /// once, so the list never grows on the path of an I/O.
+    fn list_unsettled(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        if !connection.settle_listed && connection.holds_commands() {
+            connection.settle_listed = true;
+            self.unsettled.push(key);
         }
     }
 
@@ -122,7 +131,7 @@ impl Reactor {
     }
 
     pub(super) fn pump(&mut self) {
-        self.engine.pump(self.now, &mut self.given_up);
+        self.engine.pump(&mut self.given_up);
         while let Some(GivenUp { command, status }) = self.given_up.pop() {
             self.answer(command, status);
         }
@@ -135,7 +144,9 @@ impl Reactor {
                 self.connections[key].give_up(command, status, &mut self.engine);
                 self.list_flush(key);
             }
-            None => self.engine.forget(command),
+            None => {
+                self.engine.remove(command);
+            }
         }
     }
 
@@ -150,14 +161,14 @@ impl Reactor {
     }
 
     pub(super) fn complete(&mut self, user: u64, data: CommandData, reply: &Reply) {
-        let Some(command) = self.engine.remove(user as usize) else {
+        let Some(ended) = self.engine.remove(user as usize) else {
             self.engine.release(data);
             return;
         };
-        match command.connection {
+        match ended.connection {
             Some(key) => {
-                self.connections[key].completed(command, data, reply, &mut self.engine);
-                self.unsettled.push(key);
+                self.connections[key].completed(ended, data, reply, &mut self.engine);
+                self.list_unsettled(key);
                 self.list_flush(key);
             }
             // Its host is gone. The drive is done with the buffer only now.
@@ -179,9 +190,10 @@ impl Reactor {
         }
         let mut unsettled = std::mem::take(&mut self.unsettled);
         for key in unsettled.drain(..) {
-            if self.connections.get(key).is_some_and(Connection::holds_commands) {
-                self.on(key, Connection::settle);
-            }
+            self.on(key, |connection, context| {
+                connection.settle_listed = false;
+                connection.settle(context);
+            });
         }
         self.unsettled = unsettled;
         for _ in 0..self.starved.len() {
@@ -200,5 +212,6 @@ impl Reactor {
         self.by_socket[connection.socket] = usize::MAX;
         self.to_flush.retain(|listed| *listed != key);
         self.starved.retain(|listed| *listed != key);
+        self.unsettled.retain(|listed| *listed != key);
     }
 }

@@ -13,9 +13,12 @@ use crate::queue::{Parts, QueuePair};
 
 /// Physically contiguous, in CDW11 of both Create commands.
 const PC: u32 = 1 << 0;
+/// Interrupts enabled, in CDW11 of Create I/O Completion Queue; the vector stands in its upper half.
+const IEN: u32 = 1 << 1;
 
 impl Controller {
-    /// Makes an I/O queue pair: a completion queue without interrupts, and a submission queue on it.
+    /// Makes an I/O queue pair: a completion queue, which interrupts if [`Options::interrupts`](super::Options) asks for
+    /// it and the function can, and a submission queue on it.
     ///
     /// # Errors
     /// [`ControllerError::NoMoreQueues`] when as many exist as the controller grants, else as [`Controller::admin`].
@@ -30,7 +33,10 @@ impl Controller {
             new_queue_pair(&*self.function, self.run.clone(), self.capabilities, qid, entries, max_transfer)?;
         let (sq, cq) = pair.addresses();
 
-        if let Err(error) = self.admin_with_queue(create(opcode::admin::CREATE_IO_CQ, &pair, PC), cq) {
+        let vector = self.vector_of(qid);
+        let interrupting = vector.map_or(0, |vector| u32::from(vector) << 16 | IEN);
+        let create_cq = create(opcode::admin::CREATE_IO_CQ, &pair, interrupting | PC);
+        if let Err(error) = self.admin_with_queue(create_cq, cq) {
             return Err(self.give_up(pair, error));
         }
         let on_queue = u32::from(qid) << 16 | PC;
@@ -46,6 +52,7 @@ impl Controller {
             });
         }
         pair.set_stepper(self.function.stepper(qid));
+        pair.set_interrupt(vector.map(|vector| self.interrupts[usize::from(vector)].clone()));
         self.queues_in_use.insert(qid);
         Ok(pair)
     }
@@ -75,6 +82,15 @@ impl Controller {
         }
         self.queues_in_use.remove(&qid);
         Ok(pair.discard())
+    }
+
+    /// The vector of an I/O queue: its own, or one that it shares when there are fewer than queues.
+    fn vector_of(&self, qid: u16) -> Option<u16> {
+        match self.interrupts.len() as u16 {
+            0 => None,
+            1 => Some(0),
+            vectors => Some(1 + (qid - 1) % (vectors - 1)),
+        }
     }
 
     /// After a failed creation: the controller refused and knows nothing of the queue, or it did not answer and may.

@@ -29,7 +29,7 @@ pub use self::error::ControllerError;
 pub use self::options::Options;
 use self::registers::Registers;
 use crate::dma::{CommandData, DmaDomain, DmaError, PAGE_SIZE};
-use crate::function::Function;
+use crate::function::{Function, Interrupt};
 use crate::queue::{Completion, QueuePair};
 
 /// Entries of the admin queues: room for asynchronous event requests and a few commands of each host.
@@ -54,6 +54,8 @@ pub struct Controller {
     identify: Box<IdentifyController>,
     max_transfer: u32,
     io_queue_limit: u16,
+    /// What the function's vectors signal; empty when queues do not interrupt.
+    interrupts: Vec<Interrupt>,
     queues_in_use: BTreeSet<u16>,
     /// Queue pairs that could not be deleted; they wait for proof that the controller was stopped.
     orphans: Vec<QueuePair>,
@@ -88,6 +90,7 @@ impl Controller {
             identify: Box::default(),
             max_transfer: options.max_transfer,
             io_queue_limit: 0,
+            interrupts: Vec::new(),
             queues_in_use: BTreeSet::new(),
             orphans: Vec::new(),
             kept: Vec::new(),
@@ -96,6 +99,9 @@ impl Controller {
             options,
         };
         controller.bring_up()?;
+        if controller.options.interrupts {
+            controller.enable_interrupts();
+        }
         Ok(controller)
     }
 
@@ -227,6 +233,14 @@ impl Controller {
             "controller ready"
         );
         Ok(())
+    }
+
+    /// Switches a vector on for each I/O queue; vector 0 is the admin queue's, which is polled. They stay on over resets.
+    fn enable_interrupts(&mut self) {
+        match self.function.enable_interrupts(self.io_queue_limit.saturating_add(1)) {
+            Ok(interrupts) => self.interrupts = interrupts,
+            Err(error) => tracing::warn!(%error, "completions will be looked for now and then"),
+        }
     }
 
     fn limit_transfer(&self) -> u32 {

@@ -21,6 +21,9 @@ pub struct Options {
     pub max_transfer: u32,
     /// How many I/O queue pairs to ask for. The controller may grant fewer.
     pub io_queues_wanted: u16,
+    /// Whether I/O queues interrupt, if the function can: what is not polled without a pause needs it to sleep while
+    /// commands are outstanding ([`QueuePair::interrupt`](crate::QueuePair::interrupt)).
+    pub interrupts: bool,
     /// How long an admin command may take that is waited for; a day at most.
     pub admin_timeout: Duration,
 }
@@ -31,6 +34,7 @@ impl Default for Options {
             queue_depth: 256,
             max_transfer: 1 << 20,
             io_queues_wanted: 64,
+            interrupts: false,
             admin_timeout: Duration::from_secs(30),
         }
     }

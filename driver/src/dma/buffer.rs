@@ -2,8 +2,9 @@
 #![allow(unsafe_code)] // A buffer is a range of a region's mapping: turning it into slices happens here.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -14,6 +15,8 @@ use super::{Direction, DmaRegion, DmaSlice};
 #[derive(Debug)]
 pub(super) struct Home {
     region: DmaRegion,
+    /// What makes the I/O virtual address of the address of one of its bytes, when it is added.
+    shift: u64,
     /// Per smallest block: 0, or the order + 1 of a buffer that began there and was dropped.
     dropped: Box<[AtomicU8]>,
     any_dropped: AtomicBool,
@@ -25,9 +28,11 @@ pub(super) const BLOCK: usize = super::PAGE_SIZE;
 impl Home {
     pub(super) fn new(region: DmaRegion, blocks: usize) -> Arc<Self> {
         let dropped = (0..blocks).map(|_| AtomicU8::new(0)).collect();
-        Arc::new(Self { region, dropped, any_dropped: AtomicBool::new(false) })
+        let shift = region.iova().wrapping_sub(address(region.pointer(0, 0)));
+        Arc::new(Self { region, shift, dropped, any_dropped: AtomicBool::new(false) })
     }
 
+    #[inline]
     pub(super) fn region(&self) -> &DmaRegion {
         &self.region
     }
@@ -54,6 +59,11 @@ impl Home {
     }
 }
 
+#[inline]
+fn address(pointer: NonNull<u8>) -> u64 {
+    pointer.addr().get() as u64
+}
+
 /// A piece of DMA memory that nobody else has: who holds it may read and write it, and no device touches it, since
 /// it is moved into the queue pair while one may.
 ///
@@ -62,15 +72,17 @@ impl Home {
 ///
 /// A buffer of a [`BufferPool`](super::BufferPool) goes back by [`put`](super::BufferPool::put). One that is dropped
 /// is found again by its pool, but more slowly.
+///
+/// It travels with each command, from hand to hand, so it is small: its address is reckoned from its home's.
 pub struct DmaBuffer {
     pointer: NonNull<u8>,
-    iova: u64,
-    capacity: usize,
-    len: usize,
-    direction: Direction,
-    /// `None` only once it was put back into its pool.
-    home: Option<Arc<Home>>,
+    home: Arc<Home>,
+    len: u32,
+    capacity: u32,
 }
+
+/// The longest buffer there can be, in bytes.
+pub(super) const LONGEST: usize = u32::MAX as usize;
 
 // SAFETY: the buffer is the only way to its bytes, and the region it keeps alive is not tied to a thread.
 unsafe impl Send for DmaBuffer {}
@@ -79,6 +91,9 @@ unsafe impl Sync for DmaBuffer {}
 
 impl DmaBuffer {
     /// One buffer of a whole region, with all of its bytes.
+    ///
+    /// # Panics
+    /// When the region has 4 GiB or more.
     pub fn whole(region: DmaRegion) -> Self {
         let capacity = region.len();
         Self::new(Home::new(region, 0), 0, capacity, capacity)
@@ -87,98 +102,106 @@ impl DmaBuffer {
     /// `capacity` bytes of the home's region from `offset` on. The caller sees to it that no other buffer of the
     /// region overlaps them.
     pub(super) fn new(home: Arc<Home>, offset: usize, capacity: usize, len: usize) -> Self {
-        let region = home.region();
-        Self {
-            pointer: region.pointer(offset, capacity),
-            iova: region.iova() + offset as u64,
-            capacity,
-            len,
-            direction: region.direction(),
-            home: Some(home),
-        }
+        assert!(len <= capacity && capacity <= LONGEST, "a buffer of {capacity} bytes, {len} of them in use");
+        let pointer = home.region().pointer(offset, capacity);
+        Self { pointer, home, len: len as u32, capacity: capacity as u32 }
     }
 
     /// I/O virtual address of the first byte. Page-aligned.
+    #[inline]
     pub fn iova(&self) -> u64 {
-        self.iova
+        address(self.pointer).wrapping_add(self.home.shift)
     }
 
     /// Bytes in use: what is dereferenced to, and what a command transfers.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Whether no byte is in use.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Bytes there are.
+    #[inline]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.capacity as usize
     }
 
     /// Sets how many bytes are in use. Bytes that come into use hold what was last there.
     ///
     /// # Panics
     /// When `len` exceeds the capacity.
+    #[inline]
     pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.capacity, "{len} bytes do not fit a buffer of {}", self.capacity);
-        self.len = len;
+        assert!(len <= self.capacity(), "{len} bytes do not fit a buffer of {}", self.capacity);
+        // Not more than the capacity, which is a u32.
+        self.len = len as u32;
     }
 
     /// What a device may do with it.
+    #[inline]
     pub fn direction(&self) -> Direction {
-        self.direction
+        self.home.region().direction()
     }
 
     /// Whether it is a piece of `home`.
+    #[inline]
     pub(super) fn belongs_to(&self, home: &Arc<Home>) -> bool {
-        self.home.as_ref().is_some_and(|own| Arc::ptr_eq(own, home))
+        Arc::ptr_eq(&self.home, home)
     }
 
     /// Ends the buffer and gives its offset in its region and its capacity, both in bytes.
-    pub(super) fn into_parts(mut self) -> (usize, usize) {
-        (self.home.take().map_or(0, |home| self.offset(&home)), self.capacity)
+    pub(super) fn into_parts(self) -> (usize, usize) {
+        let parts = (self.offset(), self.capacity());
+        let mut buffer = ManuallyDrop::new(self);
+        // SAFETY: the buffer is not used again, and its own `drop`, which tells the home of it, does not run.
+        unsafe { ptr::drop_in_place(&raw mut buffer.home) };
+        parts
     }
 
-    fn offset(&self, home: &Home) -> usize {
-        (self.iova - home.region.iova()) as usize
+    /// Bytes before it in its region.
+    #[inline]
+    fn offset(&self) -> usize {
+        (self.iova() - self.home.region().iova()) as usize
     }
 }
 
 impl Drop for DmaBuffer {
     fn drop(&mut self) {
-        if let Some(home) = self.home.take() {
-            home.note_dropped(self.offset(&home), self.capacity);
-        }
+        self.home.note_dropped(self.offset(), self.capacity());
     }
 }
 
 impl Deref for DmaBuffer {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: len <= capacity bytes of a live mapping, initialised by the kernel; no other buffer overlaps them,
         // and no device writes them while the buffer is in hand (see the type).
-        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), self.len()) }
     }
 }
 
 impl DerefMut for DmaBuffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; nor does any device read them meanwhile.
-        unsafe { slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len()) }
     }
 }
 
 impl fmt::Debug for DmaBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DmaBuffer")
-            .field("iova", &format_args!("{:#x}", self.iova))
+            .field("iova", &format_args!("{:#x}", self.iova()))
             .field("len", &self.len)
             .field("capacity", &self.capacity)
-            .field("direction", &self.direction)
+            .field("direction", &self.direction())
             .finish()
     }
 }
@@ -195,8 +218,12 @@ pub enum CommandData {
     Shared(DmaSlice),
 }
 
+// It is moved several times for each command.
+const _: () = assert!(size_of::<CommandData>() == 32);
+
 impl CommandData {
     /// Bytes to transfer.
+    #[inline]
     pub fn len(&self) -> usize {
         match self {
             CommandData::None => 0,
@@ -206,11 +233,13 @@ impl CommandData {
     }
 
     /// Whether there is nothing to transfer.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// I/O virtual address of the first byte, if there is memory.
+    #[inline]
     pub fn iova(&self) -> Option<u64> {
         match self {
             CommandData::None => None,
@@ -220,6 +249,7 @@ impl CommandData {
     }
 
     /// What a device may do with it, if there is memory.
+    #[inline]
     pub fn direction(&self) -> Option<Direction> {
         match self {
             CommandData::None => None,
@@ -229,6 +259,7 @@ impl CommandData {
     }
 
     /// The bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         match self {
             CommandData::None => &[],

@@ -41,6 +41,9 @@ impl ReceivePool {
     pub fn new(domain: &DmaDomain, chunk_size: usize, count: usize) -> Result<ReceivePool, DmaError> {
         let bad = DmaError::BadLength { len: chunk_size };
         let Some(size) = chunk_size.max(1).checked_next_multiple_of(PAGE_SIZE) else { return Err(bad) };
+        if u32::try_from(size).is_err() {
+            return Err(bad);
+        }
         let Some(total) = size.checked_mul(count) else { return Err(bad) };
         let region = Arc::new(domain.allocate(total, Direction::DeviceReads)?);
         let chunks = (0..count).map(|index| {
@@ -139,9 +142,9 @@ impl ReceiveChunk {
         DmaSlice {
             // SAFETY: inside the chunk, since `filled` is.
             pointer: unsafe { self.chunk.pointer.add(range.start) },
-            iova: self.chunk.iova + range.start as u64,
-            len: range.len(),
-            _chunk: Arc::clone(&self.chunk),
+            chunk: Arc::clone(&self.chunk),
+            // Not more than a chunk has, which is a u32.
+            len: range.len() as u32,
         }
     }
 
@@ -161,11 +164,12 @@ impl fmt::Debug for ReceiveChunk {
 }
 
 /// Bytes of a receive chunk that do not change while this exists. Devices may read them, never write.
+///
+/// It is small for the same reason as [`DmaBuffer`](super::DmaBuffer).
 pub struct DmaSlice {
     pointer: NonNull<u8>,
-    iova: u64,
-    len: usize,
-    _chunk: Arc<Chunk>,
+    chunk: Arc<Chunk>,
+    len: u32,
 }
 
 // SAFETY: it only gives shared references to bytes that nobody writes while it exists.
@@ -175,13 +179,15 @@ unsafe impl Sync for DmaSlice {}
 
 impl DmaSlice {
     /// I/O virtual address of the first byte. Not aligned to anything: a device needs at least a multiple of 4.
+    #[inline]
     pub fn iova(&self) -> u64 {
-        self.iova
+        self.chunk.iova + (self.pointer.addr().get() - self.chunk.pointer.addr().get()) as u64
     }
 
     /// Length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Whether there is nothing in it.
@@ -195,16 +201,16 @@ impl DmaSlice {
     /// When the range is not within it.
     pub fn slice(&self, range: Range<usize>) -> DmaSlice {
         assert!(
-            range.start <= range.end && range.end <= self.len,
+            range.start <= range.end && range.end <= self.len(),
             "bytes {range:?} of a slice of {}",
             self.len
         );
         DmaSlice {
             // SAFETY: inside the slice, which is inside the chunk.
             pointer: unsafe { self.pointer.add(range.start) },
-            iova: self.iova + range.start as u64,
-            len: range.len(),
-            _chunk: Arc::clone(&self._chunk),
+            chunk: Arc::clone(&self.chunk),
+            // Not more than this one has.
+            len: range.len() as u32,
         }
     }
 }
@@ -212,17 +218,18 @@ impl DmaSlice {
 impl Deref for DmaSlice {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: filled bytes of a chunk that is kept alive; the writer does not touch them and the pool does not
         // hand the chunk out again while this exists.
-        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
+        unsafe { slice::from_raw_parts(self.pointer.as_ptr(), self.len()) }
     }
 }
 
 impl fmt::Debug for DmaSlice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DmaSlice")
-            .field("iova", &format_args!("{:#x}", self.iova))
+            .field("iova", &format_args!("{:#x}", self.iova()))
             .field("len", &self.len)
             .finish()
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::buffer::LONGEST;
 use super::iova::{IovaSpace, contains, intersect, normalise};
 use super::region::HUGE_PAGE;
 use super::{Direction, DmaBuffer, DmaError, DmaRegion, RegionMemory};
@@ -117,7 +118,11 @@ impl DmaDomain {
     /// # Errors
     /// As [`DmaDomain::allocate`].
     pub fn buffer(&self, len: usize, direction: Direction) -> Result<DmaBuffer, DmaError> {
-        let mut buffer = DmaBuffer::whole(self.allocate(len, direction)?);
+        let region = self.allocate(len, direction)?;
+        if region.len() > LONGEST {
+            return Err(DmaError::BadLength { len });
+        }
+        let mut buffer = DmaBuffer::whole(region);
         buffer.set_len(len);
         Ok(buffer)
     }

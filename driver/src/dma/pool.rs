@@ -56,8 +56,10 @@ impl BufferPool {
         total: usize,
         largest: usize,
     ) -> Result<BufferPool, DmaError> {
-        const LIMIT: usize = (u32::MAX as usize) * BLOCK;
-        if total > LIMIT || largest > LIMIT {
+        const MOST: usize = (u32::MAX as usize) * BLOCK;
+        // A power of two that a buffer's length can say.
+        const LARGEST: usize = 1 << (u32::BITS - 1);
+        if total > MOST || largest > LARGEST {
             return Err(DmaError::BadLength { len: total.max(largest) });
         }
         let largest_blocks = largest.div_ceil(BLOCK).max(1).next_power_of_two();
@@ -84,6 +86,7 @@ impl BufferPool {
     }
 
     /// A buffer with room for `len` bytes, with that length set, or `None` when no free area is large enough.
+    #[inline]
     pub fn take(&mut self, len: usize) -> Option<DmaBuffer> {
         let order = order_for(len);
         let capacity = BLOCK.checked_shl(order as u32)?;
@@ -92,6 +95,12 @@ impl BufferPool {
             self.available -= capacity;
             return Some(buffer);
         }
+        self.cut(order, capacity, len)
+    }
+
+    /// Makes a buffer of a free area, or of what is left when all that is free has been joined.
+    #[cold]
+    fn cut(&mut self, order: usize, capacity: usize, len: usize) -> Option<DmaBuffer> {
         let block = self.take_block(order).or_else(|| {
             self.join();
             self.take_block(order)
@@ -112,6 +121,7 @@ impl BufferPool {
     }
 
     /// Gives a buffer back. One that is not of this pool is dropped, and found by its own pool.
+    #[inline]
     pub fn put(&mut self, buffer: DmaBuffer) {
         if !buffer.belongs_to(&self.home) {
             return;
@@ -214,6 +224,7 @@ impl BufferPool {
 }
 
 /// The order of the smallest area with room for `len` bytes. Orders of the pool start at one page.
+#[inline]
 fn order_for(len: usize) -> usize {
     let blocks = len.div_ceil(BLOCK).max(1);
     (usize::BITS - (blocks - 1).leading_zeros()) as usize

@@ -104,6 +104,7 @@ impl DmaRegion {
     }
 
     /// I/O virtual address of the first byte. Page-aligned.
+    #[inline]
     pub fn iova(&self) -> u64 {
         self.iova
     }
@@ -119,6 +120,7 @@ impl DmaRegion {
     }
 
     /// What devices may do with it.
+    #[inline]
     pub fn direction(&self) -> Direction {
         self.direction
     }

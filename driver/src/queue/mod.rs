@@ -27,7 +27,7 @@ use self::slots::{Outstanding, Slots};
 use crate::controller::Stopped;
 use crate::controller::epoch::{Epoch, Run};
 use crate::dma::{CommandData, Direction, DmaDomain, DmaError};
-use crate::function::Stepper;
+use crate::function::{Interrupt, Stepper};
 use crate::mmio::Doorbell;
 use crate::prp::{self, PrpError};
 
@@ -71,6 +71,7 @@ pub struct QueuePair {
     /// Per slot, how many entries of its list are not poison.
     list_entries: Vec<u32>,
     stepper: Option<Box<dyn Stepper>>,
+    interrupt: Option<Interrupt>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,12 +163,25 @@ impl QueuePair {
             lists: PrpLists::new(&region, lists_at, slots, list_pages, domain.poison_iova()),
             list_entries: vec![0; slots],
             stepper: None,
+            interrupt: None,
         })
     }
 
     /// Gives the queue pair of a device that does not run by itself what makes it run.
     pub(crate) fn set_stepper(&mut self, stepper: Option<Box<dyn Stepper>>) {
         self.stepper = stepper;
+    }
+
+    /// Says what the completion queue signals.
+    pub(crate) fn set_interrupt(&mut self, interrupt: Option<Interrupt>) {
+        self.interrupt = interrupt;
+    }
+
+    /// What the device signals when it has completed commands, if the queue was made so
+    /// ([`Options::interrupts`](crate::controller::Options)). There may be a signal without a completion: other queues may
+    /// share it, and completions that were reaped before are signalled too.
+    pub fn interrupt(&self) -> Option<&Interrupt> {
+        self.interrupt.as_ref()
     }
 
     /// I/O virtual addresses of the submission queue and of the completion queue.

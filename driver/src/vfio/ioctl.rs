@@ -9,8 +9,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_TYPE, vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map,
-    vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info, vfio_region_info,
+    VFIO_BASE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_TYPE, vfio_device_info,
+    vfio_group_status, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info, vfio_irq_info,
+    vfio_irq_set, vfio_region_info,
 };
 
 /// VFIO numbers its requests with `_IO(';', 100 + n)`: no direction, no size (sizes are in each structure's
@@ -27,6 +28,8 @@ const GROUP_SET_CONTAINER: c_ulong = request(4);
 const GROUP_GET_DEVICE_FD: c_ulong = request(6);
 const DEVICE_GET_INFO: c_ulong = request(7);
 const DEVICE_GET_REGION_INFO: c_ulong = request(8);
+const DEVICE_GET_IRQ_INFO: c_ulong = request(9);
+const DEVICE_SET_IRQS: c_ulong = request(10);
 const IOMMU_GET_INFO: c_ulong = request(12);
 const IOMMU_MAP_DMA: c_ulong = request(13);
 const IOMMU_UNMAP_DMA: c_ulong = request(14);
@@ -86,6 +89,28 @@ pub(super) fn region_info(device: BorrowedFd<'_>, index: u32) -> io::Result<Vec<
     // `argsz`, `flags` and `index` are the first three 32-bit words.
     answer(device, DEVICE_GET_REGION_INFO, size_of::<vfio_region_info>(), &[0, 0, index])
 }
+
+/// The flags of one of a device's kinds of interrupts (MSI-X, for one), and how many vectors it has.
+pub(super) fn irq_info(device: BorrowedFd<'_>, index: u32) -> io::Result<(u32, u32)> {
+    let mut info = vfio_irq_info { argsz: size_of::<vfio_irq_info>() as u32, index, ..Default::default() };
+    // SAFETY: the request reads and writes one `vfio_irq_info` of the size that its `argsz` states.
+    unsafe { by_pointer(device, DEVICE_GET_IRQ_INFO, (&raw mut info).cast()) }?;
+    Ok((info.flags, info.count))
+}
+
+/// Makes the vectors of a kind of interrupts, from 0 on, signal these eventfds, and switches them on.
+pub(super) fn signal_vectors(device: BorrowedFd<'_>, index: u32, eventfds: &[OwnedFd]) -> io::Result<()> {
+    let bytes = size_of::<vfio_irq_set>() + size_of_val(eventfds);
+    let count = eventfds.len() as u32;
+    // `argsz`, `flags`, `index`, `start` and `count`, and behind them a descriptor for each vector: 32-bit words all.
+    let mut words: Vec<u32> =
+        vec![bytes as u32, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, count];
+    words.extend(eventfds.iter().map(|eventfd| eventfd.as_raw_fd() as u32));
+    // SAFETY: the request reads one `vfio_irq_set` and `count` descriptors behind it, as many bytes as `argsz` states.
+    unsafe { by_pointer(device, DEVICE_SET_IRQS, words.as_mut_ptr().cast()) }.map(drop)
+}
+
+const _: () = assert!(size_of::<vfio_irq_set>() == 5 * size_of::<u32>());
 
 /// The properties of a container's IOMMU: `vfio_iommu_type1_info` with the capabilities behind it.
 pub(super) fn iommu_info(container: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
@@ -184,8 +209,9 @@ mod tests {
 
     #[test]
     fn requests_have_the_numbers_of_the_kernel() {
-        // `_IO(';', 100)` and `_IO(';', 114)`.
+        // `_IO(';', 100)`, `_IO(';', 110)` and `_IO(';', 114)`.
         assert_eq!(GET_API_VERSION, 0x3b64);
+        assert_eq!(DEVICE_SET_IRQS, 0x3b6e);
         assert_eq!(IOMMU_UNMAP_DMA, 0x3b72);
     }
 

@@ -16,13 +16,14 @@
 //!
 //! # What this does not do
 //!
-//! - Interrupts; `/dev/iommu` and `/dev/vfio/devices`; virtual functions that need a token; binding to
+//! - `/dev/iommu` and `/dev/vfio/devices`; virtual functions that need a token; binding to
 //!   vfio-pci, which is the `gangway bind` command's.
 
 mod bar;
 mod capability;
 mod container;
 mod error;
+mod interrupt;
 mod ioctl;
 mod sigbus;
 mod sysfs;
@@ -48,7 +49,7 @@ pub use self::error::VfioError;
 
 use crate::address::PciAddress;
 use crate::dma::DmaDomain;
-use crate::function::{Function, FunctionError, Stepper};
+use crate::function::{Function, FunctionError, Interrupt, Stepper};
 use crate::mmio::Doorbell;
 
 /// Offset of the command register in the configuration space (PCI Base 3.0, 6.2.2).
@@ -175,6 +176,14 @@ impl Function for VfioFunction {
         self.config.set_command(BUS_MASTER, 0).map_err(|source| FunctionError::Io {
             function: self.name.clone(),
             action: "switch bus mastering on".to_owned(),
+            source,
+        })
+    }
+
+    fn enable_interrupts(&self, vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
+        interrupt::enable(&self.config.device, vectors).map_err(|source| FunctionError::Io {
+            function: self.name.clone(),
+            action: format!("switch {vectors} interrupts on"),
             source,
         })
     }

@@ -153,7 +153,12 @@ impl Connection {
 
     fn receive_header(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Fatal> {
         const COMMON: usize = size_of::<CommonHeader>();
-        // The ordinary case: all of the header is here, and is read where it lies.
+        // The ordinary cases: all of the header is here, and is read where it lies. Most of all, a plain capsule.
+        if self.collected == 0
+            && let Some((capsule, body)) = self.plain_capsule(bytes)
+        {
+            return Ok((size_of::<CapsuleCmd>(), Some(self.capsule(capsule, body)?)));
+        }
         if self.collected == 0 && bytes.len() >= COMMON {
             let whole = self.check_common(&bytes[..COMMON])?;
             if let Some(header) = bytes.get(..whole) {
@@ -255,7 +260,8 @@ impl Connection {
         match PduType(header[0]) {
             PduType::CAPSULE_CMD => {
                 let capsule = CapsuleCmd::ref_from_bytes(header).map_err(|_| malformed())?;
-                self.capsule(capsule, header).map(Some)
+                let body = self.body(&capsule.header, header)?;
+                self.capsule(capsule, body).map(Some)
             }
             PduType::H2C_DATA => {
                 let data = H2cData::ref_from_bytes(header).map_err(|_| malformed())?;
@@ -292,10 +298,28 @@ impl Connection {
         Ok(Event::Initialized)
     }
 
-    fn capsule(&mut self, capsule: &CapsuleCmd, header: &[u8]) -> Result<Event, Fatal> {
-        let Body { pad, carried, digest } = self.body(&capsule.header, header)?;
+    /// The capsule at the front of `bytes`, if its header needs no closer look: without digests and padding, with
+    /// the data, if there is any, right behind it.
+    #[inline]
+    fn plain_capsule<'a>(&self, bytes: &'a [u8]) -> Option<(&'a CapsuleCmd, Body)> {
+        const LENGTH: u8 = size_of::<CapsuleCmd>() as u8;
+        let (capsule, _) = CapsuleCmd::ref_from_prefix(bytes).ok()?;
+        let CommonHeader { pdu_type, flags, hlen, pdo, plen } = capsule.header;
+        let carried = plen.get().checked_sub(LENGTH.into())?;
+        let is_plain = pdu_type == PduType::CAPSULE_CMD
+            && (flags, hlen) == (0, LENGTH)
+            && pdo == if carried > 0 { LENGTH } else { 0 }
+            && self.framing.digests.is_empty()
+            && self.initialized;
+        is_plain.then_some((capsule, Body { pad: 0, carried, digest: false }))
+    }
+
+    /// Takes a command whose header was found good.
+    #[inline]
+    fn capsule(&mut self, capsule: &CapsuleCmd, body: Body) -> Result<Event, Fatal> {
+        let Body { pad, carried, digest } = body;
         if carried > self.config.in_capsule_data.max(ADMIN_IN_CAPSULE_DATA) {
-            return Err(Fatal::new(FatalErrorStatus::DATA_TRANSFER_LIMIT_EXCEEDED, 0, header));
+            return Err(Fatal::new(FatalErrorStatus::DATA_TRANSFER_LIMIT_EXCEEDED, 0, capsule.as_bytes()));
         }
         let entry = capsule.entry;
         let data =
@@ -307,7 +331,7 @@ impl Connection {
         };
         let command = Command { phase, length, ..Command::new(entry.cid.get()) };
         // More commands than the queue has entries: the host sent this one before it was allowed to.
-        let slot = self.slots.take(command).ok_or_else(|| Fatal::sequence(header))?;
+        let slot = self.slots.take(command).ok_or_else(|| Fatal::sequence(capsule.as_bytes()))?;
         if carried > 0 || digest {
             // Whatever the command is like, its data and digest are passed over.
             let target = (data.is_ok() && carried > 0).then_some(slot);

@@ -116,8 +116,7 @@ impl Connection {
             let available = bytes.len() - at;
             match self.fabric.want() {
                 Want::Header { .. } => {
-                    let (fabric, out) = (&mut self.fabric, &mut self.out);
-                    match out.headers(|out| fabric.receive(&bytes[at..], out)) {
+                    match self.fabric.receive(&bytes[at..], self.out.headers()) {
                         Ok((taken, event)) => {
                             at += taken;
                             if let Some(event) = event {

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
-use super::{Access, DmaFault, DmaMemory};
+use super::{Purpose, DmaFault, DmaMemory};
 use crate::emulated::EmulatedError;
 
 /// Zeroes to write where the file system cannot make holes.
@@ -100,7 +100,7 @@ impl FileStore {
         iova: u64,
         len: usize,
     ) -> Result<(), FileError> {
-        host.pieces(iova, len, Access::Write, |memory, len| {
+        host.pieces(iova, len, Purpose::DataWrite, |memory, len| {
             let mut done = 0;
             while done < len {
                 // SAFETY: `pieces` vouches for the memory; the kernel writes no more than is left of it.
@@ -131,7 +131,7 @@ impl FileStore {
         iova: u64,
         len: usize,
     ) -> Result<(), FileError> {
-        host.pieces(iova, len, Access::Read, |memory, len| {
+        host.pieces(iova, len, Purpose::DataRead, |memory, len| {
             let mut done = 0;
             while done < len {
                 // SAFETY: `pieces` vouches for the memory; the kernel reads no more than is left of it.

@@ -10,6 +10,7 @@ mod copy;
 mod file;
 mod sparse;
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::ptr::NonNull;
@@ -44,6 +45,12 @@ struct Mapping {
 }
 
 impl Mapping {
+    #[inline]
+    fn contains(&self, iova: u64) -> bool {
+        iova.wrapping_sub(self.iova) < self.len
+    }
+
+    #[inline]
     fn permits(&self, access: Access) -> bool {
         match access {
             Access::Read => self.direction.device_reads(),
@@ -72,7 +79,35 @@ struct Table {
 /// Host memory as a queue of the drive sees it. Only to be had inside a [`Gate`].
 pub(super) struct DmaMemory {
     table: Arc<Table>,
+    /// The mapping that was used last for each [`Purpose`], which is most likely the next one: what an IOMMU has its
+    /// translation cache for.
+    recent: [Cell<usize>; 4],
     violations: Arc<AtomicU64>,
+}
+
+/// What memory is accessed for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Submission,
+    Completion,
+    DataRead,
+    DataWrite,
+}
+
+impl Purpose {
+    fn of(access: Access) -> Self {
+        match access {
+            Access::Read => Purpose::DataRead,
+            Access::Write => Purpose::DataWrite,
+        }
+    }
+
+    fn access(self) -> Access {
+        match self {
+            Purpose::Submission | Purpose::DataRead => Access::Read,
+            Purpose::Completion | Purpose::DataWrite => Access::Write,
+        }
+    }
 }
 
 impl DmaMemory {
@@ -84,11 +119,17 @@ impl DmaMemory {
         &self,
         mut iova: u64,
         mut len: usize,
-        access: Access,
+        purpose: Purpose,
         mut visit: impl FnMut(NonNull<u8>, usize) -> Result<(), E>,
     ) -> Result<(), E> {
+        let access = purpose.access();
         let mappings = &self.table.mappings;
-        let mut index = mappings.partition_point(|mapping| mapping.iova <= iova).wrapping_sub(1);
+        let recent = &self.recent[purpose as usize];
+        let mut index = recent.get();
+        if !mappings.get(index).is_some_and(|mapping| mapping.contains(iova)) {
+            index = mappings.partition_point(|mapping| mapping.iova <= iova).wrapping_sub(1);
+            recent.set(index);
+        }
         while len > 0 {
             let Some(mapping) = mappings.get(index).filter(|mapping| mapping.permits(access)) else {
                 return Err(self.violation(iova, len, access).into());
@@ -114,7 +155,7 @@ impl DmaMemory {
     /// They may not; that is counted as a violation.
     #[inline]
     pub(super) fn check(&self, iova: u64, len: usize, access: Access) -> Result<(), DmaFault> {
-        self.pieces(iova, len, access, |_, _| Ok(()))
+        self.pieces(iova, len, Purpose::of(access), |_, _| Ok(()))
     }
 
     /// Reads host memory into memory of the drive.
@@ -124,7 +165,7 @@ impl DmaMemory {
     #[inline]
     pub(super) fn read(&self, iova: u64, into: &mut [u8]) -> Result<(), DmaFault> {
         let mut at = into.as_mut_ptr();
-        self.pieces(iova, into.len(), Access::Read, |memory, len| {
+        self.pieces(iova, into.len(), Purpose::DataRead, |memory, len| {
             // SAFETY: `pieces` vouches for `memory`; `at` walks through `into`, whose length is that of all pieces.
             unsafe {
                 copy::copy(at, memory.as_ptr(), len);
@@ -141,7 +182,7 @@ impl DmaMemory {
     #[inline]
     pub(super) fn write(&self, iova: u64, from: &[u8]) -> Result<(), DmaFault> {
         let mut at = from.as_ptr();
-        self.pieces(iova, from.len(), Access::Write, |memory, len| {
+        self.pieces(iova, from.len(), Purpose::DataWrite, |memory, len| {
             // SAFETY: `pieces` vouches for `memory`; `at` walks through `from`, whose length is that of all pieces.
             unsafe {
                 copy::copy(memory.as_ptr(), at, len);
@@ -159,7 +200,7 @@ impl DmaMemory {
     pub(super) fn read_entry(&self, iova: u64) -> Result<[u8; 64], DmaFault> {
         let mut entry = [0u64; 8];
         let mut whole = false;
-        self.pieces(iova, 64, Access::Read, |memory, len| {
+        self.pieces(iova, 64, Purpose::Submission, |memory, len| {
             whole = len == 64 && memory.cast::<u64>().is_aligned();
             if whole {
                 let words = memory.cast::<u64>();
@@ -186,7 +227,7 @@ impl DmaMemory {
     /// It may not be written.
     #[inline]
     pub(super) fn write_completion(&self, iova: u64, entry: [u32; 4]) -> Result<(), DmaFault> {
-        self.pieces(iova, 16, Access::Write, |memory, len| {
+        self.pieces(iova, 16, Purpose::Completion, |memory, len| {
             let words = memory.cast::<AtomicU32>();
             if len < 16 || !words.is_aligned() {
                 return Err(self.violation(iova, 16, Access::Write));
@@ -268,7 +309,11 @@ impl EmulatedIommu {
     /// A new gate around `state`.
     pub(super) fn gate<T: Send + 'static>(&self, state: T) -> Arc<Gate<T>> {
         let mut iommu = self.lock();
-        let memory = DmaMemory { table: Arc::clone(&iommu.table), violations: Arc::clone(&self.violations) };
+        let memory = DmaMemory {
+            table: Arc::clone(&iommu.table),
+            recent: Default::default(),
+            violations: Arc::clone(&self.violations),
+        };
         let gate = Arc::new(Gate { inner: Mutex::new(Inside { memory, state }) });
         let weak: Weak<Gate<T>> = Arc::downgrade(&gate);
         iommu.gates.push(weak);

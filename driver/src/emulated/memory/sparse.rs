@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
-use super::{Access, DmaFault, DmaMemory, copy};
+use super::{Purpose, DmaFault, DmaMemory, copy};
 
 /// Up to this size huge pages are asked for: quicker, and a drive so small cannot waste much by them.
 const HUGE_PAGES_UP_TO: usize = 4 << 30;
@@ -55,7 +55,7 @@ impl SparseMemory {
         len: usize,
     ) -> Result<(), DmaFault> {
         let mut data = self.at(offset, len).ok_or(DmaFault)?;
-        host.pieces(iova, len, Access::Write, |memory, len| {
+        host.pieces(iova, len, Purpose::DataWrite, |memory, len| {
             // SAFETY: `pieces` and `at` vouch for both sides; the data of a drive is never part of host memory.
             unsafe {
                 copy::copy(memory.as_ptr(), data.as_ptr(), len);
@@ -78,7 +78,7 @@ impl SparseMemory {
         len: usize,
     ) -> Result<(), DmaFault> {
         let mut data = self.at(offset, len).ok_or(DmaFault)?;
-        host.pieces(iova, len, Access::Read, |memory, len| {
+        host.pieces(iova, len, Purpose::DataRead, |memory, len| {
             // SAFETY: `pieces` and `at` vouch for both sides; the data of a drive is never part of host memory.
             unsafe {
                 copy::copy(data.as_ptr(), memory.as_ptr(), len);
