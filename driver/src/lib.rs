@@ -30,6 +30,7 @@ pub mod controller;
 pub mod dma;
 pub mod emulated;
 pub mod function;
+pub mod heap;
 pub mod mmio;
 mod prp;
 pub mod queue;

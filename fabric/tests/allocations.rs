@@ -54,7 +54,6 @@ impl Session {
             hpda,
             digests,
             queue_size: 8,
-            flow_control: true,
             in_capsule: 4096,
             fabrics_in_capsule: host::ADMIN_IN_CAPSULE,
         };

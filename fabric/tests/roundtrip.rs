@@ -270,7 +270,6 @@ fn run(setting: &Setting, tasks: &[Task], seed: u64) {
             hpda: setting.hpda,
             digests: setting.digests,
             queue_size: QUEUE_SIZE,
-            flow_control: setting.flow_control,
             in_capsule: setting.in_capsule,
             fabrics_in_capsule: setting.fabrics_in_capsule,
         }),

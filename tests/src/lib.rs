@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: a target in this process with emulated drives, and hosts that connect to it.
 
+pub mod process;
+pub mod system_calls;
 pub mod wire;
 
 use std::collections::HashMap;
@@ -33,6 +35,8 @@ pub struct Setup {
     pub read_only: bool,
     /// I/O queues that one host may have.
     pub max_io_queues: u16,
+    /// Connections that all hosts may have.
+    pub max_connections: usize,
     /// Where to listen; port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
 }
@@ -47,6 +51,7 @@ impl Default for Setup {
             access: Access::AnyHost,
             read_only: false,
             max_io_queues: 16,
+            max_connections: 4096,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         }
     }
@@ -197,8 +202,12 @@ async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>
         drives.push((drive, config));
         probes.push(probe);
     }
-    let config =
-        TargetConfig { reactors: vec![0; setup.reactors], reactor: setup.memory, listen: setup.listen };
+    let config = TargetConfig {
+        reactors: vec![0; setup.reactors],
+        reactor: setup.memory,
+        listen: setup.listen,
+        max_connections: setup.max_connections,
+    };
     let target = Target::start(config, &domain, drives).await.expect("the target starts");
     (target, probes, infos)
 }

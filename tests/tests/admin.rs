@@ -515,23 +515,18 @@ fn event_requests_are_kept_up_to_the_limit_and_answered_by_events_alone() {
     let limit = admin.identify_controller().unwrap().aerl + 1;
     assert_eq!(limit, 4);
     let request = SubmissionQueueEntry::new(admin::ASYNC_EVENT_REQUEST);
-    let kept: BTreeSet<usize> =
-        (0..limit).map(|_| admin.queue().submit(&request, Transfer::None).unwrap().index()).collect();
+    for _ in 0..limit {
+        admin.queue().submit(&request, Transfer::None).unwrap();
+    }
     let beyond = status(&mut admin, &request, Transfer::None);
     assert!(beyond.is(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED), "{beyond}");
     // Events of the drive are not passed on, nor is any other command's completion taken for one.
     target.probes[0].raise_event(AsyncEvent::new(aen::TYPE_SMART, aen::SMART_TEMPERATURE, lid::SMART));
     admin.log_page(lid::SMART, u32::MAX, 0, 512, false).unwrap();
     assert!(admin.queue().wait(SILENCE).unwrap().is_none(), "an event request is answered without an event");
-    // A reset of the controller ends them.
+    // A reset of the controller ends them without a completion: the host may use their identifiers again by then.
     admin.disable().unwrap();
-    let mut ended = BTreeSet::new();
-    while ended.len() < kept.len() {
-        let completed = admin.queue().wait(Duration::from_secs(20)).unwrap().expect("an answer");
-        assert!(!completed.entry.status().is_success());
-        ended.insert(completed.tag.index());
-    }
-    assert_eq!(ended, kept);
+    assert!(admin.queue().wait(SILENCE).unwrap().is_none(), "an event request is answered after a reset");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod cpus;
 mod exit;
 #[cfg(test)]
 mod fake;
+mod files;
 mod list;
 mod output;
 mod perf;
@@ -94,6 +95,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
+    files::raise_limit();
     let command = cli.command.unwrap_or_else(|| Command::Serve(serve::Serve::default()));
     match run(&command) {
         Ok(exit) => exit.into(),

@@ -19,12 +19,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cpus::{self, CpuList};
 use crate::exit::Exit;
-use crate::output;
+use crate::perf::units;
+use crate::{files, output};
 
 /// The port that IANA assigned to NVMe over TCP.
 const PORT: u16 = 4420;
 /// I/O queues that one host may have at most.
 const MAX_IO_QUEUES: u16 = 64;
+/// Open files that are not connections, with room to spare.
+const OTHER_FILES: u64 = 64;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -66,6 +69,13 @@ pub(crate) struct Serve {
     /// What reactors do when there is nothing to do
     #[arg(long, value_enum, default_value_t)]
     poll: PollArg,
+    /// Connections of all hosts at most, one for each of their queues; further ones are refused [default: 4096]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    max_connections: Option<u32>,
+    /// Memory of each reactor for data of writes, and as much again for data of reads; commands wait when it is used
+    /// up, and one connection has a quarter of it at most [default: 32MiB]
+    #[arg(long, value_name = "SIZE", value_parser = data_memory)]
+    data_memory: Option<usize>,
 }
 
 /// `--poll`.
@@ -208,7 +218,9 @@ impl Serve {
         let devices = if self.device.is_empty() { vec!["emulated".parse()?] } else { self.device.clone() };
         let mut drives = Vec::new();
         for (index, device) in devices.into_iter().enumerate() {
-            let drive = start(index, device, &domain, reactors.len()).await?;
+            // Who never sleeps need not be woken.
+            let interrupts = !matches!(self.poll, PollArg::Always);
+            let drive = start(index, device, &domain, reactors.len(), interrupts).await?;
             let nqn = match self.nqn.get(index) {
                 Some(nqn) => nqn.clone(),
                 None => default_nqn(drive.info())?,
@@ -223,14 +235,31 @@ impl Serve {
         }
         let lines: Vec<(String, Nqn)> =
             drives.iter().map(|(drive, config)| (describe(drive.info()), config.nqn.clone())).collect();
+        let usual = ReactorConfig::default();
+        let data_memory = self.data_memory.unwrap_or(usual.data_memory);
         let config = TargetConfig {
             reactors,
-            reactor: ReactorConfig { poll: self.poll.into(), ..ReactorConfig::default() },
+            reactor: ReactorConfig { poll: self.poll.into(), data_memory, ..usual },
             listen: self.addresses(),
+            max_connections: self.max_connections(),
         };
         let target = Target::start(config, &domain, drives).await?;
         let announced = self.announce(&lines, target.addresses());
         Ok(Started { target, announced })
+    }
+
+    /// As many as are wanted, and as there may be open files.
+    fn max_connections(&self) -> usize {
+        const USUAL: u32 = 4096;
+        let room = files::allowed().saturating_sub(OTHER_FILES).max(2);
+        let wanted = self.max_connections.unwrap_or(USUAL);
+        if u64::from(wanted) <= room {
+            return wanted as usize;
+        }
+        tracing::warn!(
+            "no more than {room} connections are possible: raise the limit on open files (`ulimit -Hn`)"
+        );
+        room as usize
     }
 
     fn announce(&self, exports: &[(String, Nqn)], addresses: &[SocketAddr]) -> io::Result<()> {
@@ -281,10 +310,11 @@ async fn start(
     device: DeviceAddress,
     domain: &DmaDomain,
     reactors: usize,
+    interrupts: bool,
 ) -> anyhow::Result<Drive> {
     let name = device.to_string();
     let domain = domain.clone();
-    let options = Options { io_queues_wanted: reactors as u16, ..Options::default() };
+    let options = Options { io_queues_wanted: reactors as u16, interrupts, ..Options::default() };
     let mut starting = tokio::task::spawn_blocking(move || {
         let function: Box<dyn Function> = match device {
             DeviceAddress::Pci(address) => VfioFunction::open(address, &domain)?,
@@ -336,6 +366,13 @@ fn shown(ip: IpAddr) -> String {
     if ip.is_unspecified() { "ADDRESS".to_owned() } else { ip.to_string() }
 }
 
+fn data_memory(text: &str) -> Result<usize, String> {
+    /// As much as one command can transfer.
+    const LEAST: usize = 1 << 20;
+    let size = units::parse_size(text)?;
+    usize::try_from(size).ok().filter(|size| *size >= LEAST).ok_or_else(|| "1MiB is the least".to_owned())
+}
+
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     text.parse().or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT))).map_err(|_| {
@@ -384,6 +421,17 @@ mod tests {
         let access = serve.access().unwrap();
         assert!(access.allows(&"nqn.2014-08.org.example:a".parse().unwrap()));
         assert!(!access.allows(&"nqn.2014-08.org.example:b".parse().unwrap()));
+    }
+
+    #[test]
+    fn memory_and_connections_have_limits() {
+        let serve = parse(&["--data-memory", "8MiB", "--max-connections", "2"]).unwrap();
+        assert_eq!((serve.data_memory, serve.max_connections()), (Some(8 << 20), 2));
+        for arguments in [["--data-memory", "4k"], ["--max-connections", "1"]] {
+            assert!(parse(&arguments).is_err(), "{arguments:?}");
+        }
+        let files = files::allowed() as usize;
+        assert!(parse(&["--max-connections", "4000000000"]).unwrap().max_connections() < files);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangway_fabric::properties::Effect;
-use gangway_fabric::target::{Reply, Slot};
+use gangway_fabric::target::Slot;
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::completion::CompletionQueueEntry;
 use gangway_spec::status::Status;
@@ -159,7 +159,9 @@ async fn apply(effect: Effect, link: &mut Link, controller: &mut RemoteControlle
     }
 }
 
-/// Drops the I/O queues of a controller, and ends its event requests.
+/// Drops the I/O queues of a controller, and forgets its event requests. These have no completion: a host gives their
+/// identifiers to other commands once it has asked for the shutdown, and would take a completion for that of another
+/// (SPDK's does). Linux's target answers none either.
 async fn stop(
     link: &mut Link,
     controller: &mut RemoteController,
@@ -169,6 +171,6 @@ async fn stop(
     association.set_enabled(false);
     shared.close_queues(association).await;
     for slot in controller.drain_events() {
-        link.respond(slot, &Reply::status(Status::ABORT_REQUESTED));
+        link.forget(slot);
     }
 }

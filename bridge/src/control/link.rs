@@ -192,6 +192,11 @@ impl Link {
         self.fabric.respond(slot, reply, &mut self.out);
     }
 
+    /// Gives a command up that will have no completion.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.fabric.forget(slot);
+    }
+
     /// Answers a command that reads, with its data.
     pub(super) fn respond_with(&mut self, slot: Slot, reply: &Reply, data: &[u8]) {
         if data.is_empty() {

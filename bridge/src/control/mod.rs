@@ -15,7 +15,7 @@ use std::time::Duration;
 use gangway_driver::dma::DmaDomain;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use self::registry::Registry;
@@ -26,6 +26,8 @@ use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, 
 
 /// Connections at most that have not said yet what they are for.
 const STRANGERS: usize = 256;
+/// How long after hosts have gone their memory is given back, in one go for all that went meanwhile.
+const TIDY: Duration = Duration::from_secs(2);
 /// How long commands on drives may take when the target ends, before the drives are stopped with them.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,9 @@ pub struct TargetConfig {
     pub reactor: ReactorConfig,
     /// Where to listen. Port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
+    /// Connections at most, admin queues included, but those to the discovery controller. Further ones are refused as
+    /// long as there are so many.
+    pub max_connections: usize,
 }
 
 /// Why a target cannot be started.
@@ -78,7 +83,10 @@ pub(crate) struct Shared {
     reactors: Vec<ReactorHandle>,
     registry: Registry,
     listeners: Vec<SocketAddr>,
+    max_connections: usize,
     strangers: Arc<Semaphore>,
+    /// Told when an association has ended.
+    departed: Notify,
 }
 
 impl Shared {
@@ -94,6 +102,12 @@ impl Shared {
         for answer in answers {
             let _ = answer.await;
         }
+    }
+
+    /// Whether there are as many connections as there can be.
+    fn is_full(&self) -> bool {
+        let queues: usize = self.reactors.iter().map(ReactorHandle::connections).sum();
+        self.registry.with_exports() + queues >= self.max_connections
     }
 
     /// Waits until no command in `scope` is left on a drive.
@@ -119,6 +133,7 @@ impl Shared {
         association.close();
         self.registry.remove(association);
         self.close_queues(association).await;
+        self.departed.notify_one();
     }
 }
 
@@ -202,7 +217,9 @@ impl Target {
             reactors,
             registry: Registry::default(),
             listeners,
+            max_connections: config.max_connections,
             strangers: Arc::new(Semaphore::new(STRANGERS)),
+            departed: Notify::new(),
         });
         for export in &shared.exports {
             let (index, view) = (export.index, &export.view);
@@ -212,6 +229,7 @@ impl Target {
         for socket in sockets {
             listeners.spawn(accept(socket, Arc::clone(&shared)));
         }
+        listeners.spawn(tidy_up(Arc::clone(&shared)));
         Ok(Self { shared, listeners, _threads: threads })
     }
 
@@ -242,6 +260,15 @@ impl Target {
         for export in &self.shared.exports {
             export.drive.shutdown().await;
         }
+    }
+}
+
+/// Gives the memory of hosts that have gone back to the system.
+async fn tidy_up(shared: Arc<Shared>) {
+    loop {
+        shared.departed.notified().await;
+        tokio::time::sleep(TIDY).await;
+        gangway_driver::heap::give_back();
     }
 }
 

@@ -29,6 +29,12 @@ struct State {
     last_id: u64,
 }
 
+impl State {
+    fn with_exports(&self) -> usize {
+        self.associations.values().filter(|association| association.export.is_some()).count()
+    }
+}
+
 impl Registry {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -45,9 +51,12 @@ impl Registry {
         granted: u16,
     ) -> Result<Arc<Association>, ConnectError> {
         let mut state = self.state();
-        let alike =
-            state.associations.values().filter(|other| other.export.is_some() == export.is_some()).count();
-        if alike >= if export.is_some() { MOST } else { MOST_DISCOVERY } {
+        let with_exports = state.with_exports();
+        let full = match export {
+            Some(_) => with_exports >= MOST,
+            None => state.associations.len() - with_exports >= MOST_DISCOVERY,
+        };
+        if full {
             return Err(ConnectError::busy());
         }
         // Upwards and around, so that an identifier is not handed out again at once.
@@ -74,6 +83,11 @@ impl Registry {
         if state.associations.get(&association.cntlid).is_some_and(|found| found.id == association.id) {
             state.associations.remove(&association.cntlid);
         }
+    }
+
+    /// How many there are with exports.
+    pub(super) fn with_exports(&self) -> usize {
+        self.state().with_exports()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Association>> {

@@ -10,13 +10,14 @@ use gangway_fabric::target::Reply;
 use gangway_spec::fabrics::fctype;
 use gangway_spec::opcode::admin as opcode;
 use gangway_spec::status::Status;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::link::{Arrived, Link, LinkEnd};
 use super::{Shared, admin};
 use crate::association::{Association, QueueClaim};
-use crate::reactor::{Adoption, Message};
+use crate::reactor::{Adoption, Message, ReactorHandle};
 use crate::remote::{DiscoveryService, RemoteController, limits};
 
 /// How long commands of a host's earlier association may hold up its new one. Beyond this the host is told to try
@@ -149,6 +150,7 @@ fn admit_host(
     if !export.access.allows(&request.host) {
         return Err(ConnectError::host_not_allowed());
     }
+    check_room(shared)?;
     let association = shared.registry.create(Some(export.index), request.clone(), export.max_io_queues)?;
     tracing::info!(host = %request.host, subsystem = %export.nqn, cntlid = association.cntlid, "host connected");
     Ok(RemoteController::for_export(association, Arc::clone(export), kato, now))
@@ -173,7 +175,19 @@ async fn admit_queue(request: &ConnectRequest, shared: &Arc<Shared>) -> Result<Q
         // It was reset, or has ended, meanwhile.
         return Err(ConnectError::out_of_sequence());
     }
+    check_room(shared)?;
     association.claim_queue(request.qid).ok_or_else(ConnectError::out_of_sequence)
+}
+
+fn check_room(shared: &Shared) -> Result<(), ConnectError> {
+    if !shared.is_full() {
+        return Ok(());
+    }
+    tracing::warn!(
+        limit = shared.max_connections,
+        "there are as many connections as there can be; another one is refused (--max-connections)"
+    );
+    Err(ConnectError::busy())
 }
 
 /// Waits until nothing is left on the drive of what the host sent in earlier associations, or on earlier queues of
@@ -201,7 +215,10 @@ fn hand_over(
     link.respond(arrived.slot, &Reply { status: Status::SUCCESS, result });
     let (stream, fabric, greeting) = link.into_parts();
     let (Some(export), Ok(stream)) = (association.export, stream.into_std()) else { return };
-    let Some(reactor) = shared.reactors.iter().min_by_key(|reactor| reactor.connections()) else { return };
+    // Among those with the least to do, one on the CPU where the connection's packets arrive: what wakes it is near.
+    let arrives_at = SockRef::from(&stream).cpu_affinity().ok();
+    let rank = |reactor: &&ReactorHandle| (reactor.connections(), Some(reactor.cpu) != arrives_at);
+    let Some(reactor) = shared.reactors.iter().min_by_key(rank) else { return };
     tracing::debug!(
         cntlid = association.cntlid,
         qid = request.qid,

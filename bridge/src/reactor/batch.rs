@@ -29,14 +29,12 @@ pub(crate) struct SendBatch {
 }
 
 impl SendBatch {
-    /// A batch with room for `replies` replies without allocating: each a C2HData header, padded as far as a host can
-    /// ask for, the digest behind the data, and a response with its own.
-    pub(crate) fn with_room(replies: usize) -> Self {
-        Self {
-            headers: Vec::with_capacity(replies * (128 + 4 + 28) + 128),
-            payloads: Vec::with_capacity(replies),
-            ..Self::default()
-        }
+    /// Makes room for `replies` replies without allocating: each a C2HData header, padded as far as a host can ask for,
+    /// the digest behind the data, and a response with its own.
+    pub(crate) fn make_room(&mut self, replies: usize) {
+        let headers = replies * (128 + 4 + 28) + 128;
+        self.headers.reserve_exact(headers.saturating_sub(self.headers.len()));
+        self.payloads.reserve_exact(replies.saturating_sub(self.payloads.len()));
     }
 
     #[inline]
@@ -63,33 +61,32 @@ impl SendBatch {
     /// Appends data, behind a header that announced it.
     #[inline]
     pub(crate) fn payload(&mut self, buffer: DmaBuffer) {
-        debug_assert!(!buffer.is_empty() && self.headers.len() > self.payloads.last().map_or(0, |last| last.headers));
+        debug_assert!(
+            !buffer.is_empty() && self.headers.len() > self.payloads.last().map_or(0, |last| last.headers)
+        );
         self.payload_bytes += buffer.len();
         self.payloads.push(Payload { headers: self.headers.len(), buffer });
     }
 
-    /// Fills `slices` with what is to leave next and returns how many there are.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    /// Appends what is to leave next to `slices`, `most` of them at most, and returns how many bytes that are.
+    pub(crate) fn gather<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>, most: usize) -> usize {
+        let mut bytes = 0;
         let mut from = self.headers_sent;
         let mut skip = self.offset;
-        let mut room = slices.iter_mut();
-        for Payload { headers, buffer } in &self.payloads[self.sent..] {
-            if from < *headers {
-                let Some(slot) = room.next() else { break };
-                *slot = IoSlice::new(&self.headers[from..*headers]);
-                from = *headers;
+        let mut push = |slice: &'a [u8]| {
+            if !slice.is_empty() && slices.len() < most {
+                bytes += slice.len();
+                slices.push(IoSlice::new(slice));
             }
-            let Some(slot) = room.next() else { break };
-            *slot = IoSlice::new(&buffer[skip..]);
+        };
+        for Payload { headers, buffer } in &self.payloads[self.sent..] {
+            push(&self.headers[from..*headers]);
+            push(&buffer[skip..]);
+            from = *headers;
             skip = 0;
         }
-        if from < self.headers.len()
-            && let Some(slot) = room.next()
-        {
-            *slot = IoSlice::new(&self.headers[from..]);
-        }
-        let left = room.len();
-        slices.len() - left
+        push(&self.headers[from..]);
+        bytes
     }
 
     /// Notes that `sent` more bytes have left.
@@ -125,15 +122,86 @@ impl SendBatch {
     }
 }
 
+/// Batches for all connections of a reactor. A connection has one only while it has something to say; the one that was
+/// given back last, whose memory is still in the CPU's caches, is the next to be used.
+#[derive(Debug, Default)]
+pub(crate) struct BatchPool {
+    #[expect(
+        clippy::vec_box,
+        reason = "a batch goes from hand to hand as a pointer, and is not boxed anew each time"
+    )]
+    free: Vec<Box<SendBatch>>,
+    /// Replies for which each batch has room.
+    room: usize,
+    /// Connections that use it.
+    users: usize,
+}
+
+impl BatchPool {
+    /// Batches that are made before they are needed, at most: with more than half as many connections that all have
+    /// unsent answers, some are made on the way.
+    const READY: usize = 64;
+    /// Batches that are kept for later use at most.
+    const KEPT: usize = 256;
+
+    /// Makes room for a connection more, which has up to `replies` replies at a time. One batch may be on its way while
+    /// another one is filled.
+    pub(crate) fn admit(&mut self, replies: usize) {
+        self.users += 1;
+        if replies > self.room {
+            self.room = replies;
+            self.free.iter_mut().for_each(|batch| batch.make_room(replies));
+        }
+        self.free.reserve_exact(Self::KEPT.saturating_sub(self.free.len()));
+        for _ in 0..2 {
+            if self.free.len() < Self::READY {
+                self.free.push(self.make());
+            }
+        }
+    }
+
+    /// A connection is gone, and what was only for it.
+    pub(crate) fn dismiss(&mut self) {
+        self.users -= 1;
+        self.free.truncate(2 * self.users);
+        if self.users == 0 {
+            *self = Self::default();
+        }
+    }
+
+    fn make(&self) -> Box<SendBatch> {
+        let mut batch = Box::<SendBatch>::default();
+        batch.make_room(self.room);
+        batch
+    }
+
+    /// An empty batch.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Box<SendBatch> {
+        self.free.pop().unwrap_or_else(|| self.make())
+    }
+
+    /// Takes an empty batch back.
+    #[inline]
+    pub(crate) fn put(&mut self, mut batch: Box<SendBatch>) {
+        debug_assert!(batch.is_empty());
+        if self.free.len() < Self::KEPT.min(2 * self.users) {
+            batch.make_room(self.room);
+            self.free.push(batch);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use gangway_driver::dma::{BufferPool, Direction, DmaDomain};
 
     fn sent(batch: &SendBatch, at_most: usize) -> Vec<u8> {
-        let mut slices = [IoSlice::new(&[]); 3];
-        let count = batch.slices(&mut slices);
-        let mut bytes: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+        let mut slices = Vec::new();
+        let gathered = batch.gather(&mut slices, 3);
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        assert!(bytes.len() == gathered && slices.len() <= 3);
         bytes.truncate(at_most);
         bytes
     }
@@ -143,7 +211,8 @@ mod tests {
         let domain = DmaDomain::new();
         let mut pool = BufferPool::new(&domain, Direction::DeviceWrites, 64 * 1024, 8192).unwrap();
         for step in 1..200 {
-            let mut batch = SendBatch::with_room(8);
+            let mut batch = SendBatch::default();
+            batch.make_room(8);
             let mut expected = Vec::new();
             for reply in 0..5_u8 {
                 batch.headers().extend_from_slice(&[reply; 24]);

@@ -10,6 +10,7 @@ use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::status::Status;
 use slab::Slab;
 
+use super::batch::{BatchPool, SendBatch};
 use super::pace::Outstanding;
 use crate::admission::Admitted;
 use crate::drive::DriveLink;
@@ -132,6 +133,9 @@ struct SoftwareQueue {
     pending: VecDeque<usize>,
 }
 
+/// Commands for which there is room in any case.
+const LEAST_ROOM: usize = 1024;
+
 /// Everything of a reactor that is not a connection.
 pub(super) struct Engine {
     pub(super) commands: Slab<Command>,
@@ -153,7 +157,13 @@ pub(super) struct Engine {
     capsules: BufferPool,
     /// Commands that all connections can have at a time.
     depth: usize,
+    /// Commands that drives were not told of yet.
+    submitted: usize,
     pub(super) completions: Vec<Completion>,
+    /// What connections fill with answers.
+    pub(super) batches: BatchPool,
+    /// What the protocol answers by itself: nothing, on queues that are connected.
+    pub(super) answers: Vec<u8>,
     io_timeout: Duration,
     sequence: u64,
 }
@@ -183,7 +193,10 @@ impl Engine {
             from_drive,
             capsules,
             depth: 0,
+            submitted: 0,
             completions: Vec::with_capacity(1024),
+            batches: BatchPool::default(),
+            answers: Vec::new(),
             io_timeout,
             sequence: 0,
         }
@@ -192,6 +205,7 @@ impl Engine {
     /// Makes room for the commands of one more connection, so that none allocates on its way.
     pub(super) fn add_depth(&mut self, depth: usize) {
         self.depth += depth;
+        self.batches.admit(depth);
         self.commands.reserve(self.depth.saturating_sub(self.commands.len()));
         for slot in self.drives.iter_mut().flatten() {
             for waiting in &mut slot.waiting {
@@ -206,6 +220,16 @@ impl Engine {
     /// A connection is gone.
     pub(super) fn remove_depth(&mut self, depth: usize) {
         self.depth -= depth;
+        self.batches.dismiss();
+        // What many connections needed is not kept for few.
+        if self.commands.capacity() > 4 * self.depth.max(LEAST_ROOM) {
+            self.commands.shrink_to_fit();
+            self.commands.reserve(self.depth.saturating_sub(self.commands.len()));
+            for slot in self.drives.iter_mut().flatten() {
+                slot.waiting.iter_mut().for_each(|waiting| waiting.shrink_to(self.depth));
+            }
+            self.queues.iter_mut().for_each(|queue| queue.pending.shrink_to(self.depth));
+        }
     }
 
     /// Makes software queue number `queue` exist.
@@ -259,7 +283,8 @@ impl Engine {
     /// What drives have of this reactor, and whether they will say so when it is done.
     pub(super) fn with_drives(&self) -> Outstanding {
         let busy = |pair: &&QueuePair| pair.outstanding() > 0;
-        let mut pairs = self.drives.iter().flatten().filter_map(|slot| slot.pair.as_ref()).filter(busy).peekable();
+        let mut pairs =
+            self.drives.iter().flatten().filter_map(|slot| slot.pair.as_ref()).filter(busy).peekable();
         if pairs.peek().is_none() {
             Outstanding::Nothing
         } else if pairs.all(|pair| pair.interrupt().is_some()) {
@@ -271,7 +296,11 @@ impl Engine {
 
     /// Whether a command may have `length` bytes of memory now: there is some, and its drive has not had its share.
     fn may_have(&mut self, drive: usize, way: Way, length: usize) -> bool {
-        let within = self.drives.get(drive).and_then(Option::as_ref).is_none_or(|slot| slot.is_within(&self.share, way, length));
+        let within = self
+            .drives
+            .get(drive)
+            .and_then(Option::as_ref)
+            .is_none_or(|slot| slot.is_within(&self.share, way, length));
         let pool = match way {
             Way::ToDrive => &mut self.to_drive,
             Way::FromDrive => &mut self.from_drive,
@@ -365,6 +394,12 @@ impl Engine {
         }
     }
 
+    /// Takes back a batch that has left, or never will, with its buffers.
+    pub(super) fn retire(&mut self, mut batch: Box<SendBatch>) {
+        batch.recycle(|buffer| self.release_buffer(buffer));
+        self.batches.put(batch);
+    }
+
     pub(super) fn release(&mut self, data: CommandData) {
         if let CommandData::Buffer(buffer) = data {
             self.release_buffer(buffer);
@@ -430,6 +465,7 @@ impl Engine {
         match pair.submit(&command.entry, data, index as u64, self.deadline) {
             Ok(()) => {
                 command.stage = Stage::WithDrive;
+                self.submitted += 1;
                 None
             }
             Err(rejected) => {
@@ -462,8 +498,14 @@ impl Engine {
         }
     }
 
+    /// Commands that drives were not told of yet.
+    pub(super) fn submitted(&self) -> usize {
+        self.submitted
+    }
+
     /// Rings each drive's doorbell once for all that was submitted.
     pub(super) fn ring(&mut self) {
+        self.submitted = 0;
         for slot in self.drives.iter_mut().flatten() {
             if let Some(pair) = slot.pair.as_mut() {
                 pair.ring();

@@ -45,13 +45,17 @@ pub(super) struct Connection {
     _load: LoadShare,
     /// Indices of commands by their slot.
     slots: Vec<usize>,
-    /// Replies that leave with the next send; `None` only while the batch is being swapped.
-    pub(super) out: Box<SendBatch>,
-    /// The other batch, when it is not with the socket.
-    spare: Option<Box<SendBatch>>,
+    /// Replies that leave with the next send, if there are any.
+    out: Option<Box<SendBatch>>,
+    /// A batch is with the socket.
+    sending: bool,
+    /// Whether there is room for its commands. One that was never used has none: there may be thousands of them.
+    has_room: bool,
     pub(super) phase: Phase,
-    /// Received bytes that could not be taken yet for want of a buffer.
+    /// Received bytes that could not be taken yet: for want of a buffer, or because others have their turn.
     stash: Option<Arrived>,
+    /// Others have their turn; then it goes on with what has arrived.
+    pub(super) paused: bool,
     /// Waits for a buffer for in-capsule data; nothing is received meanwhile.
     pub(super) starved: bool,
     /// Too many answers wait to leave; nothing is received until some have.
@@ -60,6 +64,8 @@ pub(super) struct Connection {
     writes: Budget,
     /// Bytes that were asked for and have not all arrived.
     requested: usize,
+    /// Commands that they belong to.
+    requests: usize,
     /// Memory for data of reads, until it has left.
     reads: Budget,
     /// Bytes of payload that arrived.
@@ -110,14 +116,17 @@ impl Connection {
             export,
             _load: load,
             slots: vec![VACANT; depth + 1],
-            out: Box::new(SendBatch::with_room(depth)),
-            spare: Some(Box::new(SendBatch::with_room(depth))),
+            out: None,
+            sending: false,
+            has_room: false,
             phase: Phase::Open,
             stash: None,
+            paused: false,
             starved: false,
             congested: false,
             writes: Budget::new(depth),
             requested: 0,
+            requests: 0,
             reads: Budget::new(depth),
             placed: 0,
             unsent: Watch::default(),
@@ -133,30 +142,49 @@ impl Connection {
         Origin { host: association.host(), association: association.id, export: self.export }
     }
 
+    /// Makes room for as many commands as it can have at a time, so that none allocates on its way.
+    fn make_room(&mut self, engine: &mut Engine) {
+        engine.add_depth(self.depth());
+        self.has_room = true;
+    }
+
+    /// Where what it has to say is appended.
+    #[inline]
+    fn out<'a>(out: &'a mut Option<Box<SendBatch>>, engine: &mut Engine) -> &'a mut SendBatch {
+        out.get_or_insert_with(|| engine.batches.take())
+    }
+
+    /// Says `pdus`, which were made before it came here. It may be long until it says more, so it does not get a batch
+    /// with room for that.
+    pub(super) fn greet(&mut self, pdus: &[u8]) {
+        self.out.get_or_insert_default().headers().extend_from_slice(pdus);
+    }
+
     /// The batch to send now, if there is one and none is on its way.
     pub(super) fn take_batch(&mut self) -> Option<Box<SendBatch>> {
-        if self.out.is_empty() {
+        if self.sending {
             return None;
         }
-        let next = self.spare.take()?;
-        Some(std::mem::replace(&mut self.out, next))
+        let batch = self.out.take();
+        self.sending = batch.is_some();
+        batch
     }
 
     /// A batch has left; its buffers are free again.
-    pub(super) fn batch_sent(&mut self, mut batch: Box<SendBatch>, engine: &mut Engine) {
+    pub(super) fn batch_sent(&mut self, batch: Box<SendBatch>, engine: &mut Engine) {
         self.reads.give_back(batch.payload_bytes());
-        batch.recycle(|buffer| engine.release_buffer(buffer));
-        self.spare = Some(batch);
+        engine.retire(batch);
+        self.sending = false;
     }
 
     /// Commands that it can have at a time, at most.
-    pub(super) fn depth(&self) -> usize {
+    fn depth(&self) -> usize {
         self.slots.len()
     }
 
     /// Whether all replies have left.
     pub(super) fn is_flushed(&self) -> bool {
-        self.out.is_empty() && self.spare.is_some()
+        self.out.is_none() && !self.sending
     }
 
     /// Whether commands wait until earlier ones of this connection give their memory back.
@@ -204,7 +232,7 @@ impl Connection {
         now: Instant,
     ) -> Duration {
         let owes_data = writes_wait && !self.starved && (self.requested > 0 || self.fabric.is_within_data());
-        let owes_room = reads_wait && self.spare.is_none();
+        let owes_room = reads_wait && self.sending;
         let sending = self.unsent.idle_for(owes_data, self.placed, now);
         sending.max(self.unread.idle_for(owes_room, sent, now))
     }
@@ -215,7 +243,7 @@ impl Connection {
             Event::Initialized => Ok(()),
             Event::Command { slot, entry, data } => self.command(slot, entry, data, context),
             Event::Refused { slot, status, .. } => {
-                self.respond(slot, &Reply { status, result: 0 });
+                self.respond(slot, &Reply { status, result: 0 }, context.engine);
                 Ok(())
             }
             Event::DataComplete { slot, intact } => {
@@ -248,7 +276,7 @@ impl Connection {
             Ok(admitted) => (admitted, Stage::Receiving),
             Err(status) if in_capsule => (nowhere(), Stage::Refused(status)),
             Err(status) => {
-                self.respond(slot, &Reply { status, result: 0 });
+                self.respond(slot, &Reply { status, result: 0 }, context.engine);
                 return Ok(());
             }
         };
@@ -309,7 +337,7 @@ impl Connection {
             self.enter(slot, *entry, nowhere(), Stage::Refused(status), context);
             return Ok(());
         }
-        self.respond(slot, &Reply { status, result: 0 });
+        self.respond(slot, &Reply { status, result: 0 }, context.engine);
         if kind == fctype::DISCONNECT { Err(End::ByHost) } else { Ok(()) }
     }
 
@@ -327,7 +355,8 @@ impl Connection {
         command.requested = true;
         command.stage = Stage::Receiving;
         self.requested += command.data.len();
-        self.fabric.request_data(slot, self.out.headers());
+        self.requests += 1;
+        self.fabric.request_data(slot, Self::out(&mut self.out, context.engine).headers());
     }
 
     fn data_complete(&mut self, slot: Slot, intact: bool, context: &mut Context<'_>) {
@@ -336,13 +365,14 @@ impl Connection {
         match command.stage {
             Stage::Refused(status) => {
                 self.leave(slot, index, context.engine);
-                self.respond(slot, &Reply { status, result: 0 });
+                self.respond(slot, &Reply { status, result: 0 }, context.engine);
             }
             Stage::Receiving => {
                 if command.requested {
                     let length = command.admitted.length as usize;
                     self.writes.give_back(length);
-                    self.requested = self.requested.saturating_sub(length);
+                    self.requested -= length;
+                    self.requests -= 1;
                 }
                 if intact {
                     self.dispatch(index, context);
@@ -368,7 +398,7 @@ impl Connection {
             self.reads.give_back(admitted.length as usize);
         }
         self.leave(slot, index, engine);
-        self.respond(slot, &Reply { status, result: 0 });
+        self.respond(slot, &Reply { status, result: 0 }, engine);
     }
 
     fn leave(&mut self, slot: Slot, index: usize, engine: &mut Engine) {
@@ -400,29 +430,30 @@ impl Connection {
         }
         match data {
             CommandData::Buffer(buffer) if reads && reply.status.is_success() => {
-                let end = self.fabric.data_header(slot, &buffer, reply, self.out.headers());
-                self.out.payload(buffer);
-                self.fabric.data_end(end, self.out.headers());
+                let out = Self::out(&mut self.out, engine);
+                let end = self.fabric.data_header(slot, &buffer, reply, out.headers());
+                out.payload(buffer);
+                self.fabric.data_end(end, out.headers());
             }
             data => {
                 if reads {
                     self.reads.give_back(length as usize);
                 }
                 engine.release(data);
-                self.respond(slot, reply);
+                self.respond(slot, reply, engine);
             }
         }
     }
 
-    fn respond(&mut self, slot: Slot, reply: &Reply) {
+    fn respond(&mut self, slot: Slot, reply: &Reply, engine: &mut Engine) {
         if self.phase != Phase::Open {
             return;
         }
-        self.fabric.respond(slot, reply, self.out.headers());
+        self.fabric.respond(slot, reply, Self::out(&mut self.out, engine).headers());
     }
 
-    fn terminate(&mut self, fatal: Fatal) -> End {
-        self.fabric.terminate(&fatal, self.out.headers());
+    fn terminate(&mut self, fatal: Fatal, engine: &mut Engine) -> End {
+        self.fabric.terminate(&fatal, Self::out(&mut self.out, engine).headers());
         End::Protocol(fatal)
     }
 
@@ -437,10 +468,9 @@ impl Connection {
         if let Some(Receive::Buffer(filling)) = receive {
             engine.release_buffer(filling.buffer);
         }
-        if let Some(mut batch) = batch {
-            batch.recycle(|buffer| engine.release_buffer(buffer));
+        for batch in [batch, self.out.take()].into_iter().flatten() {
+            engine.retire(batch);
         }
-        self.out.recycle(|buffer| engine.release_buffer(buffer));
         let origin = self.origin();
         self.stash = None;
         self.writes.held.clear();
@@ -454,6 +484,9 @@ impl Connection {
                 Some(_) => engine.withdraw(index),
                 None => {}
             }
+        }
+        if self.has_room {
+            engine.remove_depth(self.depth());
         }
     }
 }

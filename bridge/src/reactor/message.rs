@@ -111,14 +111,16 @@ pub(crate) enum Message {
 #[derive(Clone)]
 pub(crate) struct ReactorHandle {
     pub(crate) index: usize,
+    /// Where it runs.
+    pub(crate) cpu: usize,
     sender: mpsc::Sender<Message>,
     wake: Arc<OwnedFd>,
     load: Arc<AtomicUsize>,
 }
 
 impl ReactorHandle {
-    pub(crate) fn new(index: usize, sender: mpsc::Sender<Message>, wake: Arc<OwnedFd>) -> Self {
-        Self { index, sender, wake, load: Arc::default() }
+    pub(crate) fn new(index: usize, cpu: usize, sender: mpsc::Sender<Message>, wake: Arc<OwnedFd>) -> Self {
+        Self { index, cpu, sender, wake, load: Arc::default() }
     }
 
     /// Sends a message; false when the reactor has ended.

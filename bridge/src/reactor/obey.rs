@@ -110,8 +110,7 @@ impl Reactor {
             }
         };
         let mut connection = Connection::new(socket, fabric, claim, export, queue_size, load);
-        connection.out.headers().extend_from_slice(&greeting);
-        self.engine.add_depth(connection.depth());
+        connection.greet(&greeting);
         let key = self.connections.insert(connection);
         while self.by_socket.len() <= socket {
             self.by_socket.push(usize::MAX);
@@ -122,9 +121,10 @@ impl Reactor {
         let connections = self.connections.len();
         self.to_flush.reserve(connections);
         self.unsettled.reserve(connections);
+        self.paused.reserve(connections);
         self.starved.reserve(connections);
         self.events.reserve(2 * connections);
-        self.sockets.start_receive(socket, Receive::Stream);
+        self.sockets.start_receive(socket, Receive::Stream(usize::MAX));
         self.list_flush(key);
     }
 }

@@ -15,7 +15,8 @@ pub enum Poll {
     Adaptive,
     /// Never sleeps: the lowest latency, and a CPU that is always busy.
     Always,
-    /// Never spins: sleeps whenever there is nothing to do. Completions of drives are looked for every millisecond then.
+    /// Never spins: sleeps whenever there is nothing to do. Completions of drives that do not interrupt are looked for
+    /// now and then.
     Never,
 }
 
@@ -24,6 +25,8 @@ pub enum Poll {
 pub(super) enum Wait {
     /// None: look and go on.
     Look,
+    /// None, but whoever else wants the CPU goes first.
+    GiveWay,
     /// So long at most.
     AtMost(Duration),
     /// Until something comes.
@@ -32,12 +35,23 @@ pub(super) enum Wait {
 
 /// Gaps between events up to which spinning pays: about what it takes to fall asleep and be woken.
 const WORTH_SPINNING: Duration = Duration::from_micros(20);
+/// By how much a gap that is slept through looks longer than it is. Without this a reactor that once slept would find
+/// no gap worth spinning again.
+const WAKE_UP: Duration = Duration::from_micros(12);
+/// Gaps are taken for no longer than this, so that a pause is soon forgotten.
+const LONGEST_GAP: Duration = Duration::from_millis(1);
 /// Longest time that one silence is spun through. A silence that lasts longer is not like those before it.
 const LONGEST_SPIN: Duration = Duration::from_micros(60);
-/// The same while drives have commands: they cannot wake a reactor.
+/// The same while drives have commands.
 const LONGEST_DRIVE_SPIN: Duration = Duration::from_micros(150);
-/// How long sleeps between looks at a drive take: what `epoll_wait` takes at least.
-const NAP: Duration = Duration::from_millis(1);
+/// Of how many silences of slow drives one is spun through, to learn whether they still are.
+const PROBE: u32 = 16;
+/// How long sleeps between looks at a drive take that does not interrupt: an eighth of what it takes to answer, within
+/// these.
+const SHORTEST_NAP: Duration = Duration::from_micros(50);
+const LONGEST_NAP: Duration = Duration::from_millis(1);
+/// Beyond this it no longer matters how long a silence was.
+const LONGEST_SILENCE: Duration = Duration::from_millis(8);
 
 /// What drives have of a reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,41 +70,89 @@ pub(super) struct Pace {
     poll: Poll,
     /// When something happened last.
     last: Instant,
+    /// When a turn first found nothing after that.
+    quiet_since: Option<Instant>,
     /// How far events lie apart, on average.
     gap: Duration,
+    /// How long nothing happens, on average, while drives have commands. Spins and naps teach it:
+    /// what an interrupt ends looks longer than it is by a wake-up.
+    answer: Duration,
+    /// Whether drives had commands at the last wait.
+    awaited: bool,
+    /// Whether this silence teaches `answer`.
+    watched: bool,
+    /// Whether this silence was slept through.
+    slept: bool,
+    /// Silences of drives so far, around.
+    silences: u32,
 }
 
 impl Pace {
     pub(super) fn new(poll: Poll, now: Instant) -> Self {
-        Self { poll, last: now, gap: Duration::from_millis(1) }
+        Self {
+            poll,
+            last: now,
+            quiet_since: None,
+            gap: LONGEST_GAP,
+            answer: Duration::ZERO,
+            awaited: false,
+            watched: false,
+            slept: false,
+            silences: 0,
+        }
     }
 
     /// Notes what a turn that began at `now` found: whether anything `happened`.
     pub(super) fn note(&mut self, happened: bool, now: Instant) {
         if happened {
-            let gap = now.duration_since(self.last).min(Duration::from_millis(1));
-            // An average in which a change shows after a few events.
+            let woken = if self.slept { WAKE_UP } else { Duration::ZERO };
+            let gap = now.duration_since(self.last).saturating_sub(woken).min(LONGEST_GAP);
+            // Averages in which a change shows after a few events.
             self.gap = (self.gap * 3 + gap) / 4;
+            if self.watched {
+                self.answer = (self.answer * 3 + self.silence(now).min(LONGEST_SILENCE)) / 4;
+            }
+            self.quiet_since = None;
+            self.silences = self.silences.wrapping_add(self.awaited.into());
+            self.watched = false;
+            self.slept = false;
             self.last = now;
+        } else {
+            self.quiet_since.get_or_insert(now);
         }
     }
 
+    /// How long there was nothing to do, without what the turn before took to do.
+    fn silence(&self, now: Instant) -> Duration {
+        self.quiet_since.map_or(Duration::ZERO, |since| now.duration_since(since))
+    }
+
     /// What the next wait may be.
-    pub(super) fn wait(&self, outstanding: Outstanding, now: Instant) -> Wait {
-        let silence = now.duration_since(self.last);
+    pub(super) fn wait(&mut self, outstanding: Outstanding, now: Instant) -> Wait {
+        self.awaited = outstanding != Outstanding::Nothing;
         let spins = match self.poll {
             Poll::Always => return Wait::Look,
             Poll::Never => false,
-            Poll::Adaptive if outstanding != Outstanding::Nothing => silence < LONGEST_DRIVE_SPIN,
-            Poll::Adaptive => self.gap < WORTH_SPINNING && silence < LONGEST_SPIN,
+            Poll::Adaptive if self.awaited => {
+                self.silence(now) < LONGEST_DRIVE_SPIN && self.drives_are_fast()
+            }
+            Poll::Adaptive => self.gap < WORTH_SPINNING && now.duration_since(self.last) < LONGEST_SPIN,
         };
+        self.slept |= !spins;
+        self.watched |= self.awaited && (spins || outstanding == Outstanding::Silent);
         match outstanding {
-            _ if spins => Wait::Look,
+            // Not worth the system call elsewhere, where spins are short and the next command is near.
+            Outstanding::Announced | Outstanding::Silent if spins => Wait::GiveWay,
+            Outstanding::Nothing if spins => Wait::Look,
             Outstanding::Nothing => Wait::Forever,
             // Not for ever: time limits are looked at, and a drive that forgets an interrupt is not waited for.
             Outstanding::Announced => Wait::AtMost(HOUSEKEEPING),
-            Outstanding::Silent => Wait::AtMost(NAP),
+            Outstanding::Silent => Wait::AtMost((self.answer / 8).clamp(SHORTEST_NAP, LONGEST_NAP)),
         }
+    }
+
+    fn drives_are_fast(&self) -> bool {
+        self.answer < LONGEST_DRIVE_SPIN || self.silences.is_multiple_of(PROBE)
     }
 }
 
@@ -115,31 +177,82 @@ mod tests {
 
     #[test]
     fn it_sleeps_when_idle_however_busy_it_was() {
-        let (pace, now) = after_gaps(Poll::Adaptive, micros(5));
+        let (mut pace, now) = after_gaps(Poll::Adaptive, micros(5));
         assert_eq!(pace.wait(Outstanding::Nothing, now + micros(10)), Wait::Look);
         assert_eq!(pace.wait(Outstanding::Nothing, now + micros(100)), Wait::Forever);
     }
 
     #[test]
+    fn it_spins_again_when_events_are_near_each_other_but_for_its_own_waking_up() {
+        let (mut pace, mut now) = after_gaps(Poll::Adaptive, micros(200));
+        for _ in 0..50 {
+            assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
+            now += micros(30);
+            pace.note(true, now);
+            if pace.wait(Outstanding::Nothing, now) == Wait::Look {
+                return;
+            }
+        }
+        panic!("it sleeps, and so takes 18 us for 30");
+    }
+
+    #[test]
     fn it_does_not_spin_for_events_that_are_far_apart() {
-        let (pace, now) = after_gaps(Poll::Adaptive, micros(200));
+        let (mut pace, now) = after_gaps(Poll::Adaptive, micros(200));
         assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
     }
 
     #[test]
     fn it_spins_for_drives_and_then_looks_at_them_now_and_then() {
-        let (pace, now) = after_gaps(Poll::Adaptive, micros(200));
-        assert_eq!(pace.wait(Outstanding::Silent, now + micros(10)), Wait::Look);
-        assert_eq!(pace.wait(Outstanding::Silent, now + micros(200)), Wait::AtMost(NAP));
+        let (mut pace, now) = after_gaps(Poll::Adaptive, micros(200));
+        pace.note(false, now);
+        assert_eq!(pace.wait(Outstanding::Silent, now + micros(10)), Wait::GiveWay);
+        assert_eq!(pace.wait(Outstanding::Silent, now + micros(200)), Wait::AtMost(SHORTEST_NAP));
         assert_eq!(pace.wait(Outstanding::Announced, now + micros(200)), Wait::AtMost(HOUSEKEEPING));
     }
 
     #[test]
+    fn it_sleeps_at_once_when_drives_are_slow_but_looks_again_whether_they_still_are() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(Poll::Adaptive, now);
+        let mut answer_after = |pace: &mut Pace, gap| {
+            let wait = pace.wait(Outstanding::Announced, now);
+            pace.note(false, now);
+            now += gap;
+            pace.note(true, now);
+            wait
+        };
+        for _ in 0..10 {
+            answer_after(&mut pace, micros(600));
+        }
+        let spins = (0..PROBE).filter(|_| answer_after(&mut pace, micros(600)) == Wait::GiveWay).count();
+        assert_eq!(spins, 1);
+        for _ in 0..10 * PROBE {
+            answer_after(&mut pace, micros(50));
+        }
+        assert_eq!(answer_after(&mut pace, micros(50)), Wait::GiveWay);
+    }
+
+    #[test]
+    fn it_naps_longer_for_drives_that_take_longer() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(Poll::Never, now);
+        for _ in 0..50 {
+            pace.wait(Outstanding::Silent, now);
+            pace.note(false, now);
+            now += Duration::from_millis(4);
+            pace.note(true, now);
+        }
+        let Wait::AtMost(nap) = pace.wait(Outstanding::Silent, now) else { panic!("it must sleep") };
+        assert!(nap > micros(400) && nap <= micros(500), "{nap:?}");
+    }
+
+    #[test]
     fn always_and_never_mean_what_they_say() {
-        let (pace, now) = after_gaps(Poll::Always, micros(500));
+        let (mut pace, now) = after_gaps(Poll::Always, micros(500));
         assert_eq!(pace.wait(Outstanding::Nothing, now + Duration::from_secs(9)), Wait::Look);
-        let (pace, now) = after_gaps(Poll::Never, micros(1));
+        let (mut pace, now) = after_gaps(Poll::Never, micros(1));
         assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
-        assert_eq!(pace.wait(Outstanding::Silent, now), Wait::AtMost(NAP));
+        assert_eq!(pace.wait(Outstanding::Silent, now), Wait::AtMost(SHORTEST_NAP));
     }
 }

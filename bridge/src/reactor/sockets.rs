@@ -16,9 +16,9 @@ use slab::Slab;
 
 use super::batch::SendBatch;
 
-/// Slices that one system call sends at most. The kernel's own limit is 1024; beyond 128 the call's fixed cost no
-/// longer shows.
-const SLICES_PER_SEND: usize = 128;
+/// Slices that one system call sends at most: the kernel's own limit. A call's fixed cost no longer shows beyond 128,
+/// but each wakes the peer.
+const SLICES_PER_SEND: usize = 1024;
 /// Room that a receive into the shared chunk wants; with less the chunk is given up for a fresh one.
 const CHUNK_ROOM: usize = 16 * 1024;
 /// Sockets that one wait reports at most; the next one reports the others.
@@ -41,13 +41,15 @@ pub(crate) struct Filling {
     pub(crate) filled: usize,
     /// Where this piece ends; what follows it in the stream is not data of the buffer.
     pub(crate) end: usize,
+    /// Bytes at most that are received of what follows.
+    pub(crate) beyond: usize,
 }
 
 /// Where the next bytes of a socket go.
 #[derive(Debug)]
 pub(crate) enum Receive {
-    /// Into receive memory that the seam takes when there is something to receive.
-    Stream,
+    /// Into receive memory that the seam takes when there is something to receive, so many bytes at most.
+    Stream(usize),
     /// Into the rest of this buffer first, what follows it into receive memory.
     Buffer(Filling),
 }
@@ -127,6 +129,8 @@ pub(crate) struct Sockets {
     runnable: VecDeque<usize>,
     /// Sockets that could receive if there were a free chunk.
     short: Vec<usize>,
+    /// Memory for the slices of a send.
+    slices: Vec<IoSlice<'static>>,
 }
 
 impl Sockets {
@@ -134,7 +138,13 @@ impl Sockets {
     pub(crate) fn new(wake: &OwnedFd) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
-        Ok(Self { epoll, sockets: Slab::new(), runnable: VecDeque::new(), short: Vec::new() })
+        Ok(Self {
+            epoll,
+            sockets: Slab::new(),
+            runnable: VecDeque::new(),
+            short: Vec::new(),
+            slices: Vec::with_capacity(SLICES_PER_SEND),
+        })
     }
 
     /// Lets what a drive signals end a wait, from now on.
@@ -185,10 +195,15 @@ impl Sockets {
         }
     }
 
-    pub(crate) fn start_send(&mut self, key: usize, batch: Box<SendBatch>) {
+    /// Sends at once what the kernel takes: the batch's bytes are still in the CPU's caches, and its buffers are free
+    /// for the next command. The rest leaves as there is room for it.
+    pub(crate) fn start_send(&mut self, key: usize, batch: Box<SendBatch>, events: &mut Vec<SocketEvent>) {
         if let Some(socket) = self.sockets.get_mut(key) {
             socket.send = Some(batch);
-            self.list(key);
+            if socket.writable {
+                let slices = std::mem::take(&mut self.slices);
+                self.slices = send(key, socket, slices, events);
+            }
         }
     }
 
@@ -205,9 +220,9 @@ impl Sockets {
         self.sockets.get(key).map_or(0, |socket| socket.sent)
     }
 
-    /// Whether an operation can go on without waiting for the kernel.
-    pub(crate) fn has_work(&self) -> bool {
-        !self.runnable.is_empty()
+    /// Sockets with operations that can go on without waiting for the kernel.
+    pub(crate) fn runnable(&self) -> usize {
+        self.runnable.len()
     }
 
     /// Whether sockets wait for a chunk to receive into.
@@ -269,7 +284,7 @@ impl Sockets {
         Ok(woken)
     }
 
-    /// Lets every operation that can progress do so once.
+    /// Lets the operations of one socket, if those of any can, progress once.
     pub(crate) fn advance(&mut self, memory: &mut ReceiveMemory, events: &mut Vec<SocketEvent>) {
         if !self.short.is_empty() && memory.chunk().is_some() {
             let mut short = std::mem::take(&mut self.short);
@@ -278,21 +293,18 @@ impl Sockets {
             }
             self.short = short;
         }
-        for _ in 0..self.runnable.len() {
-            let Some(key) = self.runnable.pop_front() else { break };
-            let Some(socket) = self.sockets.get_mut(key) else { continue };
-            socket.listed = false;
-            if socket.writable && socket.send.is_some() {
-                send(key, socket, events);
-            }
-            if socket.readable && socket.receive.is_some() && !receive(key, socket, memory, events) {
-                // Listed again when there is memory, so that a reactor without any does not spin.
-                if !self.short.contains(&key) {
-                    self.short.push(key);
-                }
-                continue;
-            }
+        let Some(key) = self.runnable.pop_front() else { return };
+        let Some(socket) = self.sockets.get_mut(key) else { return };
+        socket.listed = false;
+        if socket.writable && socket.send.is_some() {
+            let slices = std::mem::take(&mut self.slices);
+            self.slices = send(key, socket, slices, events);
+        }
+        if !socket.readable || socket.receive.is_none() || receive(key, socket, memory, events) {
             self.list(key);
+        } else if !self.short.contains(&key) {
+            // Listed again when there is memory, so that a reactor without any does not spin.
+            self.short.push(key);
         }
     }
 
@@ -305,23 +317,34 @@ impl Sockets {
     }
 }
 
-fn send(key: usize, socket: &mut Socket, events: &mut Vec<SocketEvent>) {
-    let Some(batch) = socket.send.as_mut() else { return };
+/// Sends as much as the kernel takes now. Gives the memory of `slices` back.
+fn send(
+    key: usize,
+    socket: &mut Socket,
+    mut slices: Vec<IoSlice<'static>>,
+    events: &mut Vec<SocketEvent>,
+) -> Vec<IoSlice<'static>> {
+    let Some(batch) = socket.send.as_mut() else { return slices };
     let result = loop {
-        let mut slices = [IoSlice::new(&[]); SLICES_PER_SEND];
-        let count = batch.slices(&mut slices);
-        if count == 0 {
-            break Ok(());
-        }
-        match socket.stream.write_vectored(&slices[..count]) {
+        let mut gathered = recycle(slices);
+        let bytes = batch.gather(&mut gathered, SLICES_PER_SEND);
+        let outcome = if bytes == 0 { Ok(0) } else { socket.stream.write_vectored(&gathered) };
+        slices = recycle(gathered);
+        match outcome {
+            Ok(0) if bytes == 0 => break Ok(()),
             Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
             Ok(sent) => {
                 batch.advance(sent);
                 socket.sent += sent as u64;
+                if sent < bytes {
+                    // The kernel has no room for more. It tells when there is some, as after a call that had none.
+                    socket.writable = false;
+                    return slices;
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 socket.writable = false;
-                return;
+                return slices;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => break Err(error),
@@ -330,6 +353,13 @@ fn send(key: usize, socket: &mut Socket, events: &mut Vec<SocketEvent>) {
     if let Some(batch) = socket.send.take() {
         events.push(SocketEvent::Sent { key, batch, result });
     }
+    slices
+}
+
+/// The memory of a vector for slices of another lifetime: collecting a vector's own iterator keeps its allocation.
+fn recycle<'to>(mut slices: Vec<IoSlice<'_>>) -> Vec<IoSlice<'to>> {
+    slices.clear();
+    slices.into_iter().map(|_| IoSlice::new(&[])).collect()
 }
 
 /// Receives once. False when there is no memory to receive into.
@@ -341,8 +371,14 @@ fn receive(
 ) -> bool {
     let mut chunk = memory.chunk();
     let start = chunk.as_ref().map_or(0, |chunk| chunk.filled());
-    let room: &mut [u8] = match chunk.as_mut() {
-        Some(chunk) => chunk.spare_mut(),
+    let most = match socket.receive.as_ref() {
+        Some(Receive::Buffer(filling)) => filling.beyond,
+        Some(Receive::Stream(most)) => *most,
+        None => return true,
+    };
+    let room: &mut [u8] = match chunk.as_mut().map(|chunk| chunk.spare_mut()) {
+        Some(spare) if spare.len() > most => &mut spare[..most],
+        Some(spare) => spare,
         None => &mut [],
     };
     let (wanted, outcome) = match socket.receive.as_mut() {
@@ -351,8 +387,8 @@ fn receive(
             let (wanted, all) = (rest.len(), rest.len() + room.len());
             (wanted, read(&mut socket.stream, rest, room).map(|count| (count, count == all)))
         }
-        Some(Receive::Stream) if room.is_empty() => return false,
-        Some(Receive::Stream) => {
+        Some(Receive::Stream(_)) if room.is_empty() => return false,
+        Some(Receive::Stream(_)) => {
             let all = room.len();
             (0, read(&mut socket.stream, &mut [], room).map(|count| (count, count == all)))
         }

@@ -50,14 +50,15 @@ impl Reactor {
         let pending = |drain: &Drain| {
             let of_a_connection = |command: &Command| {
                 let connection = command.connection.and_then(|key| self.connections.get(key));
-                let concerned = connection.is_some_and(|connection| drain.scope.has(&connection.origin(), true));
+                let concerned =
+                    connection.is_some_and(|connection| drain.scope.has(&connection.origin(), true));
                 concerned && command.sequence <= drain.before && command.is_on_its_way()
             };
             let orphans = &self.engine.orphans;
             let commands_left = self.engine.commands.iter().any(|(_, command)| of_a_connection(command))
-                || orphans.iter().any(|orphan| {
-                    orphan.sequence <= drain.before && drain.scope.has(&orphan.origin, false)
-                });
+                || orphans
+                    .iter()
+                    .any(|orphan| orphan.sequence <= drain.before && drain.scope.has(&orphan.origin, false));
             // What has arrived already, but waits for memory before it is looked at, comes from before the drain too.
             let unread = |connection: &Connection| {
                 let of_a_host = matches!(drain.scope, Scope::Host { .. });

@@ -28,7 +28,7 @@ impl Reactor {
                         }
                     }
                 },
-                SocketEvent::Sent { key, mut batch, result } => match self.connection_of(key) {
+                SocketEvent::Sent { key, batch, result } => match self.connection_of(key) {
                     Some(key) => {
                         self.connections[key].batch_sent(batch, &mut self.engine);
                         self.list_unsettled(key);
@@ -39,7 +39,7 @@ impl Reactor {
                             self.work(key, |connection, context| Ok(connection.next_receive(context)));
                         }
                     }
-                    None => batch.recycle(|buffer| self.engine.release_buffer(buffer)),
+                    None => self.engine.retire(batch),
                 },
                 SocketEvent::HungUp { key } => {
                     if let Some(key) = self.connection_of(key) {
@@ -66,15 +66,25 @@ impl Reactor {
         match outcome {
             Ok(Some(receive)) => self.sockets.start_receive(connection.socket, receive),
             Ok(None) if connection.starved => self.starved.push_back(key),
+            Ok(None) if connection.paused => self.paused.push_back(key),
             Ok(None) => {}
-            Err(End::ByHost) => connection.phase = Phase::Closing { since: self.now },
+            Err(End::ByHost) => self.begin_to_close(key),
             Err(End::Protocol(fatal)) => {
                 tracing::warn!(host = %connection.claim.association().connect.host, %fatal, "an I/O connection is terminated");
-                connection.phase = Phase::Closing { since: self.now };
                 // What the host still sends is read and dropped: unread bytes would turn the close into a reset,
                 // which can overtake the termination request.
-                self.sockets.start_receive(connection.socket, Receive::Stream);
+                self.sockets.start_receive(connection.socket, Receive::Stream(usize::MAX));
+                self.begin_to_close(key);
             }
+        }
+    }
+
+    /// A connection ends when what it has to say has left.
+    fn begin_to_close(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        if connection.phase == Phase::Open {
+            connection.phase = Phase::Closing { since: self.now };
+            self.closing += 1;
         }
     }
 
@@ -122,7 +132,7 @@ impl Reactor {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             connection.flush_listed = false;
             if let Some(batch) = connection.take_batch() {
-                self.sockets.start_send(connection.socket, batch);
+                self.sockets.start_send(connection.socket, batch, &mut self.events);
             } else if connection.phase != Phase::Open && connection.is_flushed() {
                 self.sockets.finish(connection.socket);
             }
@@ -204,13 +214,24 @@ impl Reactor {
         }
     }
 
+    /// Lets connections that gave way to others take more of what has arrived.
+    pub(super) fn resume_the_paused(&mut self) {
+        for _ in 0..self.paused.len() {
+            let Some(key) = self.paused.pop_front() else { break };
+            self.work(key, |connection, context| connection.resume(context));
+        }
+    }
+
     pub(super) fn drop_connection(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
+        if connection.phase != Phase::Open {
+            self.closing -= 1;
+        }
         let (receive, batch) = self.sockets.remove(connection.socket);
         connection.dissolve(key, receive, batch, &mut self.engine);
-        self.engine.remove_depth(connection.depth());
         self.by_socket[connection.socket] = usize::MAX;
         self.to_flush.retain(|listed| *listed != key);
+        self.paused.retain(|listed| *listed != key);
         self.starved.retain(|listed| *listed != key);
         self.unsettled.retain(|listed| *listed != key);
     }

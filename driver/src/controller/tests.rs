@@ -499,3 +499,72 @@ fn what_crosses_threads_may_cross_threads() {
     shared::<DmaDomain>();
     shared::<Stopped>();
 }
+
+/// An emulated function that would interrupt: it hands out eventfds, up to as many as it has.
+struct Interrupting {
+    function: Box<dyn Function>,
+    vectors: u16,
+}
+
+impl Function for Interrupting {
+    fn name(&self) -> &str {
+        self.function.name()
+    }
+
+    fn domain(&self) -> &DmaDomain {
+        self.function.domain()
+    }
+
+    fn read_register32(&self, offset: u32) -> Result<u32, FunctionError> {
+        self.function.read_register32(offset)
+    }
+
+    fn write_register32(&self, offset: u32, value: u32) -> Result<(), FunctionError> {
+        self.function.write_register32(offset, value)
+    }
+
+    fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError> {
+        self.function.doorbell(offset)
+    }
+
+    fn enable_interrupts(&self, vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
+        let eventfd = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        Ok((0..vectors.min(self.vectors)).map(|_| Interrupt::new(Arc::new(eventfd()))).collect())
+    }
+
+    fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>> {
+        self.function.stepper(qid)
+    }
+}
+
+/// The descriptors that the three I/O queue pairs of a controller signal whose function has so many vectors.
+fn signals(vectors: u16, interrupts: bool) -> Vec<Option<i32>> {
+    use std::os::fd::{AsFd, AsRawFd};
+    let function = EmulatedFunction::new(small(), &DmaDomain::new()).unwrap();
+    let options = Options { interrupts, ..Options::default() };
+    let mut controller = Controller::start(Box::new(Interrupting { function, vectors }), options).unwrap();
+    let pairs: Vec<QueuePair> = (0..3).map(|_| controller.create_io_queue_pair().unwrap()).collect();
+    let signals =
+        pairs.iter().map(|pair| pair.interrupt().map(|signal| signal.as_fd().as_raw_fd())).collect();
+    for pair in pairs {
+        controller.delete_io_queue_pair(pair).unwrap();
+    }
+    signals
+}
+
+#[test]
+fn every_queue_has_a_vector_of_its_own_while_there_are_enough() {
+    let all = signals(100, true);
+    assert!(all.iter().all(Option::is_some));
+    assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2], "{all:?}");
+    let shared = signals(3, true);
+    assert!(shared[0] != shared[1] && shared[0] == shared[2], "{shared:?}");
+    let single = signals(1, true);
+    assert!(single[0].is_some() && single[0] == single[1] && single[1] == single[2], "{single:?}");
+}
+
+#[test]
+fn queues_do_not_interrupt_unless_asked_for_and_able_to() {
+    assert_eq!(signals(100, false), [None; 3]);
+    assert_eq!(signals(0, true), [None; 3]);
+}

@@ -29,8 +29,6 @@ pub struct Config {
     pub digests: DigestFlags,
     /// Entries of the submission queue, 1's based: one command less than that may be in flight.
     pub queue_size: u16,
-    /// The Connect command asks for SQ flow control, so a controller must not use SUCCESS.
-    pub flow_control: bool,
     /// Most bytes of data in the capsule of a command, 0 for none: [`ADMIN_IN_CAPSULE`] on the admin queue, as IOCCSZ
     /// says on an I/O queue.
     pub in_capsule: u32,
@@ -497,7 +495,9 @@ impl Connection {
         if last_received {
             return Err(self.sequence_error());
         }
-        if success && (!last || self.config.flow_control) {
+        // With flow control a controller must not set SUCCESS, since it takes the place of a completion with SQHD. SPDK's
+        // target does so all the same, and nothing here goes by SQHD.
+        if success && !last {
             return Err(self.field_error(CommonHeader::FLAGS));
         }
         let pdo = pdu.header.pdo;

@@ -18,7 +18,6 @@ const CONFIG: Config = Config {
     hpda: 0,
     digests: DigestFlags::empty(),
     queue_size: 8,
-    flow_control: true,
     in_capsule: 4096,
     fabrics_in_capsule: ADMIN_IN_CAPSULE,
 };
@@ -288,7 +287,7 @@ fn the_payload_wanted_next_is_named_with_its_offset() {
 #[test]
 fn data_pdus_that_break_a_rule_end_the_connection() {
     let flags = PduFlags::LAST;
-    let cases: [(&str, PduFor, FatalErrorStatus, u32); 11] = [
+    let cases: [(&str, PduFor, FatalErrorStatus, u32); 10] = [
         ("unknown command", |cid| c2h(cid + 1, 0, 512, PduFlags::LAST), INVALID, 8),
         ("gap", |cid| c2h(cid, 4, 512, PduFlags::LAST), RANGE, 0),
         ("too long", |cid| c2h(cid, 0, 4100, PduFlags::LAST), RANGE, 0),
@@ -307,12 +306,6 @@ fn data_pdus_that_break_a_rule_end_the_connection() {
         ("PDO within the header", |cid| with_byte(&c2h(cid, 0, 512, PduFlags::LAST), 3, 20), INVALID, 3),
         ("PDO not aligned", |cid| with_byte(&c2h(cid, 0, 512, PduFlags::LAST), 3, 26), INVALID, 3),
         ("HLEN", |cid| with_byte(&c2h(cid, 0, 512, PduFlags::LAST), 2, 25), INVALID, 2),
-        (
-            "SUCCESS with flow control",
-            |cid| c2h(cid, 0, 4096, PduFlags::LAST | PduFlags::SUCCESS),
-            INVALID,
-            1,
-        ),
         ("data digest", |cid| c2h(cid, 0, 512, PduFlags::DATA_DIGEST), INVALID, 1),
     ];
     for (name, pdu, fes, fei) in cases {
@@ -332,15 +325,15 @@ fn data_pdus_that_break_a_rule_end_the_connection() {
 }
 
 #[test]
-fn success_stands_for_a_response_when_flow_control_is_off() {
-    let mut host = Host::new(Config { flow_control: false, ..CONFIG }, ic_resp());
+fn success_stands_for_a_response_with_the_last_data() {
+    let mut host = Host::ready();
     let (tag, cid) = host.read(1024);
     assert_eq!(host.feed(&c2h(cid, 0, 512, PduFlags::empty())).unwrap(), []);
     let events = host.feed(&c2h(cid, 512, 512, PduFlags::LAST | PduFlags::SUCCESS)).unwrap();
     assert_eq!(events, [Event::Response { tag, entry: response(cid).entry, received: 1024 }]);
     assert_eq!(host.fault(response(cid).as_bytes()), (INVALID, 20), "a second completion");
 
-    let mut host = Host::new(Config { flow_control: false, ..CONFIG }, ic_resp());
+    let mut host = Host::ready();
     let (_, cid) = host.read(1024);
     let not_last = c2h(cid, 0, 512, PduFlags::SUCCESS);
     assert_eq!(host.fault(&not_last), (INVALID, 1));

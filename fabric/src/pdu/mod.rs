@@ -192,7 +192,9 @@ impl Layout {
         }
         let data_digest = if digests.contains(DigestFlags::DATA) { DIGEST_LENGTH as u32 } else { 0 };
         let pda = if pda > MAX_PDA { MAX_PDA } else { pda };
-        let pdo = header.next_multiple_of((pda as u32 + 1) * 4);
+        // Division is slow, and the usual alignment needs none.
+        let pdo =
+            if pda == 0 { header.next_multiple_of(4) } else { header.next_multiple_of((pda as u32 + 1) * 4) };
         Self { pdo: pdo as u8, plen: pdo.saturating_add(length).saturating_add(data_digest) }
     }
 

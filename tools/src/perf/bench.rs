@@ -1,6 +1,7 @@
 //! `gangway bench`: what this program's target costs, beside the least that any target costs.
 
 mod children;
+mod idle;
 mod report;
 mod shape;
 
@@ -13,6 +14,7 @@ use gangway_fabric::pdu::DigestFlags;
 use serde::Serialize;
 
 use self::children::{Children, Running};
+use self::idle::Idle;
 use self::report::{Round, Sample, ShapeResult};
 use self::shape::Shape;
 use super::report::Report;
@@ -31,6 +33,7 @@ Examples:
   gangway bench --quick                          to see whether it works; too short to rely on
   gangway bench --shape randread,4k,32,1 --rounds 11 --time 2
   gangway bench --device emulated:size=1GiB --output json > before.json
+  gangway bench --idle 1000                      what connections cost that are not in use, over a minute
 
 The floor is a process of this program that answers with canned replies of the same sizes and does nothing else; what
 it costs is TCP. Floor and targets run on one CPU, the load generator on another, where it spins. They are measured in
@@ -48,7 +51,7 @@ pub(crate) struct Bench {
     /// Drive to export, each by a process of its own [default: emulated:null,size=16MiB and emulated:size=16MiB]
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
-    /// Shape of load PATTERN,SIZE,DEPTH,CONNECTIONS, with `,poll` if floor and targets spin [default: a dozen, from one command at a time to 256 connections]
+    /// Shape of load PATTERN,SIZE,DEPTH,CONNECTIONS, with `,poll` if floor and targets spin [default: a dozen, from one command at a time to 1024 connections]
     #[arg(long, value_name = "SHAPE")]
     shape: Vec<Shape>,
     /// Rounds of each shape [default: 5]
@@ -60,6 +63,10 @@ pub(crate) struct Bench {
     /// Three short rounds
     #[arg(long)]
     quick: bool,
+    /// Measure nothing but what so many idle connections cost the first target: CPU time, for --time [default then: 60]
+    /// seconds, and memory
+    #[arg(long, value_name = "CONNECTIONS", conflicts_with_all = ["shape", "rounds", "quick", "no_sqflow", "digests"], value_parser = clap::value_parser!(u16).range(1..))]
+    idle: Option<u16>,
     /// CPU of floor and targets [default: the first]
     #[arg(long, value_name = "CPU")]
     server_cpu: Option<usize>,
@@ -128,6 +135,9 @@ impl Bench {
 
         let children = Children::default();
         children.end_with_signals()?;
+        if let Some(connections) = self.idle {
+            return self.measure_idle(&children, server_cpu, connections.into());
+        }
         let subjects = self.start(&children, server_cpu)?;
         let names: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
         let mut results = Vec::new();
@@ -159,17 +169,40 @@ impl Bench {
         Ok(Exit::Success)
     }
 
+    fn measure_idle(
+        &self,
+        children: &Children,
+        server_cpu: usize,
+        connections: usize,
+    ) -> anyhow::Result<Exit> {
+        let (device, arguments) = self.targets(server_cpu).swap_remove(0);
+        let running = children.start(&arguments, server_cpu)?;
+        let time = self.time.unwrap_or(Duration::from_secs(60));
+        let idle = Idle::measure(&device, &running, connections, time)?;
+        match self.output {
+            Format::Table => output::print(&idle.text())?,
+            Format::Json => output::print_json(&idle)?,
+        }
+        Ok(Exit::Success)
+    }
+
+    /// The devices, and what the targets that export them are started with.
+    fn targets(&self, server_cpu: usize) -> Vec<(String, Vec<String>)> {
+        let cpu = server_cpu.to_string();
+        let usual = ["emulated:null,size=16MiB", "emulated:size=16MiB"].map(str::to_owned);
+        let devices = if self.device.is_empty() { &usual[..] } else { &self.device };
+        let target = |device: &String| {
+            let serve = ["serve", "--device", device, "--listen", "127.0.0.1:0", "--reactors", &cpu];
+            (device.clone(), [serve.map(str::to_owned).as_slice(), &self.serve_arg].concat())
+        };
+        devices.iter().map(target).collect()
+    }
+
     /// Starts all targets, the floor first.
     fn start(&self, children: &Children, server_cpu: usize) -> anyhow::Result<Vec<Subject>> {
-        let cpu = server_cpu.to_string();
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let usual = words(&["emulated:null,size=16MiB", "emulated:size=16MiB"]);
-        let devices = if self.device.is_empty() { &usual } else { &self.device };
-        let mut all = vec![("floor".to_owned(), words(&["bench-floor", "--until-eof", "--cpu", &cpu]))];
-        for device in devices {
-            let serve = ["serve", "--device", device, "--listen", "127.0.0.1:0", "--reactors", &cpu];
-            all.push((device.clone(), [words(&serve), self.serve_arg.clone()].concat()));
-        }
+        let floor = ["bench-floor", "--until-eof", "--cpu", &server_cpu.to_string()].map(str::to_owned);
+        let mut all = vec![("floor".to_owned(), floor.to_vec())];
+        all.extend(self.targets(server_cpu));
         let start = |(name, arguments): (String, Vec<String>)| {
             let running = children.start(&arguments, server_cpu)?;
             Ok(Subject { name, arguments, running })

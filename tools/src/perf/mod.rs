@@ -18,7 +18,7 @@ mod tally;
 mod tcp;
 #[cfg(test)]
 mod tests;
-mod units;
+pub(crate) mod units;
 mod verify;
 mod worker;
 mod workload;

@@ -91,6 +91,7 @@ impl Run {
                     nqn: self.host.clone(),
                     flow_control: self.flow_control,
                     digests: self.digests,
+                    keep_alive: Duration::ZERO,
                 };
                 self.on(TcpSession::open(resolve(target)?, subsystem, self.nsid, &host)?)
             }

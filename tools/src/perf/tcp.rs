@@ -31,6 +31,8 @@ pub(crate) struct HostOptions {
     pub(crate) flow_control: bool,
     /// Which digests to ask for.
     pub(crate) digests: DigestFlags,
+    /// After how long without a sign of life the target may end an association; zero for never.
+    pub(crate) keep_alive: Duration,
 }
 
 /// A subsystem that this host is connected to, with as many associations as its queues need.
@@ -68,6 +70,7 @@ impl TcpSession {
             flow_control: host.flow_control,
             header_digest: host.digests.contains(DigestFlags::HEADER),
             data_digest: host.digests.contains(DigestFlags::DATA),
+            kato: host.keep_alive,
             ..Options::default()
         };
         let mut admin = AdminQueue::connect(address, subsystem, &identity, &options)?;
@@ -93,17 +96,29 @@ impl TcpSession {
         })
     }
 
+    /// Associations that there are.
+    pub(crate) fn associations(&self) -> usize {
+        self.admins.len()
+    }
+
+    /// Gives a sign of life.
+    ///
+    /// # Errors
+    /// An association has ended.
+    pub(crate) fn keep_alive(&mut self) -> anyhow::Result<()> {
+        Ok(self.admins.iter_mut().try_for_each(AdminQueue::keep_alive)?)
+    }
+
     fn connect_queue(&self, cntlid: u16, qid: u16, shape: QueueShape) -> anyhow::Result<TcpQueue> {
         let config = Config {
             hpda: 0,
             digests: self.options.digests(),
             queue_size: shape.depth + 1,
-            flow_control: self.options.flow_control,
             in_capsule: self.in_capsule,
             fabrics_in_capsule: ADMIN_IN_CAPSULE,
         };
         let mut command = ConnectCommand::new(qid, config.queue_size);
-        if !config.flow_control {
+        if !self.options.flow_control {
             command.cattr = ConnectCommand::CATTR_DISABLE_SQ_FLOW_CONTROL;
         }
         let mut data = ConnectData::new(self.identity.id, &self.subsystem, &self.identity.nqn);

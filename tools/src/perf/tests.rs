@@ -43,6 +43,7 @@ impl Serving {
                     reactors: crate::cpus::allowed().unwrap().0.into_iter().take(1).collect(),
                     reactor: ReactorConfig::default(),
                     listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+                    max_connections: 64,
                 };
                 let export = ExportConfig {
                     nqn: EXPORT.parse().unwrap(),

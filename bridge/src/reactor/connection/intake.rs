@@ -4,8 +4,10 @@ use std::ops::{Deref, Range};
 
 use gangway_driver::dma::{CommandData, DmaSlice};
 use gangway_fabric::target::{Event, Slot, Want};
+use gangway_fabric::term::Fatal;
 
 use super::{Connection, Context, End, MOST_UNSENT, Phase, VACANT};
+use crate::reactor::COMMANDS_AT_ONCE;
 use crate::reactor::commands::{Command, Engine, Stage};
 use crate::reactor::sockets::{Filling, Receive};
 
@@ -19,6 +21,14 @@ pub(super) enum Arrived {
 }
 
 impl Arrived {
+    /// What stands at `at` and behind it.
+    fn rest(self, at: usize) -> Self {
+        match self {
+            Arrived::Chunk(bytes) => Arrived::Chunk(bytes.slice(at..bytes.len())),
+            bytes => bytes.keep(at),
+        }
+    }
+
     /// What stands at `at` and behind it, out of receive memory.
     fn keep(self, at: usize) -> Self {
         match self {
@@ -49,6 +59,12 @@ struct Piece<'a> {
     whole: bool,
 }
 
+/// Bytes received at a time where headers are due, while data of large commands is on its way behind them. What of it
+/// comes along must be copied to where it belongs.
+const AHEAD_OF_DATA: usize = 8192;
+/// Bytes of a command from which on receiving its data apart from others saves more than it costs.
+const LARGE: usize = 32 * 1024;
+
 impl Connection {
     /// Takes received bytes. Returns where the next ones go, or `None` while none may be received.
     pub(in crate::reactor) fn received(
@@ -61,9 +77,12 @@ impl Connection {
             if let Some(filling) = filling {
                 context.engine.release_buffer(filling.buffer);
             }
-            return Ok(Some(Receive::Stream));
+            return Ok(Some(Receive::Stream(usize::MAX)));
         }
         self.claim.association().note_activity();
+        if !self.has_room {
+            self.make_room(context.engine);
+        }
         if let Some(filling) = filling {
             self.filled(filling, context)?;
         }
@@ -74,9 +93,10 @@ impl Connection {
         Ok(self.next_receive(context))
     }
 
-    /// Tries again after buffers became free.
+    /// Goes on after buffers became free, or others have had their turn.
     pub(in crate::reactor) fn resume(&mut self, context: &mut Context<'_>) -> Result<Option<Receive>, End> {
         self.starved = false;
+        self.paused = false;
         if let Some(bytes) = self.stash.take() {
             self.consume(bytes, 0, context)?;
         }
@@ -110,22 +130,37 @@ impl Connection {
         self.fabric.placed(bytes)
     }
 
+    /// Has the protocol take a header.
+    #[inline]
+    fn parse(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<(usize, Option<Event>), Fatal> {
+        // Nothing that arrives once a queue is connected is answered by the protocol itself.
+        let answers = &mut context.engine.answers;
+        let taken = self.fabric.receive(bytes, answers);
+        debug_assert!(answers.is_empty());
+        taken
+    }
+
     /// Works through `bytes` from `at` on.
     fn consume(&mut self, bytes: Arrived, mut at: usize, context: &mut Context<'_>) -> Result<(), End> {
+        let mut commands = 0;
         while at < bytes.len() && self.phase == Phase::Open {
             let available = bytes.len() - at;
             match self.fabric.want() {
-                Want::Header { .. } => {
-                    match self.fabric.receive(&bytes[at..], self.out.headers()) {
-                        Ok((taken, event)) => {
-                            at += taken;
-                            if let Some(event) = event {
-                                self.happened(event, context)?;
-                            }
-                        }
-                        Err(fatal) => return Err(self.terminate(fatal)),
-                    }
+                Want::Header { .. } if commands == COMMANDS_AT_ONCE => {
+                    self.stash = Some(bytes.rest(at));
+                    self.paused = true;
+                    return Ok(());
                 }
+                Want::Header { .. } => match self.parse(&bytes[at..], context) {
+                    Ok((taken, event)) => {
+                        at += taken;
+                        if let Some(event) = event {
+                            commands += 1;
+                            self.happened(event, context)?;
+                        }
+                    }
+                    Err(fatal) => return Err(self.terminate(fatal, context.engine)),
+                },
                 Want::Discard { remaining } => {
                     let count = available.min(remaining as usize);
                     at += count;
@@ -189,13 +224,20 @@ impl Connection {
         true
     }
 
+    /// Bytes at most to receive into receive memory behind `due` bytes that have their place.
+    fn beyond(&self, due: usize) -> usize {
+        let large = self.requested > due && self.requested >= LARGE * self.requests;
+        if large { AHEAD_OF_DATA } else { usize::MAX }
+    }
+
     pub(in crate::reactor) fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
-        self.congested = self.spare.is_none() && self.out.header_bytes() > MOST_UNSENT;
-        if self.starved || self.congested {
+        let unsent = self.out.as_ref().map_or(0, |batch| batch.header_bytes());
+        self.congested = self.sending && unsent > MOST_UNSENT;
+        if self.starved || self.paused || self.congested {
             return None;
         }
         let Want::Payload { slot, offset, remaining } = self.fabric.want() else {
-            return Some(Receive::Stream);
+            return Some(Receive::Stream(self.beyond(0)));
         };
         let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
         let (refused, has_buffer) = match context.engine.commands.get(index) {
@@ -205,7 +247,7 @@ impl Connection {
             None => (true, false),
         };
         if refused {
-            return Some(Receive::Stream);
+            return Some(Receive::Stream(usize::MAX));
         }
         if !has_buffer && !context.engine.provide_for_capsule(index) {
             self.starved = true;
@@ -214,6 +256,7 @@ impl Connection {
         let data = std::mem::replace(&mut context.engine.commands[index].data, CommandData::None);
         let CommandData::Buffer(buffer) = data else { return None };
         let filled = offset as usize;
-        Some(Receive::Buffer(Filling { buffer, filled, end: filled + remaining as usize }))
+        let beyond = self.beyond(remaining as usize);
+        Some(Receive::Buffer(Filling { buffer, filled, end: filled + remaining as usize, beyond }))
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
-use super::{Purpose, DmaFault, DmaMemory};
+use super::{DmaFault, DmaMemory, Purpose};
 use crate::emulated::EmulatedError;
 
 /// Zeroes to write where the file system cannot make holes.

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
-use super::{Purpose, DmaFault, DmaMemory, copy};
+use super::{DmaFault, DmaMemory, Purpose, copy};
 
 /// Up to this size huge pages are asked for: quicker, and a drive so small cannot waste much by them.
 const HUGE_PAGES_UP_TO: usize = 4 << 30;

@@ -323,7 +323,6 @@ fn config(options: &Options, queue_size: u16, in_capsule: u32) -> Config {
         hpda: options.hpda,
         digests: options.digests(),
         queue_size: queue_size.max(2),
-        flow_control: options.flow_control,
         in_capsule: if options.in_capsule { in_capsule } else { 0 },
         fabrics_in_capsule: if options.in_capsule { ADMIN_IN_CAPSULE } else { 0 },
     }

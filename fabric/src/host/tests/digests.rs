@@ -11,14 +11,14 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(digests: DigestFlags, hpda: u8, cpda: u8, flow_control: bool) -> Peer {
-        let config = Config { digests, hpda, flow_control, ..CONFIG };
+    fn new(digests: DigestFlags, hpda: u8, cpda: u8) -> Peer {
+        let config = Config { digests, hpda, ..CONFIG };
         let host = Host::new(config, IcResp::new(cpda, digests, 4096));
         Peer { host, digests, alignment: (usize::from(hpda) + 1) * 4 }
     }
 
     fn both() -> Peer {
-        Peer::new(DigestFlags::all(), 0, 0, true)
+        Peer::new(DigestFlags::all(), 0, 0)
     }
 
     fn pdu(&self, plain: &[u8]) -> Vec<u8> {
@@ -63,7 +63,7 @@ fn capsules_and_data_leave_with_digests_and_padding() {
     for digests in every_kind() {
         for cpda in [0, 1, 7, 31] {
             let alignment = (usize::from(cpda) + 1) * 4;
-            let mut peer = Peer::new(digests, 0, cpda, true);
+            let mut peer = Peer::new(digests, 0, cpda);
             let data: Vec<u8> = (0..5000).map(|i| (i * 7 / 3) as u8).collect();
             for length in [0, 512, 4096] {
                 let Host { connection, out } = &mut peer.host;
@@ -105,7 +105,7 @@ fn data_and_responses_are_understood_however_the_stream_is_cut() {
     for digests in every_kind() {
         for (hpda, flow_control) in [(0, true), (0, false), (31, true), (6, false)] {
             for step in [1, 2, 3, 5, 28, 1000, 10_000] {
-                let mut peer = Peer::new(digests, hpda, 0, flow_control);
+                let mut peer = Peer::new(digests, hpda, 0);
                 let (tag, cid) = peer.host.read(3000);
                 let mut stream = peer.pdu(&c2h(cid, 0, 1000, PduFlags::empty()));
                 if flow_control {
@@ -143,7 +143,7 @@ fn a_header_changed_at_any_byte_ends_the_connection_with_the_digest_that_came_wi
 fn digests_that_do_not_come_are_not_waited_for() {
     for (digests, sent) in [(0, 1), (0, 2), (1, 0), (1, 3), (2, 0), (2, 3), (3, 1), (3, 2)] {
         let digests = DigestFlags::from_bits_retain(digests);
-        let mut peer = Peer::new(digests, 0, 0, true);
+        let mut peer = Peer::new(digests, 0, 0);
         let (_, cid) = peer.host.read(512);
         let data = c2h(cid, 0, 512, PduFlags::LAST);
         let bytes = with_digests(&data, DigestFlags::from_bits_retain(sent), 4);
@@ -155,7 +155,7 @@ fn digests_that_do_not_come_are_not_waited_for() {
 fn a_wrong_digest_of_received_data_fails_that_command_only() {
     for flow_control in [true, false] {
         for wrong in 0..2 {
-            let mut peer = Peer::new(DigestFlags::all(), 0, 0, flow_control);
+            let mut peer = Peer::new(DigestFlags::all(), 0, 0);
             let (tag, cid) = peer.host.read(1000);
             let last = if flow_control { PduFlags::LAST } else { PduFlags::LAST | PduFlags::SUCCESS };
             let mut stream = Vec::new();

@@ -101,6 +101,14 @@ impl Connection {
         self.framing.append(&CapsuleResp::new(entry), 0, out);
     }
 
+    /// Frees the slot of a command that will have no completion, as the event requests of a controller that was reset or
+    /// shut down (NVMe Base 2.0, 3.7.2). Its entry counts as fetched: the next completion's SQHD is beyond it.
+    pub fn forget(&mut self, slot: Slot) {
+        if self.slots.release(slot).is_some() {
+            self.next_sq_head(slot, Status::SUCCESS);
+        }
+    }
+
     /// SQHD of the next completion, which ends the command in `slot`.
     fn next_sq_head(&mut self, slot: Slot, status: Status) -> u16 {
         let connects = self.connecting == Some(slot);

@@ -46,6 +46,7 @@ impl Shape {
             shape(read, 4, 8, 1),
             shape(read, 4, 8, 16),
             shape(read, 4, 8, 256),
+            shape(read, 4, 8, 1024),
         ]
     }
 }

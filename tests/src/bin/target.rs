@@ -1,0 +1,28 @@
+//! A target in a process of its own, for tests that measure it from outside: `gangway-test-target adaptive|never`.
+//!
+//! It says on standard output where it listens, and ends when its standard input does.
+
+use std::io::Read;
+
+use gangway_bridge::{Poll, ReactorConfig};
+use gangway_driver::emulated::{Backing, EmulatedConfig};
+use gangway_tests::{Setup, TestTarget};
+
+fn main() {
+    let poll = match std::env::args().nth(1).as_deref() {
+        Some("never") => Poll::Never,
+        Some("adaptive") => Poll::Adaptive,
+        _ => panic!("usage: gangway-test-target adaptive|never"),
+    };
+    let drive = EmulatedConfig { size: 64 << 20, backing: Backing::Null, ..EmulatedConfig::default() };
+    let target = TestTarget::with(Setup {
+        drives: vec![drive],
+        memory: ReactorConfig { poll, ..ReactorConfig::default() },
+        max_io_queues: 64,
+        ..Setup::default()
+    });
+    println!("{}", target.address);
+    // Whatever ends it: whoever started this has no use for it any more.
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    target.shutdown();
+}

@@ -1,0 +1,107 @@
+//! A target in a process of its own, looked at from outside.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use gangway_fabric::host::client::{AdminQueue, Options};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::{identity, subsystem};
+
+/// Lets this process, and those that it starts, have `count` files open.
+///
+/// # Panics
+/// When it may not have as many.
+pub fn allow_files(count: u64) {
+    let mut limit = getrlimit(Resource::Nofile);
+    let enough = limit.maximum.is_none_or(|most| most >= count);
+    assert!(enough, "this test needs {count} open files, and `ulimit -Hn` says {:?}", limit.maximum);
+    if limit.current.is_some_and(|most| most < count) {
+        limit.current = Some(count);
+        setrlimit(Resource::Nofile, limit).expect("a limit below the hard one");
+    }
+}
+
+/// A target that runs until this is dropped.
+pub struct TargetProcess {
+    /// Where it listens.
+    pub address: SocketAddr,
+    child: Child,
+}
+
+impl TargetProcess {
+    /// Starts `program`, which is `gangway-test-target`, with what it shall do when there is nothing to do.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(program: &str, poll: &str) -> Self {
+        let mut child = Command::new(program)
+            .arg(poll)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the target's process");
+        let mut line = String::new();
+        let output = child.stdout.as_mut().expect("its standard output");
+        BufReader::new(output).read_line(&mut line).expect("the target's address");
+        let address = line.trim().parse().expect("the target's address");
+        Self { address, child }
+    }
+
+    /// Connects host `number` and enables its controller.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn host(&self, number: u8, options: &Options) -> AdminQueue {
+        let mut admin = AdminQueue::connect(self.address, &subsystem(0), &identity(number), options)
+            .expect("a connection");
+        admin.enable().expect("the controller gets ready");
+        admin
+    }
+
+    /// The threads of its reactors.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn reactors(&self) -> Vec<i32> {
+        let tasks = fs::read_dir(self.folder().join("task")).expect("the target's threads");
+        let name = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        tasks
+            .filter_map(Result::ok)
+            .filter(|task| name(task).starts_with("reactor-"))
+            .filter_map(|task| task.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    /// Bytes of its memory that are in RAM, but for what it has of files: its program.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn resident(&self) -> u64 {
+        let text = fs::read_to_string(self.folder().join("status")).expect("the target's status");
+        let kib = |name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+            line.trim().trim_end_matches("kB").trim().parse().expect("a number of kB")
+        };
+        (kib("RssAnon:") + kib("RssShmem:")) << 10
+    }
+
+    fn folder(&self) -> PathBuf {
+        format!("/proc/{}", self.child.id()).into()
+    }
+}
+
+impl Drop for TargetProcess {
+    fn drop(&mut self) {
+        // The end of its standard input ends it.
+        drop(self.child.stdin.take());
+        let ended = self.child.wait();
+        if !std::thread::panicking() {
+            assert!(ended.is_ok_and(|status| status.success()), "the target failed");
+        }
+    }
+}
