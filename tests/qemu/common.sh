@@ -15,11 +15,23 @@ die() {
     exit 1
 }
 
+# scenario_path NAME: the file of a scenario, or of a benchmark; fails when there is none.
+scenario_path() {
+    local folder
+    for folder in scenarios benchmarks; do
+        if [[ -f $tests_dir/qemu/$folder/$1 ]]; then
+            printf '%s\n' "$tests_dir/qemu/$folder/$1"
+            return 0
+        fi
+    done
+    return 1
+}
+
 # scenario_header NAME KEY: the values of the `# KEY: value` lines at the head of a scenario, one a line.
 # The header ends at the first line that is no comment.
 scenario_header() {
     awk -v key="# $2: " '
         !/^#/ { exit }
         index($0, key) == 1 { print substr($0, length(key) + 1) }
-    ' "$tests_dir/qemu/scenarios/$1"
+    ' "$(scenario_path "$1")"
 }

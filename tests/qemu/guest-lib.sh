@@ -260,3 +260,7 @@ modprobe nvme
 modprobe nvme-tcp
 # shellcheck source=tests/qemu/target-gangway.sh
 . /host/target.sh
+
+# What `boot --set` sets, over what the scenario and the target have set before.
+# shellcheck source=/dev/null
+. /host/settings.sh
