@@ -32,7 +32,7 @@ use self::connection::Connection;
 pub(crate) use self::message::{Adoption, DriveState, Message, ReactorHandle, Scope};
 pub use self::pace::Poll;
 use self::pace::{Pace, Wait};
-use self::sockets::{ReceiveMemory, SocketEvent, Sockets};
+use self::sockets::{AT_ONCE, ReceiveMemory, SocketEvent, Sockets};
 use crate::admission::ExportView;
 use crate::remote::limits;
 
@@ -43,6 +43,8 @@ const SOCKETS_AT_ONCE: usize = 32;
 /// Commands that are started before drives are told of them, and, when the drives are done at once, answered. What so
 /// many commands touch stays in the CPU's nearest caches until they have ended; with hundreds it does not.
 const COMMANDS_AT_ONCE: usize = 32;
+/// One of how many looks of a reactor that spins asks the kernel about everything, not only about bytes of its sockets.
+const LOOKS: u32 = 16;
 /// How often time limits are looked at.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// How long the host may take to close a connection after a termination request (NVMe/TCP 1.0, 3.5).
@@ -131,6 +133,8 @@ pub(crate) struct Reactor {
     now: Instant,
     housekeeping: Instant,
     pace: Pace,
+    /// Turns so far, around.
+    looks: u32,
     /// The last turn left something to be done.
     unfinished: bool,
     index: usize,
@@ -187,7 +191,8 @@ pub(crate) fn spawn(
         drains: Vec::new(),
         now: Instant::now(),
         housekeeping: Instant::now(),
-        pace: Pace::new(config.poll, Instant::now()),
+        pace: Pace::new(config.poll),
+        looks: 0,
         unfinished: false,
         index,
         memory_limit: config.data_memory / 4,
@@ -224,7 +229,11 @@ impl Reactor {
 
     fn turn(&mut self) -> io::Result<()> {
         let wait = self.next_wait();
-        let woken = self.sockets.wait(wait.as_ref(), &mut self.events)?;
+        let spins = wait == Some(AT_ONCE) && !self.unfinished;
+        // While it spins for few sockets, trying to receive takes the place of asking whether that would work.
+        self.looks = self.looks.wrapping_add(1);
+        let direct = spins && !self.looks.is_multiple_of(LOOKS) && self.sockets.try_all();
+        let woken = !direct && self.sockets.wait(wait.as_ref(), &mut self.events)?;
         self.now = Instant::now();
         self.engine.begin_turn(self.now);
         if woken {
@@ -296,17 +305,21 @@ impl Reactor {
             tv_nsec: i64::from(time.subsec_nanos()),
         };
         if self.unfinished || !self.events.is_empty() || self.sockets.runnable() > 0 {
-            return Some(of(Duration::ZERO));
+            return Some(AT_ONCE);
         }
         // The time of the last turn will do: turns follow each other without a pause but for these waits.
         match self.pace.wait(self.engine.with_drives(), self.now) {
-            Wait::Look => return Some(of(Duration::ZERO)),
+            Wait::Look => return Some(AT_ONCE),
             Wait::GiveWay => {
                 rustix::thread::sched_yield();
-                return Some(of(Duration::ZERO));
+                return Some(AT_ONCE);
             }
-            Wait::AtMost(time) => return Some(of(time)),
-            Wait::Forever => {}
+            wait => {
+                self.pace.sleeps(Instant::now());
+                if let Wait::AtMost(time) = wait {
+                    return Some(of(time));
+                }
+            }
         }
         // Hosts that keep memory from others are looked at then.
         let short =

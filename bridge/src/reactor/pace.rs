@@ -33,13 +33,13 @@ pub(super) enum Wait {
     Forever,
 }
 
-/// Gaps between events up to which spinning pays: about what it takes to fall asleep and be woken.
-const WORTH_SPINNING: Duration = Duration::from_micros(20);
-/// By how much a gap that is slept through looks longer than it is. Without this a reactor that once slept would find
-/// no gap worth spinning again.
+/// Silences up to which spinning pays: about what it takes to fall asleep and be woken.
+const WORTH_SPINNING: Duration = Duration::from_micros(10);
+/// By how much a silence that is slept through looks longer than it is. Without this a reactor that once slept would
+/// find none worth spinning again.
 const WAKE_UP: Duration = Duration::from_micros(12);
-/// Gaps are taken for no longer than this, so that a pause is soon forgotten.
-const LONGEST_GAP: Duration = Duration::from_millis(1);
+/// Silences of hosts are taken for no longer than this, so that a pause is soon forgotten.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 /// Longest time that one silence is spun through. A silence that lasts longer is not like those before it.
 const LONGEST_SPIN: Duration = Duration::from_micros(60);
 /// The same while drives have commands.
@@ -68,12 +68,10 @@ pub(super) enum Outstanding {
 #[derive(Debug)]
 pub(super) struct Pace {
     poll: Poll,
-    /// When something happened last.
-    last: Instant,
-    /// When a turn first found nothing after that.
+    /// Since when there is nothing to do.
     quiet_since: Option<Instant>,
-    /// How far events lie apart, on average.
-    gap: Duration,
+    /// How long nothing happens, on average, while drives have no commands.
+    pause: Duration,
     /// How long nothing happens, on average, while drives have commands. Spins and naps teach it:
     /// what an interrupt ends looks longer than it is by a wake-up.
     answer: Duration,
@@ -88,12 +86,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(poll: Poll, now: Instant) -> Self {
+    pub(super) fn new(poll: Poll) -> Self {
         Self {
             poll,
-            last: now,
             quiet_since: None,
-            gap: LONGEST_GAP,
+            pause: LONGEST_PAUSE,
             answer: Duration::ZERO,
             awaited: false,
             watched: false,
@@ -106,9 +103,9 @@ impl Pace {
     pub(super) fn note(&mut self, happened: bool, now: Instant) {
         if happened {
             let woken = if self.slept { WAKE_UP } else { Duration::ZERO };
-            let gap = now.duration_since(self.last).saturating_sub(woken).min(LONGEST_GAP);
+            let pause = self.silence(now).saturating_sub(woken).min(LONGEST_PAUSE);
             // Averages in which a change shows after a few events.
-            self.gap = (self.gap * 3 + gap) / 4;
+            self.pause = (self.pause * 3 + pause) / 4;
             if self.watched {
                 self.answer = (self.answer * 3 + self.silence(now).min(LONGEST_SILENCE)) / 4;
             }
@@ -116,7 +113,6 @@ impl Pace {
             self.silences = self.silences.wrapping_add(self.awaited.into());
             self.watched = false;
             self.slept = false;
-            self.last = now;
         } else {
             self.quiet_since.get_or_insert(now);
         }
@@ -136,9 +132,8 @@ impl Pace {
             Poll::Adaptive if self.awaited => {
                 self.silence(now) < LONGEST_DRIVE_SPIN && self.drives_are_fast()
             }
-            Poll::Adaptive => self.gap < WORTH_SPINNING && now.duration_since(self.last) < LONGEST_SPIN,
+            Poll::Adaptive => self.pause < WORTH_SPINNING && self.silence(now) < LONGEST_SPIN,
         };
-        self.slept |= !spins;
         self.watched |= self.awaited && (spins || outstanding == Outstanding::Silent);
         match outstanding {
             // Not worth the system call elsewhere, where spins are short and the next command is near.
@@ -149,6 +144,12 @@ impl Pace {
             Outstanding::Announced => Wait::AtMost(HOUSEKEEPING),
             Outstanding::Silent => Wait::AtMost((self.answer / 8).clamp(SHORTEST_NAP, LONGEST_NAP)),
         }
+    }
+
+    /// Notes that the reactor falls asleep at `now`.
+    pub(super) fn sleeps(&mut self, now: Instant) {
+        self.slept = true;
+        self.quiet_since.get_or_insert(now);
     }
 
     fn drives_are_fast(&self) -> bool {
@@ -164,47 +165,50 @@ mod tests {
         Duration::from_micros(count)
     }
 
-    /// A pace after events that came `gap` apart, and when the last of them was.
-    fn after_gaps(poll: Poll, gap: Duration) -> (Pace, Instant) {
+    /// A pace after silences of this length, and when the last of them began.
+    fn after_silences(poll: Poll, silence: Duration) -> (Pace, Instant) {
         let mut now = Instant::now();
-        let mut pace = Pace::new(poll, now);
+        let mut pace = Pace::new(poll);
         for _ in 0..50 {
-            now += gap;
+            pace.note(false, now);
+            now += silence;
             pace.note(true, now);
         }
+        pace.note(false, now);
         (pace, now)
     }
 
     #[test]
     fn it_sleeps_when_idle_however_busy_it_was() {
-        let (mut pace, now) = after_gaps(Poll::Adaptive, micros(5));
+        let (mut pace, now) = after_silences(Poll::Adaptive, micros(5));
         assert_eq!(pace.wait(Outstanding::Nothing, now + micros(10)), Wait::Look);
         assert_eq!(pace.wait(Outstanding::Nothing, now + micros(100)), Wait::Forever);
     }
 
     #[test]
-    fn it_spins_again_when_events_are_near_each_other_but_for_its_own_waking_up() {
-        let (mut pace, mut now) = after_gaps(Poll::Adaptive, micros(200));
+    fn it_spins_again_when_silences_are_short_but_for_its_own_waking_up() {
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(200));
         for _ in 0..50 {
             assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
-            now += micros(30);
+            pace.sleeps(now);
+            now += micros(18);
             pace.note(true, now);
             if pace.wait(Outstanding::Nothing, now) == Wait::Look {
                 return;
             }
         }
-        panic!("it sleeps, and so takes 18 us for 30");
+        panic!("it sleeps, and so takes 6 us for 18");
     }
 
     #[test]
     fn it_does_not_spin_for_events_that_are_far_apart() {
-        let (mut pace, now) = after_gaps(Poll::Adaptive, micros(200));
+        let (mut pace, now) = after_silences(Poll::Adaptive, micros(200));
         assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
     }
 
     #[test]
     fn it_spins_for_drives_and_then_looks_at_them_now_and_then() {
-        let (mut pace, now) = after_gaps(Poll::Adaptive, micros(200));
+        let (mut pace, now) = after_silences(Poll::Adaptive, micros(200));
         pace.note(false, now);
         assert_eq!(pace.wait(Outstanding::Silent, now + micros(10)), Wait::GiveWay);
         assert_eq!(pace.wait(Outstanding::Silent, now + micros(200)), Wait::AtMost(SHORTEST_NAP));
@@ -214,7 +218,7 @@ mod tests {
     #[test]
     fn it_sleeps_at_once_when_drives_are_slow_but_looks_again_whether_they_still_are() {
         let mut now = Instant::now();
-        let mut pace = Pace::new(Poll::Adaptive, now);
+        let mut pace = Pace::new(Poll::Adaptive);
         let mut answer_after = |pace: &mut Pace, gap| {
             let wait = pace.wait(Outstanding::Announced, now);
             pace.note(false, now);
@@ -236,7 +240,7 @@ mod tests {
     #[test]
     fn it_naps_longer_for_drives_that_take_longer() {
         let mut now = Instant::now();
-        let mut pace = Pace::new(Poll::Never, now);
+        let mut pace = Pace::new(Poll::Never);
         for _ in 0..50 {
             pace.wait(Outstanding::Silent, now);
             pace.note(false, now);
@@ -249,9 +253,9 @@ mod tests {
 
     #[test]
     fn always_and_never_mean_what_they_say() {
-        let (mut pace, now) = after_gaps(Poll::Always, micros(500));
+        let (mut pace, now) = after_silences(Poll::Always, micros(500));
         assert_eq!(pace.wait(Outstanding::Nothing, now + Duration::from_secs(9)), Wait::Look);
-        let (mut pace, now) = after_gaps(Poll::Never, micros(1));
+        let (mut pace, now) = after_silences(Poll::Never, micros(1));
         assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
         assert_eq!(pace.wait(Outstanding::Silent, now), Wait::AtMost(SHORTEST_NAP));
     }

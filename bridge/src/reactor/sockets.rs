@@ -29,7 +29,7 @@ const WAKE: u64 = u64::MAX;
 const DRIVE: u64 = u64::MAX - 1;
 
 /// A wait that is none.
-const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+pub(super) const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// In nanoseconds.
 const MILLISECOND: i64 = 1_000_000;
 
@@ -228,6 +228,24 @@ impl Sockets {
     /// Whether sockets wait for a chunk to receive into.
     pub(crate) fn is_short_of_memory(&self) -> bool {
         !self.short.is_empty()
+    }
+
+    /// Has every socket tried at the next chance, whether the kernel said that there is something or not, if there are
+    /// few. Says whether that is so.
+    pub(crate) fn try_all(&mut self) -> bool {
+        /// Sockets up to which that is less work than asking.
+        const FEW: usize = 4;
+        if self.sockets.len() > FEW {
+            return false;
+        }
+        for (key, socket) in &mut self.sockets {
+            socket.readable = true;
+            if !socket.listed && socket.can_progress() {
+                socket.listed = true;
+                self.runnable.push_back(key);
+            }
+        }
+        true
     }
 
     /// Learns everything that the kernel knows by now, however many sockets it is about.
