@@ -27,7 +27,7 @@ use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, 
 /// Connections at most that have not said yet what they are for.
 const STRANGERS: usize = 256;
 /// How long after hosts have gone their memory is given back, in one go for all that went meanwhile.
-const TIDY: Duration = Duration::from_secs(2);
+const TIDY: Duration = Duration::from_secs(5);
 /// How long commands on drives may take when the target ends, before the drives are stopped with them.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -268,7 +268,8 @@ async fn tidy_up(shared: Arc<Shared>) {
     loop {
         shared.departed.notified().await;
         tokio::time::sleep(TIDY).await;
-        gangway_driver::heap::give_back();
+        // It may take milliseconds, which other tasks need not wait for.
+        let _ = tokio::task::spawn_blocking(gangway_driver::heap::give_back).await;
     }
 }
 

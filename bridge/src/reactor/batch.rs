@@ -32,7 +32,7 @@ impl SendBatch {
     /// Makes room for `replies` replies without allocating: each a C2HData header, padded as far as a host can ask for,
     /// the digest behind the data, and a response with its own.
     pub(crate) fn make_room(&mut self, replies: usize) {
-        let headers = replies * (128 + 4 + 28) + 128;
+        let headers = header_room(replies);
         self.headers.reserve_exact(headers.saturating_sub(self.headers.len()));
         self.payloads.reserve_exact(replies.saturating_sub(self.payloads.len()));
     }
@@ -122,6 +122,11 @@ impl SendBatch {
     }
 }
 
+/// Bytes of headers of so many replies.
+const fn header_room(replies: usize) -> usize {
+    replies * (128 + 4 + 28) + 128
+}
+
 /// Batches for all connections of a reactor. A connection has one only while it has something to say; the one that was
 /// given back last, whose memory is still in the CPU's caches, is the next to be used.
 #[derive(Debug, Default)]
@@ -185,7 +190,9 @@ impl BatchPool {
     #[inline]
     pub(crate) fn put(&mut self, mut batch: Box<SendBatch>) {
         debug_assert!(batch.is_empty());
-        if self.free.len() < Self::KEPT.min(2 * self.users) {
+        // One that a host which does not read made grow is not kept: hundreds of them would be much memory.
+        let usual = batch.headers.capacity() <= 2 * header_room(self.room);
+        if usual && self.free.len() < Self::KEPT.min(2 * self.users) {
             batch.make_room(self.room);
             self.free.push(batch);
         }

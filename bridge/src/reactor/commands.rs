@@ -90,6 +90,8 @@ pub(super) struct Ended {
 pub(super) struct DriveSlot {
     pub(super) link: DriveLink,
     pub(super) pair: Option<QueuePair>,
+    /// Whether its completions end a sleep.
+    pub(super) interrupts: bool,
     pub(super) failed: bool,
     /// A fault was reported; the manager's freeze is to come.
     pub(super) faulted: bool,
@@ -246,6 +248,7 @@ impl Engine {
         let slot = DriveSlot {
             link,
             pair: None,
+            interrupts: false,
             failed: false,
             faulted: false,
             backlog: VecDeque::with_capacity(64),
@@ -282,12 +285,11 @@ impl Engine {
 
     /// What drives have of this reactor, and whether they will say so when it is done.
     pub(super) fn with_drives(&self) -> Outstanding {
-        let busy = |pair: &&QueuePair| pair.outstanding() > 0;
-        let mut pairs =
-            self.drives.iter().flatten().filter_map(|slot| slot.pair.as_ref()).filter(busy).peekable();
-        if pairs.peek().is_none() {
+        let busy = |slot: &&DriveSlot| slot.pair.as_ref().is_some_and(|pair| pair.outstanding() > 0);
+        let mut slots = self.drives.iter().flatten().filter(busy).peekable();
+        if slots.peek().is_none() {
             Outstanding::Nothing
-        } else if pairs.all(|pair| pair.interrupt().is_some()) {
+        } else if slots.all(|slot| slot.interrupts) {
             Outstanding::Announced
         } else {
             Outstanding::Silent
@@ -406,7 +408,8 @@ impl Engine {
         }
     }
 
-    /// Takes a command off the books. Its memory no longer counts against its drive's share.
+    /// Takes a command off the books, and gives back the buffer that it has in hand. Its memory no longer counts
+    /// against its drive's share.
     pub(super) fn remove(&mut self, index: usize) -> Option<Ended> {
         let command = self.commands.get_mut(index)?;
         let Admitted { drive, direction, length, .. } = command.admitted;

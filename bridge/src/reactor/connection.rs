@@ -194,6 +194,10 @@ impl Connection {
 
     /// Lets held commands go on when there is room for more.
     pub(super) fn settle(&mut self, context: &mut Context<'_>) {
+        if self.phase != Phase::Open {
+            // Nothing follows a termination request. What is held is withdrawn with the connection.
+            return;
+        }
         for reads in [false, true] {
             loop {
                 let budget = if reads { &mut self.reads } else { &mut self.writes };

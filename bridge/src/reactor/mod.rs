@@ -266,6 +266,7 @@ impl Reactor {
     fn round(&mut self) -> bool {
         let mut news = !self.events.is_empty();
         self.handle_events();
+        self.sockets.relist(&mut self.memory);
         for _ in 0..self.sockets.runnable().min(SOCKETS_AT_ONCE) {
             self.sockets.advance(&mut self.memory, &mut self.events);
             news |= !self.events.is_empty();

@@ -80,11 +80,11 @@ impl Reactor {
             slot.faulted = false;
             match state {
                 DriveState::Ready(pair) => {
-                    if let Some(signal) = pair.interrupt()
-                        && let Err(error) = self.sockets.watch(signal.as_fd())
-                    {
-                        tracing::warn!(drive, %error, "its interrupts cannot be watched; completions may come late");
+                    let watched = pair.interrupt().map(|signal| self.sockets.watch(signal.as_fd()));
+                    if let Some(Err(error)) = &watched {
+                        tracing::warn!(drive, %error, "its interrupts cannot be watched; its completions are looked for");
                     }
+                    slot.interrupts = matches!(watched, Some(Ok(())));
                     slot.pair = Some(*pair);
                 }
                 DriveState::Failed => slot.failed = true,

@@ -129,6 +129,8 @@ pub(crate) struct Sockets {
     runnable: VecDeque<usize>,
     /// Sockets that could receive if there were a free chunk.
     short: Vec<usize>,
+    /// Signals of drives that are watched.
+    signals: usize,
     /// Memory for the slices of a send.
     slices: Vec<IoSlice<'static>>,
 }
@@ -143,16 +145,21 @@ impl Sockets {
             sockets: Slab::new(),
             runnable: VecDeque::new(),
             short: Vec::new(),
+            signals: 0,
             slices: Vec::with_capacity(SLICES_PER_SEND),
         })
     }
 
     /// Lets what a drive signals end a wait, from now on.
-    pub(crate) fn watch(&self, signal: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn watch(&mut self, signal: BorrowedFd<'_>) -> io::Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         match epoll::add(&self.epoll, signal, epoll::EventData::new_u64(DRIVE), flags) {
             // The queue was made anew; what it signals is the same.
-            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            Ok(()) => {
+                self.signals += 1;
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -250,8 +257,9 @@ impl Sockets {
 
     /// Learns everything that the kernel knows by now, however many sockets it is about.
     pub(crate) fn learn_all(&mut self, events: &mut Vec<SocketEvent>) -> io::Result<()> {
-        // What was reported moves behind what was not, and the wake-up descriptor is reported each time.
-        for _ in 0..=self.sockets.len() / (READY_AT_ONCE - 1) {
+        // What was reported moves behind what was not, and the wake-up descriptor is reported each time. What drives
+        // signal takes places as well.
+        for _ in 0..=(self.sockets.len() + self.signals) / (READY_AT_ONCE - 1) {
             self.wait(Some(&AT_ONCE), events)?;
         }
         Ok(())
@@ -302,8 +310,8 @@ impl Sockets {
         Ok(woken)
     }
 
-    /// Lets the operations of one socket, if those of any can, progress once.
-    pub(crate) fn advance(&mut self, memory: &mut ReceiveMemory, events: &mut Vec<SocketEvent>) {
+    /// Has sockets that found no memory to receive into try again, if there is some now.
+    pub(crate) fn relist(&mut self, memory: &mut ReceiveMemory) {
         if !self.short.is_empty() && memory.chunk().is_some() {
             let mut short = std::mem::take(&mut self.short);
             for key in short.drain(..) {
@@ -311,6 +319,10 @@ impl Sockets {
             }
             self.short = short;
         }
+    }
+
+    /// Lets the operations of one socket, if those of any can, progress once.
+    pub(crate) fn advance(&mut self, memory: &mut ReceiveMemory, events: &mut Vec<SocketEvent>) {
         let Some(key) = self.runnable.pop_front() else { return };
         let Some(socket) = self.sockets.get_mut(key) else { return };
         socket.listed = false;
@@ -374,7 +386,8 @@ fn send(
     slices
 }
 
-/// The memory of a vector for slices of another lifetime: collecting a vector's own iterator keeps its allocation.
+/// The memory of a vector for slices of another lifetime: collecting a vector's own iterator keeps its allocation. The
+/// standard library does not promise that; the test of allocations would show it.
 fn recycle<'to>(mut slices: Vec<IoSlice<'_>>) -> Vec<IoSlice<'to>> {
     slices.clear();
     slices.into_iter().map(|_| IoSlice::new(&[])).collect()

@@ -88,7 +88,7 @@ impl Reactor {
         }
     }
 
-    /// Gives a connection what it works with. What it has to say is sent at the end of the turn.
+    /// Gives a connection what it works with. What it has to say is sent at the end of the round.
     pub(super) fn on<T>(
         &mut self,
         key: usize,

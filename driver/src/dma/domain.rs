@@ -118,11 +118,11 @@ impl DmaDomain {
     /// # Errors
     /// As [`DmaDomain::allocate`].
     pub fn buffer(&self, len: usize, direction: Direction) -> Result<DmaBuffer, DmaError> {
-        let region = self.allocate(len, direction)?;
-        if region.len() > LONGEST {
+        // A region is rounded up to pages, huge ones perhaps.
+        if len > LONGEST - HUGE_PAGE {
             return Err(DmaError::BadLength { len });
         }
-        let mut buffer = DmaBuffer::whole(region);
+        let mut buffer = DmaBuffer::whole(self.allocate(len, direction)?);
         buffer.set_len(len);
         Ok(buffer)
     }

@@ -11,7 +11,8 @@ use vfio_bindings::bindings::vfio::{VFIO_IRQ_INFO_EVENTFD, VFIO_PCI_MSIX_IRQ_IND
 use super::ioctl;
 use crate::function::Interrupt;
 
-/// Switches MSI-X on with `wanted` vectors, or with as many as the device has: none when it has no MSI-X.
+/// Switches MSI-X on with `wanted` vectors, or with as many as the device has and the system can give: none when the
+/// device has no MSI-X.
 ///
 /// All at once, as most kernels cannot add a vector later.
 pub(super) fn enable(device: &File, wanted: u16) -> io::Result<Vec<Interrupt>> {
@@ -21,8 +22,18 @@ pub(super) fn enable(device: &File, wanted: u16) -> io::Result<Vec<Interrupt>> {
         return Ok(Vec::new());
     }
     let descriptor = |_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-    let descriptors = (0..count).map(descriptor).collect::<Result<Vec<OwnedFd>, _>>()?;
-    ioctl::signal_vectors(device.as_fd(), VFIO_PCI_MSIX_IRQ_INDEX, &descriptors)?;
+    let mut descriptors = (0..count).map(descriptor).collect::<Result<Vec<OwnedFd>, _>>()?;
+    loop {
+        let available = ioctl::signal_vectors(device.as_fd(), VFIO_PCI_MSIX_IRQ_INDEX, &descriptors)?;
+        if available == 0 {
+            break;
+        }
+        // Fewer each time, so it ends.
+        descriptors.truncate(available.min(descriptors.len() - 1));
+        if descriptors.is_empty() {
+            return Ok(Vec::new());
+        }
+    }
     Ok(descriptors.into_iter().map(|descriptor| Interrupt::new(Arc::new(descriptor))).collect())
 }
 

@@ -98,8 +98,9 @@ pub(super) fn irq_info(device: BorrowedFd<'_>, index: u32) -> io::Result<(u32, u
     Ok((info.flags, info.count))
 }
 
-/// Makes the vectors of a kind of interrupts, from 0 on, signal these eventfds, and switches them on.
-pub(super) fn signal_vectors(device: BorrowedFd<'_>, index: u32, eventfds: &[OwnedFd]) -> io::Result<()> {
+/// Makes the vectors of a kind of interrupts, from 0 on, signal these eventfds, and switches them on. When there are not
+/// as many to be had, none is on, and what is returned is how many there would be; otherwise 0.
+pub(super) fn signal_vectors(device: BorrowedFd<'_>, index: u32, eventfds: &[OwnedFd]) -> io::Result<usize> {
     let bytes = size_of::<vfio_irq_set>() + size_of_val(eventfds);
     let count = eventfds.len() as u32;
     // `argsz`, `flags`, `index`, `start` and `count`, and behind them a descriptor for each vector: 32-bit words all.
@@ -107,7 +108,9 @@ pub(super) fn signal_vectors(device: BorrowedFd<'_>, index: u32, eventfds: &[Own
         vec![bytes as u32, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, count];
     words.extend(eventfds.iter().map(|eventfd| eventfd.as_raw_fd() as u32));
     // SAFETY: the request reads one `vfio_irq_set` and `count` descriptors behind it, as many bytes as `argsz` states.
-    unsafe { by_pointer(device, DEVICE_SET_IRQS, words.as_mut_ptr().cast()) }.map(drop)
+    let available = unsafe { by_pointer(device, DEVICE_SET_IRQS, words.as_mut_ptr().cast()) }?;
+    // Errors are negative, and were returned.
+    Ok(available as usize)
 }
 
 const _: () = assert!(size_of::<vfio_irq_set>() == 5 * size_of::<u32>());

@@ -137,6 +137,7 @@ impl Connection {
         let answers = &mut context.engine.answers;
         let taken = self.fabric.receive(bytes, answers);
         debug_assert!(answers.is_empty());
+        answers.clear();
         taken
     }
 

@@ -136,6 +136,29 @@ fn without_flow_control_only_the_response_to_connect_has_a_head_pointer() {
 }
 
 #[test]
+fn a_command_that_is_forgotten_frees_its_slot_and_counts_as_fetched() {
+    for (flow_control, heads) in [(true, 2), (false, 0)] {
+        let mut harness = Harness::connected(1, flow_control);
+        let flush = capsule(entry(FLUSH, 7, none()), &[]);
+        // More than there are slots.
+        for _ in 0..3 * QUEUE_SIZE {
+            let slot = harness.command(&flush);
+            harness.connection.forget(slot);
+            assert_eq!(harness.connection.commands_outstanding(), 0);
+        }
+        let before = {
+            let slot = harness.command(&flush);
+            harness.respond(slot, &Reply::SUCCESS).sq_head.get()
+        };
+        let forgotten = harness.command(&flush);
+        harness.connection.forget(forgotten);
+        let slot = harness.command(&flush);
+        let after = harness.respond(slot, &Reply::SUCCESS).sq_head.get();
+        assert_eq!((after + QUEUE_SIZE - before) % QUEUE_SIZE, heads);
+    }
+}
+
+#[test]
 fn more_commands_than_the_queue_has_entries_end_the_connection() {
     let mut harness = Harness::connected(1, true);
     for i in 0..QUEUE_SIZE {
