@@ -388,3 +388,22 @@ fn writes_of_many_connections_in_capsules_and_by_r2t_share_little_memory_without
     assert_ne!(cap, 0, "the admin queue is alive");
     target.assert_no_violations();
 }
+
+#[test]
+fn a_socket_that_found_no_memory_to_receive_into_is_served_though_no_other_one_stirs() {
+    // One chunk, of which a few dozen capsules leave too little for anything else until they have been worked through.
+    let memory = ReactorConfig { receive_chunk: 20 << 10, receive_chunks: 1, ..ReactorConfig::default() };
+    let target = TestTarget::with(Setup { memory, ..Setup::default() });
+    let mut host = Hoarder::with(&target, 2);
+    let [talker, other] = &mut host.queues[..] else { panic!("two queues") };
+    const MANY: usize = 100;
+    for _ in 0..400 {
+        talker.send(&refused().repeat(MANY));
+        other.send(&refused());
+        // Nothing more is sent until the other one has its answer.
+        assert_eq!(other.response().status(), REFUSAL);
+        for _ in 0..MANY {
+            assert_eq!(talker.response().status(), REFUSAL);
+        }
+    }
+}
