@@ -4,7 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use gangway_fabric::host::client::{AdminQueue, Options};
 
@@ -12,7 +14,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::{identity, subsystem};
 
-/// Lets this process, and those that it starts, have `count` files open.
+/// Lets this process, and those that it starts, have `count` files open, and more where that is allowed.
 ///
 /// # Panics
 /// When it may not have as many.
@@ -21,8 +23,12 @@ pub fn allow_files(count: u64) {
     let enough = limit.maximum.is_none_or(|most| most >= count);
     assert!(enough, "this test needs {count} open files, and `ulimit -Hn` says {:?}", limit.maximum);
     if limit.current.is_some_and(|most| most < count) {
-        limit.current = Some(count);
-        setrlimit(Resource::Nofile, limit).expect("a limit below the hard one");
+        limit.current = limit.maximum;
+        if setrlimit(Resource::Nofile, limit).is_err() {
+            // The hard limit may be above what the kernel allows today.
+            limit.current = Some(count);
+            setrlimit(Resource::Nofile, limit).expect("a limit below the hard one");
+        }
     }
 }
 
@@ -90,6 +96,21 @@ impl TargetProcess {
         (kib("RssAnon:") + kib("RssShmem:")) << 10
     }
 
+    /// Waits until it has ended by itself, and ends it when that takes too long.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Err(io::Error::other(format!("it did not end within {} s and was killed", PATIENCE.as_secs())))
+    }
+
     fn folder(&self) -> PathBuf {
         format!("/proc/{}", self.child.id()).into()
     }
@@ -99,9 +120,10 @@ impl Drop for TargetProcess {
     fn drop(&mut self) {
         // The end of its standard input ends it.
         drop(self.child.stdin.take());
-        let ended = self.child.wait();
-        if !std::thread::panicking() {
-            assert!(ended.is_ok_and(|status| status.success()), "the target failed");
+        let ended = self.end();
+        if !thread::panicking() {
+            let success = ended.as_ref().is_ok_and(ExitStatus::success);
+            assert!(success, "the target failed: {ended:?}");
         }
     }
 }

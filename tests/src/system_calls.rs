@@ -45,7 +45,8 @@ impl Traced {
     /// Begins to count.
     ///
     /// # Errors
-    /// The kernel does not allow it, as a container or `/proc/sys/kernel/yama/ptrace_scope` may want.
+    /// The kernel does not allow it, as a container or `/proc/sys/kernel/yama/ptrace_scope` may want, or it cannot tell
+    /// what a system call is. The thread goes on as before.
     pub fn begin(thread: i32) -> io::Result<Self> {
         let counts = Arc::new(Mutex::new(Counts::default()));
         let (begun, begin) = mpsc::channel();
@@ -97,8 +98,12 @@ fn seize(thread: i32) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, thread, 0, libc::PTRACE_O_TRACESYSGOOD as usize)?;
     request(libc::PTRACE_INTERRUPT, thread, 0, 0)?;
     wait(thread)?;
-    request(libc::PTRACE_SYSCALL, thread, 0, 0)?;
-    Ok(())
+    // Whether the kernel can say more later is known only by asking.
+    let begun = stopped_at(thread).and_then(|_| request(libc::PTRACE_SYSCALL, thread, 0, 0));
+    if begun.is_err() {
+        let _ = request(libc::PTRACE_DETACH, thread, 0, 0);
+    }
+    begun.map(drop)
 }
 
 /// The status of the thread when it has stopped or ended.
@@ -117,6 +122,9 @@ fn wait(thread: i32) -> io::Result<libc::c_int> {
 }
 
 /// Counts until the thread ends.
+///
+/// # Panics
+/// When the kernel does not say what the thread is at. The thread goes on then.
 fn count(thread: i32, counts: &Mutex<Counts>) {
     // The call that the thread is in, if it is a wait that takes no time.
     let mut looking = false;
@@ -135,8 +143,12 @@ fn count(thread: i32, counts: &Mutex<Counts>) {
                 }
                 Ok(Stop::Exit { result }) => counts.looks += u64::from(looking && result == 0),
                 Ok(Stop::Other) => {}
-                // It was killed.
-                Err(_) => continue,
+                // It was killed, which the next wait says.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
+                Err(error) => {
+                    let _ = request(libc::PTRACE_DETACH, thread, 0, 0);
+                    panic!("cannot tell the system call of thread {thread}: {error}");
+                }
             }
         } else if status >> 16 == 0 {
             pass_on = signal;
@@ -149,7 +161,10 @@ fn count(thread: i32, counts: &Mutex<Counts>) {
 /// Whether a call waits for events, and no time for them.
 fn is_look(number: i64, arguments: [u64; 6]) -> bool {
     match number {
-        libc::SYS_epoll_wait | libc::SYS_epoll_pwait => arguments[3] as i32 == 0,
+        // Newer architectures have only the other one.
+        #[cfg(not(any(target_arch = "aarch64", target_arch = "loongarch64", target_arch = "riscv64")))]
+        libc::SYS_epoll_wait => arguments[3] as i32 == 0,
+        libc::SYS_epoll_pwait => arguments[3] as i32 == 0,
         _ => false,
     }
 }

@@ -6,13 +6,14 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Barrier, Mutex};
 use std::time::Duration;
 
 use gangway_bridge::{Poll, ReactorConfig};
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Options, Transfer};
 use gangway_spec::opcode::nvm;
+use gangway_tests::meeting::Meeting;
 use gangway_tests::{Setup, TestTarget, command, pattern};
 
 /// Whether allocations count now.
@@ -157,23 +158,25 @@ fn nothing_is_allocated(options: &Options, setup: Setup) {
     assert!(connecting > 0, "reactors set memory aside for connections, and that counts");
 
     // The test itself is one of those that wait.
-    let (warm, done) = (Barrier::new(queues.len() + 1), Barrier::new(queues.len() + 1));
+    let meeting = Meeting::of(queues.len() + 1);
     std::thread::scope(|scope| {
-        let (warm, done) = (&warm, &done);
+        let meeting = &meeting;
+        let member = meeting.join();
         for (index, mut queue) in (0_u64..).zip(queues) {
             scope.spawn(move || {
+                let member = meeting.join();
                 let first = index * BLOCKS;
                 all_shapes(&mut queue, first, 1);
-                warm.wait();
-                warm.wait();
+                member.wait();
+                member.wait();
                 all_shapes(&mut queue, first, 4);
-                done.wait();
+                member.wait();
             });
         }
-        warm.wait();
+        member.wait();
         let (count, place) = allocations(|| {
-            warm.wait();
-            done.wait();
+            member.wait();
+            member.wait();
         });
         assert_eq!(count, 0, "reactors allocated, first here:\n{place}");
     });

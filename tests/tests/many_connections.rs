@@ -2,14 +2,15 @@
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use std::collections::HashMap;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gangway_bridge::ReactorConfig;
 use gangway_fabric::host::Tag;
 use gangway_fabric::host::client::{AdminQueue, HostError, IoQueue, Options, Transfer};
 use gangway_spec::opcode::nvm;
+use gangway_tests::meeting::Meeting;
 use gangway_tests::process::allow_files;
 use gangway_tests::{Setup, TestTarget, command, eventually, identity, pattern, subsystem};
 
@@ -19,6 +20,9 @@ const QUEUES: u16 = 64;
 const CONNECTIONS: usize = HOSTS as usize * QUEUES as usize;
 /// Threads of all hosts together.
 const THREADS: usize = 4;
+
+/// One crowd at a time: two would need twice as many open files.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A queue that writes and reads its own blocks, over and over.
 struct Lane {
@@ -91,24 +95,30 @@ fn connect(target: &TestTarget, numbers: std::ops::Range<u8>) -> (Vec<AdminQueue
 }
 
 /// Connects all hosts at the same time, and keeps all connections busy until each has gone through so many rounds.
+/// Asserts that each of them gets there while none of the others ever stops, and reads what it wrote. How many rounds
+/// the others have by then is a matter of how this test's threads are scheduled, and not looked at.
 fn each_has_its_turn(memory: ReactorConfig, rounds: u64) {
     const PATIENCE: Duration = Duration::from_secs(240);
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     // Both ends of all connections are in this process.
     allow_files(2 * (CONNECTIONS as u64 + u64::from(HOSTS)) + 100);
+    // Hosts that are slow because all of them share a CPU are not to be ended.
+    let memory = ReactorConfig { host_timeout: Duration::from_secs(600), ..memory };
     let target = TestTarget::with(Setup { reactors: 2, memory, max_io_queues: QUEUES, ..Setup::default() });
     let done: Vec<AtomicU64> = (0..CONNECTIONS).map(|_| AtomicU64::new(0)).collect();
-    let connected = Barrier::new(THREADS);
+    let meeting = Meeting::of(THREADS);
     let each = usize::from(HOSTS) / THREADS;
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let (target, done, connected) = (&target, &done, &connected);
+            let (target, done, meeting) = (&target, &done, &meeting);
             scope.spawn(move || {
+                let member = meeting.join();
                 let first = thread * each;
                 let (_admins, queues) = connect(target, first as u8 + 1..(first + each) as u8 + 1);
                 let index = first * usize::from(QUEUES);
                 let mut lanes: Vec<Lane> =
                     queues.into_iter().zip(index..).map(|(queue, index)| Lane::new(queue, index)).collect();
-                connected.wait();
+                member.wait();
                 assert_eq!(target.associations(), HOSTS.into());
                 let begin = Instant::now();
                 let slowest = || done.iter().map(|rounds| rounds.load(Ordering::Relaxed)).min().unwrap();
@@ -117,6 +127,7 @@ fn each_has_its_turn(memory: ReactorConfig, rounds: u64) {
                         lane.turn();
                         done[lane.index].store(lane.rounds, Ordering::Relaxed);
                     }
+                    member.check();
                     let starved = || {
                         let few = |index: &usize| done[*index].load(Ordering::Relaxed) < rounds;
                         (0..CONNECTIONS).filter(few).count()
@@ -124,12 +135,10 @@ fn each_has_its_turn(memory: ReactorConfig, rounds: u64) {
                     assert!(begin.elapsed() < PATIENCE, "{} connections do not get on", starved());
                 }
                 // Nobody ends before everybody has what it takes.
-                connected.wait();
+                member.wait();
             });
         }
     });
-    let most = done.iter().map(|rounds| rounds.load(Ordering::Relaxed)).max().unwrap();
-    assert!(most <= 10 * rounds, "one connection had {most} rounds while another had {rounds}");
     target.assert_no_violations();
     eventually("all hosts are gone", || target.associations() == 0);
 }
@@ -163,8 +172,6 @@ fn a_thousand_connections_share_little_memory_and_each_has_its_turn() {
         data_memory: 1 << 20,
         receive_chunk: 64 << 10,
         receive_chunks: 8,
-        // Hosts that are slow because all of them share a CPU are not to be ended.
-        host_timeout: Duration::from_secs(600),
         ..ReactorConfig::default()
     };
     each_has_its_turn(memory, 3);

@@ -26,8 +26,8 @@ use crate::{files, output};
 const PORT: u16 = 4420;
 /// I/O queues that one host may have at most.
 const MAX_IO_QUEUES: u16 = 64;
-/// Open files that are not connections, with room to spare.
-const OTHER_FILES: u64 = 64;
+/// Connections of all hosts at most, unless another number is asked for.
+const MAX_CONNECTIONS: u32 = 4096;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -233,6 +233,8 @@ impl Serve {
             };
             drives.push((drive, config));
         }
+        let max_connections =
+            self.max_connections(files::allowed(), other_files(drives.len(), reactors.len()));
         let lines: Vec<(String, Nqn)> =
             drives.iter().map(|(drive, config)| (describe(drive.info()), config.nqn.clone())).collect();
         let usual = ReactorConfig::default();
@@ -241,25 +243,23 @@ impl Serve {
             reactors,
             reactor: ReactorConfig { poll: self.poll.into(), data_memory, ..usual },
             listen: self.addresses(),
-            max_connections: self.max_connections(),
+            max_connections,
         };
         let target = Target::start(config, &domain, drives).await?;
         let announced = self.announce(&lines, target.addresses());
         Ok(Started { target, announced })
     }
 
-    /// As many as are wanted, and as there may be open files.
-    fn max_connections(&self) -> usize {
-        const USUAL: u32 = 4096;
-        let room = files::allowed().saturating_sub(OTHER_FILES).max(2);
-        let wanted = self.max_connections.unwrap_or(USUAL);
-        if u64::from(wanted) <= room {
-            return wanted as usize;
+    /// As many as are wanted, and as there may be open files: `allowed`, of which `others` are not connections.
+    fn max_connections(&self, allowed: u64, others: u64) -> usize {
+        let possible = possible_connections(self.max_connections.unwrap_or(MAX_CONNECTIONS), allowed, others);
+        if let Some(wanted) = self.max_connections.filter(|wanted| *wanted > possible) {
+            tracing::warn!(
+                "--max-connections {wanted}: no more than {possible} are possible, since {allowed} files may be open: \
+                 raise the limit (`ulimit -Hn`)"
+            );
         }
-        tracing::warn!(
-            "no more than {room} connections are possible: raise the limit on open files (`ulimit -Hn`)"
-        );
-        room as usize
+        possible as usize
     }
 
     fn announce(&self, exports: &[(String, Nqn)], addresses: &[SocketAddr]) -> io::Result<()> {
@@ -366,6 +366,21 @@ fn shown(ip: IpAddr) -> String {
     if ip.is_unspecified() { "ADDRESS".to_owned() } else { ip.to_string() }
 }
 
+/// Open files that are not connections that hosts have made, with room to spare: of each drive what it is opened by,
+/// and an event for its admin queue and each reactor; connections that have not said yet whose they are.
+fn other_files(drives: usize, reactors: usize) -> u64 {
+    /// As many connections the target lets wait that nobody knows yet.
+    const STRANGERS: u64 = 256;
+    const REST: u64 = 64;
+    drives as u64 * (reactors as u64 + 4) + STRANGERS + REST
+}
+
+/// How many of the `wanted` connections there can be. One host with one queue needs two.
+fn possible_connections(wanted: u32, allowed: u64, others: u64) -> u32 {
+    let room = allowed.saturating_sub(others).max(2);
+    wanted.min(u32::try_from(room).unwrap_or(u32::MAX))
+}
+
 fn data_memory(text: &str) -> Result<usize, String> {
     /// As much as one command can transfer.
     const LEAST: usize = 1 << 20;
@@ -426,12 +441,23 @@ mod tests {
     #[test]
     fn memory_and_connections_have_limits() {
         let serve = parse(&["--data-memory", "8MiB", "--max-connections", "2"]).unwrap();
-        assert_eq!((serve.data_memory, serve.max_connections()), (Some(8 << 20), 2));
+        assert_eq!((serve.data_memory, serve.max_connections), (Some(8 << 20), Some(2)));
         for arguments in [["--data-memory", "4k"], ["--max-connections", "1"]] {
             assert!(parse(&arguments).is_err(), "{arguments:?}");
         }
-        let files = files::allowed() as usize;
-        assert!(parse(&["--max-connections", "4000000000"]).unwrap().max_connections() < files);
+    }
+
+    #[test]
+    fn there_are_no_more_connections_than_files() {
+        let others = other_files(2, 3);
+        assert_eq!(others, 2 * 7 + 256 + 64);
+        assert_eq!(possible_connections(4096, 20_000, others), 4096);
+        assert_eq!(possible_connections(4096, 4096 + others, others), 4096);
+        assert_eq!(possible_connections(4096, 4096, others), 4096 - others as u32);
+        assert_eq!(possible_connections(4096, 64, others), 2);
+        assert_eq!(possible_connections(u32::MAX, u64::MAX, others), u32::MAX);
+        assert_eq!(parse(&[]).unwrap().max_connections(u64::MAX, others), 4096);
+        assert_eq!(parse(&["--max-connections", "7"]).unwrap().max_connections(u64::MAX, others), 7);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::run::Run;
 use super::worker::Limit;
 use super::{distance, units};
 use crate::exit::Exit;
+use crate::files;
 use crate::output::{self, Format};
 
 /// What is not measured of each run.
@@ -118,6 +119,19 @@ impl Subject {
     }
 }
 
+/// Both ends of each connection have a file open, each in a process of its own.
+fn enough_files(connections: u64, allowed: u64) -> anyhow::Result<()> {
+    /// What else a target may have open, admin queues among it.
+    const OTHERS: u64 = 512;
+    let needed = connections + OTHERS;
+    ensure!(
+        needed <= allowed,
+        "{connections} connections need {needed} open files, and only {allowed} are allowed: raise the hard limit \
+         (`ulimit -Hn`), or choose fewer connections with --shape or --idle"
+    );
+    Ok(())
+}
+
 impl Bench {
     /// Runs the benchmark, and prints what came of it.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
@@ -133,6 +147,9 @@ impl Bench {
         let (rounds, time) = (self.rounds.unwrap_or(rounds), self.time.unwrap_or(time));
         let shapes = if self.shape.is_empty() { Shape::usual() } else { self.shape.clone() };
 
+        // Before anything is measured, which would be lost.
+        let widest = shapes.iter().map(|shape| shape.connections).max();
+        enough_files(self.idle.or(widest).unwrap_or_default().into(), files::allowed())?;
         let children = Children::default();
         children.end_with_signals()?;
         if let Some(connections) = self.idle {
@@ -258,5 +275,17 @@ impl Bench {
             before = after;
         }
         Ok(Round { samples: samples.into_iter().flatten().collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_open_files_are_noticed_before_anything_is_measured() {
+        assert!(enough_files(1024, 4096).is_ok() && enough_files(1, 1024).is_ok());
+        let refused = enough_files(1024, 1024).unwrap_err().to_string();
+        assert!(refused.contains("ulimit -Hn"), "{refused}");
     }
 }

@@ -36,7 +36,8 @@ pub(super) struct Idle {
     pub(super) seconds: f64,
     /// The part of one CPU that the target's threads used.
     pub(super) cpu: f64,
-    /// Bytes of the target's memory that are in RAM, but for its program: without connections, with them, and after they have gone.
+    /// Bytes of the target's memory that are in RAM, but for its program: without connections, with them, and after
+    /// they have gone.
     pub(super) resident_before: u64,
     pub(super) resident: u64,
     pub(super) resident_after: u64,
