@@ -527,6 +527,15 @@ fn event_requests_are_kept_up_to_the_limit_and_answered_by_events_alone() {
     // A reset of the controller ends them without a completion: the host may use their identifiers again by then.
     admin.disable().unwrap();
     assert!(admin.queue().wait(SILENCE).unwrap().is_none(), "an event request is answered after a reset");
+    assert_eq!(admin.queue().in_flight(), 0);
+    // Neither side loses room for commands, however often that happens.
+    for _ in 0..50 {
+        admin.enable().unwrap();
+        for _ in 0..limit {
+            admin.queue().submit(&request, Transfer::None).unwrap();
+        }
+        admin.disable().unwrap();
+    }
 }
 
 #[test]

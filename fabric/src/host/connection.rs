@@ -265,6 +265,11 @@ impl Connection {
         }
     }
 
+    /// Frees the tags of all commands in flight, after a reset of the controller: it completes none of them.
+    pub fn abandon(&mut self) {
+        self.slots.abandon();
+    }
+
     /// Gives the slot of a completed command back.
     pub fn release(&mut self, tag: Tag) {
         self.slots.release(tag);

@@ -121,6 +121,17 @@ impl Slots {
         }
     }
 
+    /// Frees the slots of all commands in flight: none of them will be completed.
+    pub(super) fn abandon(&mut self) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if slot.state == State::InFlight {
+                slot.state = State::Free;
+                // There are fewer slots than a u16 has values.
+                self.free.push(index as u16);
+            }
+        }
+    }
+
     /// The command identifier of the command in a slot.
     pub(super) fn cid(&self, tag: Tag) -> u16 {
         let generation = self.slots[tag.index()].generation;

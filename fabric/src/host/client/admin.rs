@@ -129,7 +129,9 @@ impl AdminQueue {
     pub fn disable(&mut self) -> Result<(), HostError> {
         self.configuration.set_en(false);
         self.property_set(registers::CC, self.configuration.into_bits())?;
-        self.poll_status("CC.EN", self.options.command_timeout, |status| !status.rdy())
+        self.poll_status("CC.EN", self.options.command_timeout, |status| !status.rdy())?;
+        self.queue.abandon();
+        Ok(())
     }
 
     /// Shuts the controller down in an orderly way and ends the association.

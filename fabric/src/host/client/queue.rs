@@ -168,6 +168,11 @@ impl Queue {
         Ok(completed)
     }
 
+    /// Gives up all commands that have not completed: the controller was reset and forgot them.
+    pub(super) fn abandon(&mut self) {
+        self.connection.abandon();
+    }
+
     /// Commands that were submitted and whose completion the caller has not got.
     pub fn in_flight(&self) -> usize {
         self.connection.in_use()
