@@ -52,7 +52,7 @@ pub(super) struct Device {
     /// I/O queue pairs; queue identifier 1 is at index 0.
     pub(super) io: Box<[Arc<Gate<IoQueue>>]>,
     /// Completion queues by identifier, the admin one included.
-    completion_queues: Box<[Mutex<Option<CompletionQueue>>]>,
+    completion_queues: Box<[Alone<Mutex<Option<CompletionQueue>>>]>,
     pub(super) error_log: Mutex<ErrorLog>,
     pub(super) since: Instant,
 }
@@ -96,7 +96,7 @@ impl Device {
             violations,
             admin,
             io,
-            completion_queues: (0..queues).map(|_| Mutex::new(None)).collect(),
+            completion_queues: (0..queues).map(|_| Alone(Mutex::new(None))).collect(),
             error_log: Mutex::new(ErrorLog::default()),
             since: Instant::now(),
             name,
@@ -121,7 +121,7 @@ impl Device {
 
     /// A completion queue, locked; it may not exist at present. `None` when it never can.
     pub(super) fn completion_queue(&self, qid: u16) -> Option<MutexGuard<'_, Option<CompletionQueue>>> {
-        self.completion_queues.get(usize::from(qid)).map(lock)
+        self.completion_queues.get(usize::from(qid)).map(|queue| lock(&queue.0))
     }
 
     /// Where in the doorbell page the doorbell of a queue is.
@@ -218,7 +218,7 @@ impl Device {
             gate.enter().state.reset();
         }
         for queue in &self.completion_queues {
-            *lock(queue) = None;
+            *lock(&queue.0) = None;
         }
         self.doorbells.reset();
         self.fatal.store(false, Ordering::Release);
@@ -249,6 +249,10 @@ impl Device {
         self.io.iter().fold(Counters::default(), |sum, gate| sum + gate.enter().state.counters)
     }
 }
+
+/// Something in cache lines of its own: what two threads write to must not share one.
+#[repr(align(128))]
+struct Alone<T>(T);
 
 /// Locks; a panic of another holder left nothing that would be unsafe to see.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

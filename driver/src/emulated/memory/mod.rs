@@ -250,7 +250,9 @@ impl DmaMemory {
     }
 }
 
-/// The way of a queue to host memory, and the lock around the queue's own state.
+/// The way of a queue to host memory, and the lock around the queue's own state. In cache lines of its own, since each
+/// queue is another thread's.
+#[repr(align(128))]
 pub(super) struct Gate<T> {
     inner: Mutex<Inside<T>>,
 }
