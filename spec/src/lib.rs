@@ -33,6 +33,7 @@ pub mod nvm;
 pub mod opcode;
 pub mod registers;
 pub mod status;
+pub mod zns;
 
 pub use command::{SglDescriptor, SubmissionQueueEntry, TransferDirection};
 pub use completion::CompletionQueueEntry;

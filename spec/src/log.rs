@@ -1,9 +1,11 @@
 //! Log pages, and the command that reads them (NVMe Base 2.0, 5.16).
 
 mod get;
+mod operations;
 mod pages;
 
 pub use get::GetLogPage;
+pub use operations::{DeviceSelfTestLog, SanitizeLog, SelfTestResult, TelemetryHeader};
 pub use pages::{CommandsSupportedAndEffectsLog, ErrorLogEntry, FirmwareSlotLog, SmartLog};
 
 use bitfield_struct::bitfield;
