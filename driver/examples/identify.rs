@@ -98,7 +98,7 @@ fn read_first_block(controller: &mut Controller, nsid: u32) -> Result<Vec<u8>, B
             return Err("the drive does not answer".into());
         }
     }
-    controller.delete_io_queue_pair(queue)?;
+    controller.delete_io_queue_pair(queue).map_err(|failed| failed.error)?;
 
     let completion = completions.pop().ok_or("no completion")?;
     let status = completion.entry.status();

@@ -74,6 +74,13 @@ pub trait Function: Send {
         Ok(())
     }
 
+    /// Cuts the device off from memory, whatever its controller does: when this succeeds it does no DMA any more, until
+    /// [`Function::allow_dma`]. For a controller that cannot be stopped by its own registers, or is gone.
+    ///
+    /// # Errors
+    /// [`FunctionError::Io`] when the kernel refuses, though the device is there.
+    fn forbid_dma(&self) -> Result<(), FunctionError>;
+
     /// Switches interrupt vectors 0 to `vectors` - 1 on, and gives what each of them signals. Fewer when the device has
     /// fewer, and none when it does not interrupt: its completions are to be looked for. Called once at most.
     ///

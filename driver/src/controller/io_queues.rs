@@ -16,6 +16,16 @@ const PC: u32 = 1 << 0;
 /// Interrupts enabled, in CDW11 of Create I/O Completion Queue; the vector stands in its upper half.
 const IEN: u32 = 1 << 1;
 
+/// A queue pair that was not deleted. Dropping it leaks its memory, since the controller may still use it.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct DeletionFailed {
+    /// The queue pair.
+    pub pair: Box<QueuePair>,
+    /// Why not.
+    pub error: ControllerError,
+}
+
 impl Controller {
     /// Makes an I/O queue pair: a completion queue, which interrupts if [`Options::interrupts`](super::Options) asks for
     /// it and the function can, and a submission queue on it.
@@ -61,23 +71,22 @@ impl Controller {
     /// that the queue is deleted; gives what was given with those that were outstanding, completed now or not.
     ///
     /// # Errors
-    /// [`ControllerError::ForeignQueue`] for a queue pair of another controller or an earlier run, else as
-    /// [`Controller::admin`]. The controller then keeps the queue pair until it is disabled: its memory is freed when
-    /// that is proven to be safe.
+    /// [`DeletionFailed`], with the queue pair: for one of another controller or an earlier run
+    /// ([`ControllerError::ForeignQueue`]), else as [`Controller::admin`]. The controller may then still use its memory
+    /// and have its commands. Once the controller is stopped the queue pair can be dismantled.
     pub fn delete_io_queue_pair(
         &mut self,
         pair: QueuePair,
-    ) -> Result<Vec<(u64, CommandData)>, ControllerError> {
+    ) -> Result<Vec<(u64, CommandData)>, DeletionFailed> {
         let qid = pair.qid();
+        let failed = |pair, error| Err(DeletionFailed { pair: Box::new(pair), error });
         if pair.epoch() != self.run.epoch() || !self.queues_in_use.contains(&qid) {
-            // Kept: a later stop of this controller may be proof for it, and dropping it leaks it in any case.
-            self.orphans.push(pair);
-            return Err(ControllerError::ForeignQueue { function: self.function_name().to_owned(), qid });
+            let error = ControllerError::ForeignQueue { function: self.function_name().to_owned(), qid };
+            return failed(pair, error);
         }
         for opcode in [opcode::admin::DELETE_IO_SQ, opcode::admin::DELETE_IO_CQ] {
             if let Err(error) = self.admin(delete(opcode, qid), AdminData::None) {
-                self.orphans.push(pair);
-                return Err(error);
+                return failed(pair, error);
             }
         }
         self.queues_in_use.remove(&qid);

@@ -26,6 +26,7 @@ pub use self::admin::AdminData;
 pub use self::epoch::Stopped;
 use self::epoch::{Epoch, Run};
 pub use self::error::ControllerError;
+pub use self::io_queues::DeletionFailed;
 pub use self::options::Options;
 use self::registers::Registers;
 use crate::dma::{CommandData, DmaDomain, DmaError, PAGE_SIZE};
@@ -160,6 +161,22 @@ impl Controller {
     pub fn disable(&mut self) -> Result<Stopped, ControllerError> {
         self.run.end();
         self.registers().disable(self.capabilities)?;
+        Ok(self.is_stopped())
+    }
+
+    /// Stops a controller that does not follow [`Controller::disable`], or is gone: cuts its function off from memory.
+    /// It is the same to its queue pairs. [`Controller::restart`] may find it in order again.
+    ///
+    /// # Errors
+    /// When the function cannot be cut off. All memory stays where it is then.
+    pub fn isolate(&mut self) -> Result<Stopped, ControllerError> {
+        self.run.end();
+        self.function.forbid_dma()?;
+        Ok(self.is_stopped())
+    }
+
+    /// The controller of this run was seen to be stopped: what it had comes back.
+    fn is_stopped(&mut self) -> Stopped {
         self.enabled = false;
         let stopped = self.run.epoch().stopped();
         self.aborted.extend(self.admin.stop(&stopped).unwrap_or_default());
@@ -169,7 +186,13 @@ impl Controller {
             }
         }
         self.queues_in_use.clear();
-        Ok(stopped)
+        stopped
+    }
+
+    /// Changes how long admin commands may take that are waited for ([`Options::admin_timeout`]).
+    pub fn set_admin_timeout(&mut self, limit: Duration) {
+        self.options.admin_timeout = limit;
+        self.options = self.options.clone().checked();
     }
 
     /// The admin commands that were submitted with [`Controller::admin_queue`] and were outstanding when the
@@ -191,6 +214,8 @@ impl Controller {
             self.registers().disable(self.capabilities)?;
             self.aborted.extend(self.admin.stop(&self.run.epoch().stopped()).unwrap_or_default());
         }
+        // It may have been cut off from memory.
+        self.function.allow_dma()?;
         self.run = Run::new(self.run.epoch().next());
         self.capabilities = self.registers().capabilities()?;
         self.version = self.registers().version()?;

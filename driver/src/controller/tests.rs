@@ -213,14 +213,32 @@ fn stopping_and_restarting_gives_memory_back_and_makes_a_new_run() {
 }
 
 #[test]
-fn a_queue_pair_of_an_earlier_run_is_not_deleted_but_kept_for_the_next_stop() {
+fn a_queue_pair_of_an_earlier_run_is_not_deleted_but_given_back() {
     let (mut controller, probe) = start(small(), Options::default());
     let old = controller.create_io_queue_pair().unwrap();
     controller.restart().unwrap();
-    let error = controller.delete_io_queue_pair(old).unwrap_err();
-    assert!(matches!(error, ControllerError::ForeignQueue { qid: 1, .. }), "{error}");
-    controller.disable().unwrap();
-    assert!(controller.orphans.is_empty());
+    let failed = controller.delete_io_queue_pair(old).unwrap_err();
+    assert!(matches!(failed.error, ControllerError::ForeignQueue { qid: 1, .. }), "{failed}");
+    let stopped = controller.disable().unwrap();
+    assert!(failed.pair.dismantle(&stopped).is_ok());
+    assert_eq!(probe.violations(), 0);
+}
+
+#[test]
+fn a_controller_that_is_cut_off_from_memory_is_stopped_and_can_be_restarted() {
+    let config = EmulatedConfig { latency: Some(Duration::from_secs(3000)), ..small() };
+    let (mut controller, probe) = start(config, Options::default());
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    let buffer = controller.domain().buffer(4096, Direction::DeviceWrites).unwrap();
+    let mut read = SubmissionQueueEntry::new(opcode::nvm::READ);
+    read.nsid.set(1);
+    pair.submit(&read, CommandData::Buffer(buffer), 7, far()).unwrap();
+    pair.ring();
+    let stopped = controller.isolate().unwrap();
+    let data = pair.dismantle(&stopped).unwrap();
+    assert_eq!((data[0].0, data[0].1.len()), (7, 4096));
+    controller.restart().unwrap();
+    assert_eq!(controller.active_namespaces().unwrap(), [1]);
     assert_eq!(probe.violations(), 0);
 }
 
@@ -350,6 +368,10 @@ impl Function for Scripted {
             CRTO => registers.crto,
             _ => 0,
         })
+    }
+
+    fn forbid_dma(&self) -> Result<(), FunctionError> {
+        Ok(())
     }
 
     fn write_register32(&self, offset: u32, value: u32) -> Result<(), FunctionError> {
@@ -517,6 +539,10 @@ impl Function for Interrupting {
 
     fn read_register32(&self, offset: u32) -> Result<u32, FunctionError> {
         self.function.read_register32(offset)
+    }
+
+    fn forbid_dma(&self) -> Result<(), FunctionError> {
+        self.function.forbid_dma()
     }
 
     fn write_register32(&self, offset: u32, value: u32) -> Result<(), FunctionError> {

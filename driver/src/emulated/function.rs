@@ -110,6 +110,11 @@ impl Function for EmulatedFunction {
         Ok(())
     }
 
+    fn forbid_dma(&self) -> Result<(), FunctionError> {
+        self.device.reset();
+        Ok(())
+    }
+
     fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError> {
         let end = self.end();
         self.check("doorbell", offset, end)?;

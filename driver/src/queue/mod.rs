@@ -318,10 +318,21 @@ impl QueuePair {
 
     /// The command whose deadline passed first, if any has passed. Looks at every slot: call it now and then.
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
-        let (cid, command) = self.slots.iter().min_by_key(|(_, command)| command.deadline)?;
-        let late = now.checked_duration_since(command.deadline).filter(|late| !late.is_zero())?;
-        let &Outstanding { user, opcode, nsid, .. } = command;
-        Some(Overdue { user, cid, opcode, nsid, late })
+        self.all_overdue(now).max_by_key(|overdue| overdue.late)
+    }
+
+    /// All commands whose deadline has passed. Looks at every slot.
+    pub fn all_overdue(&self, now: Instant) -> impl Iterator<Item = Overdue> {
+        self.slots.iter().filter_map(move |(cid, command)| {
+            let late = now.checked_duration_since(command.deadline).filter(|late| !late.is_zero())?;
+            let &Outstanding { user, opcode, nsid, .. } = command;
+            Some(Overdue { user, cid, opcode, nsid, late })
+        })
+    }
+
+    /// Whether the command that goes by `cid` is outstanding.
+    pub fn has(&self, cid: u16) -> bool {
+        self.slots.iter().any(|(outstanding, _)| outstanding == cid)
     }
 
     /// Ends the queue pair of a stopped controller, and gives the data of the commands that were outstanding back,

@@ -180,6 +180,23 @@ impl Function for VfioFunction {
         })
     }
 
+    fn forbid_dma(&self) -> Result<(), FunctionError> {
+        // The write is not posted: when it is done, so are the device's writes to memory before it (PCI Express Base
+        // 3.0, 2.4.1). A device that is not there has lost its link, and with it its permission to do DMA.
+        match self.config.set_command(0, BUS_MASTER) {
+            Ok(()) => Ok(()),
+            Err(_) if self.bar.gone() => Ok(()),
+            Err(source) => match self.read_register32(VS) {
+                Err(FunctionError::Gone { .. }) => Ok(()),
+                _ => Err(FunctionError::Io {
+                    function: self.name.clone(),
+                    action: "switch bus mastering off".to_owned(),
+                    source,
+                }),
+            },
+        }
+    }
+
     fn enable_interrupts(&self, vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
         interrupt::enable(&self.config.device, vectors).map_err(|source| FunctionError::Io {
             function: self.name.clone(),
@@ -212,10 +229,8 @@ impl Drop for VfioFunction {
     fn drop(&mut self) {
         // The kernel does this too when it closes the device, but a doorbell that somebody still holds keeps
         // it open.
-        if let Err(error) = self.config.set_command(0, BUS_MASTER)
-            && !self.bar.gone()
-        {
-            tracing::warn!(function = self.name, %error, "could not switch bus mastering off");
+        if let Err(error) = self.forbid_dma() {
+            tracing::warn!(%error, "a function is closed that may still reach memory");
         }
     }
 }

@@ -93,7 +93,7 @@ impl Session for LocalSession {
 
     fn close(mut self, queues: Vec<LocalQueue>) -> anyhow::Result<()> {
         for queue in queues {
-            self.controller.delete_io_queue_pair(queue.pair)?;
+            self.controller.delete_io_queue_pair(queue.pair).map_err(|failed| failed.error)?;
         }
         self.controller.shutdown().map(drop)?;
         Ok(())
