@@ -34,6 +34,7 @@ pub mod heap;
 pub mod mmio;
 mod prp;
 pub mod queue;
+mod sigbus;
 pub mod vfio;
 
 #[cfg(test)]

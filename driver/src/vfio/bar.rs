@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use std::sync::Arc;
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::capability::{Area, Region};
-use super::sigbus::BusGuard;
 use crate::mmio::{Doorbell, MappedRegisters};
+use crate::sigbus::BusGuard;
 
 /// A region of registers of a device.
 #[derive(Debug)]
@@ -25,9 +26,9 @@ pub(super) struct Bar {
     pieces: Vec<Piece>,
 }
 
-/// A mapped part of the region.
+/// A mapped part of a region.
 #[derive(Debug)]
-struct Piece {
+pub(crate) struct Piece {
     area: Area,
     registers: MappedRegisters,
     mapping: Arc<Mapping>,
@@ -57,7 +58,7 @@ impl Bar {
         let pieces = region
             .mappable
             .iter()
-            .map(|area| Piece::map(&device, region, *area))
+            .map(|area| Piece::map(&*device, region.file_offset, *area))
             .collect::<io::Result<_>>()?;
         Ok(Self {
             device,
@@ -75,13 +76,11 @@ impl Bar {
 
     /// Whether an access has found the registers gone.
     pub(super) fn gone(&self) -> bool {
-        self.pieces.iter().any(|piece| piece.mapping.guard.gone())
+        self.pieces.iter().any(Piece::gone)
     }
 
     pub(super) fn read32(&self, offset: u32) -> Result<u32, BarError> {
-        if let Some(value) =
-            self.pieces.iter().find_map(|piece| piece.registers.read32(piece.inside(offset)?))
-        {
+        if let Some(value) = self.pieces.iter().find_map(|piece| piece.read32(offset)) {
             return Ok(value);
         }
         let mut bytes = [0; 4];
@@ -98,7 +97,7 @@ impl Bar {
 
     /// The doorbell at `offset`; `None` when that is not in a mapped part.
     pub(super) fn doorbell(&self, offset: u32) -> Option<Doorbell> {
-        self.pieces.iter().find_map(|piece| piece.registers.doorbell(piece.inside(offset)?))
+        self.pieces.iter().find_map(|piece| piece.doorbell(offset))
     }
 
     fn file_position(&self, offset: u32) -> Result<u64, BarError> {
@@ -111,10 +110,14 @@ impl Bar {
 }
 
 impl Piece {
-    fn map(device: &File, region: &Region, area: Area) -> io::Result<Self> {
-        let position = region.file_offset.checked_add(area.offset).ok_or(io::ErrorKind::InvalidInput)?;
+    /// Maps a part of a region that begins at `file_offset` in `file`.
+    ///
+    /// # Errors
+    /// The kernel does not map it, or too many areas are mapped.
+    pub(crate) fn map(file: impl AsFd, file_offset: u64, area: Area) -> io::Result<Self> {
+        let position = file_offset.checked_add(area.offset).ok_or(io::ErrorKind::InvalidInput)?;
         let len = usize::try_from(area.len).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let memory = MmapOptions::new().offset(position).len(len).map_raw(device)?;
+        let memory = MmapOptions::new().offset(position).len(len).map_raw(file.as_fd().as_raw_fd())?;
         let base = NonNull::new(memory.as_mut_ptr()).ok_or(io::ErrorKind::InvalidData)?;
         let guard = BusGuard::new(base.as_ptr() as usize, len)?;
         let mapping = Arc::new(Mapping { guard, _memory: memory });
@@ -124,13 +127,29 @@ impl Piece {
         Ok(Self { area, registers, mapping })
     }
 
+    /// Whether an access has found the registers gone.
+    pub(crate) fn gone(&self) -> bool {
+        self.mapping.guard.gone()
+    }
+
+    /// Reads the register at `offset` in the region; `None` when it is not in this part.
+    pub(crate) fn read32(&self, offset: u32) -> Option<u32> {
+        self.registers.read32(self.inside(offset)?)
+    }
+
+    /// Writes the register at `offset` in the region; `false` when it is not in this part.
+    pub(crate) fn write32(&self, offset: u32, value: u32) -> bool {
+        self.inside(offset).and_then(|offset| self.registers.write32(offset, value)).is_some()
+    }
+
+    /// The doorbell at `offset` in the region; `None` when it is not in this part.
+    pub(crate) fn doorbell(&self, offset: u32) -> Option<Doorbell> {
+        self.registers.doorbell(self.inside(offset)?)
+    }
+
     /// Where an offset in the region lies in this piece.
     fn inside(&self, offset: u32) -> Option<usize> {
         usize::try_from(u64::from(offset).checked_sub(self.area.offset)?).ok()
-    }
-
-    fn write32(&self, offset: u32, value: u32) -> bool {
-        self.inside(offset).and_then(|offset| self.registers.write32(offset, value)).is_some()
     }
 }
 

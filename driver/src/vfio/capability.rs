@@ -40,22 +40,22 @@ pub enum AnswerError {
 
 /// A region of a device (`vfio_region_info`): a BAR, or the configuration space.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Region {
+pub(crate) struct Region {
     /// Bytes; 0 when the device does not have this region.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Where the region is in the device's file.
-    pub(super) file_offset: u64,
+    pub(crate) file_offset: u64,
     /// Whether it can be read and written through the file.
-    pub(super) accessible: bool,
+    pub(crate) accessible: bool,
     /// The parts that may be mapped into memory, ascending, not overlapping, as offsets in the region.
-    pub(super) mappable: Vec<Area>,
+    pub(crate) mappable: Vec<Area>,
 }
 
 /// A part of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Area {
-    pub(super) offset: u64,
-    pub(super) len: u64,
+pub(crate) struct Area {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
 }
 
 impl Area {
@@ -67,6 +67,12 @@ impl Area {
 impl Region {
     /// Parses what `VFIO_DEVICE_GET_REGION_INFO` answered. Areas are cut to whole pages of `page` bytes.
     pub(super) fn parse(answer: &[u8], page: u64) -> Result<Self, AnswerError> {
+        let region = Self::parse_as_is(answer)?;
+        Ok(Self { mappable: whole_pages(region.mappable, page), ..region })
+    }
+
+    /// The same with the areas that may be mapped as they are given, in that order.
+    pub(crate) fn parse_as_is(answer: &[u8]) -> Result<Self, AnswerError> {
         let flags = word(answer, 4)?;
         let size = quad(answer, 16)?;
         let file_offset = quad(answer, 24)?;
@@ -83,12 +89,7 @@ impl Region {
                 }
             }
         }
-        Ok(Self {
-            size,
-            file_offset,
-            accessible: flags & both == both,
-            mappable: whole_pages(mappable, page),
-        })
+        Ok(Self { size, file_offset, accessible: flags & both == both, mappable })
     }
 }
 

@@ -19,13 +19,12 @@
 //! - `/dev/iommu` and `/dev/vfio/devices`; virtual functions that need a token; binding to
 //!   vfio-pci, which is the `gangway bind` command's.
 
-mod bar;
-mod capability;
+pub(crate) mod bar;
+pub(crate) mod capability;
 mod container;
 mod error;
 mod interrupt;
 mod ioctl;
-mod sigbus;
 mod sysfs;
 
 use std::fs::File;

@@ -1,10 +1,11 @@
-//! What happens when a device's registers vanish under a running access.
+//! What happens when memory vanishes under a running access.
 //!
 //! When a drive is pulled out, or its memory decoding is switched off for a reset, the kernel takes the
-//! mapping of its BAR away, and the next access raises SIGBUS. One drive that dies must not take the process
-//! along, and the access may stand anywhere, also where doorbells are rung. So a handler puts a page of ones
-//! at the place (what a dead PCI device answers), notes that the device is gone, and lets the access run
-//! again. Writes from then on end in a private page.
+//! mapping of its BAR away, and the next access raises SIGBUS. The same happens when another process that
+//! shares memory with this one (vfio-user) shortens its file. Neither must take the process along, and the
+//! access may stand anywhere, also where doorbells are rung. So a handler puts a page of ones at the place
+//! (what a dead PCI device answers), notes that the memory is gone, and lets the access run again. Writes
+//! from then on end in a private page.
 //!
 //! A SIGBUS at any other address goes to whoever handled it before: it is somebody else's fault.
 #![allow(unsafe_code)] // A signal handler, and a mapping placed over another one.
@@ -18,8 +19,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Areas that can be guarded at a time. A BAR has one area, or two around a table that may not be mapped.
-const SLOTS: usize = 256;
+/// Areas that can be guarded at a time. A BAR has one area, or two around a table that may not be mapped; a
+/// client of vfio-user may have some hundreds of memory.
+const SLOTS: usize = 1024;
+
+/// Sizes of huge pages: in a mapping of such, only whole ones can be replaced.
+const HUGE_PAGES: [usize; 2] = [2 << 20, 1 << 30];
 
 /// One guarded area. The handler reads it at any moment, so each part is atomic.
 struct Slot {
@@ -49,7 +54,7 @@ struct Handler {
 
 /// A mapped area for which the handler stands in. To be dropped before the area is unmapped.
 #[derive(Debug)]
-pub(super) struct BusGuard {
+pub(crate) struct BusGuard {
     slot: usize,
 }
 
@@ -58,13 +63,13 @@ impl BusGuard {
     ///
     /// # Errors
     /// The handler could not be installed, or too many areas are guarded.
-    pub(super) fn new(start: usize, len: usize) -> io::Result<Self> {
+    pub(crate) fn new(start: usize, len: usize) -> io::Result<Self> {
         let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
         install()?;
         let slot = AREAS
             .iter()
             .position(|slot| slot.start.load(Ordering::Relaxed) == 0)
-            .ok_or_else(|| io::Error::other(format!("{SLOTS} register areas are mapped already")))?;
+            .ok_or_else(|| io::Error::other(format!("{SLOTS} areas of devices are mapped already")))?;
         AREAS[slot].gone.store(false, Ordering::Relaxed);
         AREAS[slot].end.store(start + len, Ordering::Relaxed);
         AREAS[slot].start.store(start, Ordering::SeqCst);
@@ -72,7 +77,7 @@ impl BusGuard {
     }
 
     /// Whether an access to the area has failed.
-    pub(super) fn gone(&self) -> bool {
+    pub(crate) fn gone(&self) -> bool {
         AREAS[self.slot].gone.load(Ordering::Acquire)
     }
 }
@@ -133,29 +138,43 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *
         && let Some(slot) = find(address)
     {
         slot.gone.store(true, Ordering::Release);
-        let page = address - address % handler.page;
         // SAFETY: `errno` of this thread.
         let errno = unsafe { *libc::__errno_location() };
-        // SAFETY: the page lies in an area that its owner mapped for device registers and guards; nothing but
-        // volatile accesses to registers reach it, and its owner unmaps the whole area, whatever lies there
-        // by then.
-        let placed = unsafe {
-            libc::mmap(
-                page as *mut c_void,
-                handler.page,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_FIXED,
-                handler.ones.as_raw_fd(),
-                0,
-            )
-        };
+        let placed = stand_in(handler, slot, address);
         // SAFETY: as above.
         unsafe { *libc::__errno_location() = errno };
-        if placed != libc::MAP_FAILED {
+        if placed {
             return;
         }
     }
     pass_on(&handler.previous, signal, info, context);
+}
+
+/// Puts a page of ones where `address` is, or a huge page of zeroes when the area consists of those.
+fn stand_in(handler: &Handler, slot: &Slot, address: usize) -> bool {
+    let (start, end) = (slot.start.load(Ordering::SeqCst), slot.end.load(Ordering::SeqCst));
+    let place = |size: usize, flags: c_int, file: c_int| {
+        let page = address - address % size;
+        if page < start || page + size > end {
+            return false;
+        }
+        // SAFETY: the page lies in an area that its owner mapped for a device, or shares with another process, and
+        // guards; nothing but volatile accesses and raw copies reach it, and its owner unmaps the whole area,
+        // whatever lies there by then.
+        let placed = unsafe {
+            libc::mmap(
+                page as *mut c_void,
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | flags,
+                file,
+                0,
+            )
+        };
+        placed != libc::MAP_FAILED
+    };
+    place(handler.page, 0, handler.ones.as_raw_fd())
+        || HUGE_PAGES.iter().any(|&size| place(size, libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1))
 }
 
 /// Does what would have happened without this module.
@@ -269,7 +288,7 @@ mod tests {
     /// Runs this test once more in a process of its own, which faults.
     fn child(test: &str, what: &str) -> std::process::ExitStatus {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("vfio::sigbus::tests::{test}"), "--test-threads=1", "--nocapture"])
+            .args(["--exact", &format!("sigbus::tests::{test}"), "--test-threads=1", "--nocapture"])
             .env(CHILD, what)
             .output()
             .unwrap()
