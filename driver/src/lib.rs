@@ -8,6 +8,7 @@
 //!   drives of a process.
 //! - [`queue`]: submission and completion queue pairs. Single-threaded by construction; posting and ringing are two
 //!   operations.
+//! - [`asynchronous`]: the same for asynchronous programs, a command being a future.
 //! - [`controller`]: reset, enable, Identify, creation and deletion of I/O queue pairs, shutdown.
 //!
 //! # What always holds
@@ -26,6 +27,7 @@
 //! - Isolation of drives from each other: all drives of a process share one IOMMU domain and so trust each other.
 
 pub mod address;
+pub mod asynchronous;
 pub mod controller;
 pub mod dma;
 pub mod emulated;

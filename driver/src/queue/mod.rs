@@ -481,7 +481,7 @@ impl QueuePair {
 
     /// Whether commands are taken and doorbells rung.
     #[inline]
-    fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.state == State::Running && self.run.is_on()
     }
 
