@@ -1,22 +1,25 @@
 //! Admin commands that are waited for, as start-up needs them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gangway_spec::command::NSID_BROADCAST;
 use gangway_spec::identify::{IDENTIFY_LENGTH, cns};
+use gangway_spec::log::{GetLogPage, lid};
 use gangway_spec::{
     CompletionQueueEntry, IdentifyController, IdentifyNamespace, SubmissionQueueEntry, admin_opcode_name,
     feature, opcode,
 };
 use zerocopy::FromBytes;
 
+use super::options::LONGEST_TIMEOUT;
 use super::registers::Poll;
+use super::tag::Tag;
 use super::{Controller, ControllerError};
 use crate::dma::{CommandData, Direction};
 use crate::queue::Completion;
 
-/// Tags of the admin commands that the controller waits for itself have this bit; no others may.
-const WAITED_FOR: u64 = 1 << 63;
+/// The head of the Sanitize Status log, up to its estimates.
+const SANITIZE_STATUS_LENGTH: usize = 20;
 
 /// Namespace identifiers in one Identify list.
 const IDS_PER_LIST: usize = IDENTIFY_LENGTH / size_of::<u32>();
@@ -36,8 +39,8 @@ pub enum AdminData<'a> {
 }
 
 impl Controller {
-    /// Runs one admin command and waits for it, at most for the time limit of the options. Gives the completion and
-    /// the bytes that were read.
+    /// Runs one admin command and waits for it, at most as long as [`TimeLimits::admin`](super::TimeLimits::admin) allows.
+    /// Gives the completion and the bytes that were read.
     ///
     /// Completions of other admin commands that come meanwhile are kept for [`Controller::reap_admin`].
     ///
@@ -58,8 +61,8 @@ impl Controller {
                 CommandData::Buffer(buffer)
             }
         };
-        let (tag, deadline) = (self.next_tag(), Instant::now() + self.options.admin_timeout);
-        if let Err(rejected) = self.admin.submit(&entry, buffer, tag, deadline) {
+        let (tag, deadline) = (self.next_tag(), Instant::now() + self.limits.admin(&entry));
+        if let Err(rejected) = self.admin.submit(&entry, buffer, tag.user(), deadline) {
             return Err(self.rejected(&entry, rejected.reason));
         }
         let completion = self.wait_for(&entry, tag)?;
@@ -74,9 +77,9 @@ impl Controller {
         entry: SubmissionQueueEntry,
         iova: u64,
     ) -> Result<(), ControllerError> {
-        let (tag, deadline) = (self.next_tag(), Instant::now() + self.options.admin_timeout);
+        let (tag, deadline) = (self.next_tag(), Instant::now() + self.limits.admin(&entry));
         self.admin
-            .submit_with_queue(&entry, iova, tag, deadline)
+            .submit_with_queue(&entry, iova, tag.user(), deadline)
             .map_err(|reason| self.rejected(&entry, reason))?;
         self.wait_for(&entry, tag).map(drop)
     }
@@ -88,10 +91,9 @@ impl Controller {
     /// [`ControllerError::Queue`] when the admin queue is faulted: reset the controller.
     pub fn reap_admin(&mut self, out: &mut Vec<Completion>) -> Result<usize, ControllerError> {
         let before = out.len();
-        let result = self.reap_kept();
+        let result = self.reap_own();
         out.append(&mut self.kept);
-        result?;
-        Ok(out.len() - before)
+        result.map(|_| out.len() - before)
     }
 
     /// The namespace identifiers that are active, ascending (CNS 02h).
@@ -140,6 +142,20 @@ impl Controller {
         Ok(self.admin(entry, AdminData::In(IDENTIFY_LENGTH))?.1)
     }
 
+    /// The longest time that the controller estimates for a block erase or a crypto erase of all its media
+    /// (NVMe Base 2.0, 5.16.1.25); zero when it has no Sanitize or estimates nothing.
+    pub(super) fn read_erasure_estimate(&mut self) -> Result<Duration, ControllerError> {
+        if self.identify.sanicap.get() == 0 {
+            return Ok(Duration::ZERO);
+        }
+        let entry = GetLogPage::new(lid::SANITIZE_STATUS, SANITIZE_STATUS_LENGTH as u32).into();
+        match self.admin(entry, AdminData::In(SANITIZE_STATUS_LENGTH)) {
+            Ok((_, page)) => Ok(erasure_estimate(&page)),
+            Err(ControllerError::Status { .. }) => Ok(Duration::ZERO),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Asks for `wanted` I/O queue pairs and gives how many are granted (NVMe Base 2.0, 5.27.1.5).
     pub(super) fn set_number_of_queues(&mut self, wanted: u16) -> Result<u16, ControllerError> {
         // 0's based, and FFFFh is reserved.
@@ -163,25 +179,18 @@ impl Controller {
             .map_err(|_| self.unsupported("Identify gave less than its 4096 bytes"))
     }
 
-    fn next_tag(&mut self) -> u64 {
-        self.last_tag = self.last_tag.wrapping_add(1);
-        WAITED_FOR | self.last_tag
+    fn next_tag(&mut self) -> Tag {
+        self.last_awaited = self.last_awaited.wrapping_add(1);
+        Tag::Awaited(self.last_awaited)
     }
 
-    fn wait_for(&mut self, entry: &SubmissionQueueEntry, tag: u64) -> Result<Completion, ControllerError> {
+    fn wait_for(&mut self, entry: &SubmissionQueueEntry, tag: Tag) -> Result<Completion, ControllerError> {
         self.admin.ring();
-        let limit = self.options.admin_timeout;
-        let mut poll = Poll::new(limit);
+        let mut poll = Poll::new(self.limits.admin(entry));
         loop {
-            let waiting = self.reap_all()?;
-            let mut completion = None;
             // Of others that were waited for once, nobody is left who wants to know.
-            for found in waiting {
-                if found.user == tag {
-                    completion = Some(found);
-                }
-            }
-            if let Some(completion) = completion {
+            let found = self.reap_own()?.into_iter().find(|awaited| awaited.user == tag.user());
+            if let Some(completion) = found {
                 let status = completion.entry.status();
                 if status.is_success() {
                     return Ok(completion);
@@ -189,42 +198,51 @@ impl Controller {
                 let (function, command) = (self.function_name().to_owned(), name(entry));
                 return Err(ControllerError::Status { function, command, status });
             }
-            if !poll.again() {
-                let (function, action) =
-                    (self.function_name().to_owned(), format!("complete {}", name(entry)));
-                return Err(ControllerError::Timeout { function, action, limit });
-            }
-            // A controller that gave up does not answer either; better said at once.
-            self.check_alive(entry)?;
+            self.wait_on(&mut poll, entry)?;
         }
     }
 
-    fn check_alive(&self, entry: &SubmissionQueueEntry) -> Result<(), ControllerError> {
+    /// Waits a little for the completion of a command, if there is time left and the controller still works.
+    pub(super) fn wait_on(
+        &mut self,
+        poll: &mut Poll,
+        entry: &SubmissionQueueEntry,
+    ) -> Result<(), ControllerError> {
+        let (function, action) = (self.function_name().to_owned(), format!("complete {}", name(entry)));
+        if !poll.again() {
+            return Err(ControllerError::Timeout { function, action, limit: poll.limit() });
+        }
+        // A controller that gave up does not answer either; better said at once.
         if self.registers().status()?.cfs() {
-            let (function, action) = (self.function_name().to_owned(), format!("complete {}", name(entry)));
             return Err(ControllerError::Fatal { function, action });
         }
         Ok(())
     }
 
-    fn reap_kept(&mut self) -> Result<(), ControllerError> {
-        self.reap_all().map(drop)
-    }
-
-    /// Reaps the admin queue; gives the completions that are waited for and keeps the others.
-    fn reap_all(&mut self) -> Result<Vec<Completion>, ControllerError> {
+    /// Reaps the admin queue. Callers' completions are kept for them, the controller's own are acted upon, and those
+    /// that are waited for are given.
+    pub(super) fn reap_own(&mut self) -> Result<Vec<Completion>, ControllerError> {
         let mut reaped = Vec::new();
         let result = self.admin.reap(&mut reaped);
-        let (waiting, others): (Vec<_>, Vec<_>) =
-            reaped.into_iter().partition(|completion| completion.user & WAITED_FOR != 0);
-        self.kept.extend(others);
+        let mut awaited = Vec::new();
+        for completion in reaped {
+            match Tag::of(completion.user) {
+                Tag::Caller => self.kept.push(completion),
+                Tag::Awaited(_) => awaited.push(completion),
+                Tag::Abort { qid, cid } => self.aborts.completed(qid, cid, &completion),
+            }
+        }
         match result {
-            Ok(_) => Ok(waiting),
+            Ok(_) => Ok(awaited),
             Err(fault) => Err(ControllerError::Queue { function: self.function_name().to_owned(), fault }),
         }
     }
 
-    fn rejected(&self, entry: &SubmissionQueueEntry, reason: crate::queue::SubmitError) -> ControllerError {
+    pub(super) fn rejected(
+        &self,
+        entry: &SubmissionQueueEntry,
+        reason: crate::queue::SubmitError,
+    ) -> ControllerError {
         let (function, command) = (self.function_name().to_owned(), name(entry));
         ControllerError::Rejected { function, command, reason }
     }
@@ -253,6 +271,14 @@ fn append_ids(found: &mut Vec<u32>, list: &[u8]) -> Result<bool, &'static str> {
     }
     // FFFFFFFEh is the last identifier that a list may be asked to go on after.
     Ok(found.len() - before < IDS_PER_LIST || found.last().is_some_and(|&last| last >= 0xffff_fffd))
+}
+
+/// The longest of the estimates for block erase (bytes 15:12) and crypto erase (19:16), in seconds; FFFFFFFFh is none.
+fn erasure_estimate(page: &[u8]) -> Duration {
+    let words = page.get(12..20).unwrap_or_default().chunks_exact(4);
+    let seconds = words.map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+    let longest = seconds.filter(|&seconds| seconds != u32::MAX).max().unwrap_or(0);
+    Duration::from_secs(longest.into()).min(LONGEST_TIMEOUT)
 }
 
 fn name(entry: &SubmissionQueueEntry) -> String {
@@ -295,5 +321,19 @@ mod tests {
         let endless =
             (0..).find_map(|page| append_ids(&mut found, &list(page * 1024 + 1..=page * 1024 + 1024)).err());
         assert!(endless.is_some_and(|what| what.contains("longer")));
+    }
+
+    #[test]
+    fn the_longest_estimate_for_an_erasure_counts_but_not_the_one_for_overwriting() {
+        let page = |overwrite: u32, block: u32, crypto: u32| {
+            let mut page = vec![0; 8];
+            [overwrite, block, crypto].iter().for_each(|word| page.extend(word.to_le_bytes()));
+            erasure_estimate(&page).as_secs()
+        };
+        assert_eq!(page(90_000, 7200, 4), 7200);
+        assert_eq!(page(5, u32::MAX, 4), 4, "one is not stated");
+        assert_eq!(page(u32::MAX, u32::MAX, u32::MAX), 0);
+        assert_eq!(page(0, 0, 0xffff_fffe), LONGEST_TIMEOUT.as_secs());
+        assert_eq!(erasure_estimate(&[0; 8]), Duration::ZERO, "a page that was cut short");
     }
 }

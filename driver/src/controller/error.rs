@@ -78,6 +78,16 @@ pub enum ControllerError {
         /// Why.
         reason: SubmitError,
     },
+    /// As many Abort commands are outstanding as the controller allows.
+    #[error(
+        "{function} takes {limit} Abort commands at a time, and as many are outstanding; wait for an answer"
+    )]
+    TooManyAborts {
+        /// Name of the function.
+        function: String,
+        /// How many it takes (ACL + 1).
+        limit: usize,
+    },
     /// All I/O queue pairs that the controller granted are in use.
     #[error("{function} grants {limit} I/O queue pairs, and all are in use; use fewer of them at a time")]
     NoMoreQueues {

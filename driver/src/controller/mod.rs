@@ -5,13 +5,18 @@
 //! gives the proof ([`Stopped`]) with which queue pairs release the memory of commands that never completed;
 //! [`Controller::restart`] brings it up again, as a new run.
 
+mod abort;
 mod admin;
 pub(crate) mod epoch;
 mod error;
 mod io_queues;
+mod limits;
 mod options;
 mod registers;
+mod tag;
 
+#[cfg(test)]
+mod recovery_tests;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +27,17 @@ use std::time::Duration;
 use gangway_spec::IdentifyController;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 
+use self::abort::Aborts;
+pub use self::abort::{AbortAnswer, AbortOutcome};
 pub use self::admin::AdminData;
 pub use self::epoch::Stopped;
 use self::epoch::{Epoch, Run};
 pub use self::error::ControllerError;
-pub use self::io_queues::DeletionFailed;
+pub use self::io_queues::{Deleted, DeletionFailed};
+pub use self::limits::TimeLimits;
 pub use self::options::Options;
 use self::registers::Registers;
+use self::tag::Tag;
 use crate::dma::{CommandData, DmaDomain, DmaError, PAGE_SIZE};
 use crate::function::{Function, Interrupt};
 use crate::queue::{Completion, QueuePair};
@@ -54,6 +63,7 @@ pub struct Controller {
     version: Version,
     identify: Box<IdentifyController>,
     max_transfer: u32,
+    limits: TimeLimits,
     io_queue_limit: u16,
     /// What the function's vectors signal; empty when queues do not interrupt.
     interrupts: Vec<Interrupt>,
@@ -64,7 +74,8 @@ pub struct Controller {
     kept: Vec<Completion>,
     /// The manager's admin commands that were outstanding when the controller was stopped.
     aborted: Vec<(u64, CommandData)>,
-    last_tag: u64,
+    aborts: Aborts,
+    last_awaited: u64,
 }
 
 impl Controller {
@@ -90,13 +101,15 @@ impl Controller {
             version,
             identify: Box::default(),
             max_transfer: options.max_transfer,
+            limits: TimeLimits::new(&options, Duration::ZERO, 0),
             io_queue_limit: 0,
             interrupts: Vec::new(),
             queues_in_use: BTreeSet::new(),
             orphans: Vec::new(),
             kept: Vec::new(),
             aborted: Vec::new(),
-            last_tag: 0,
+            aborts: Aborts::default(),
+            last_awaited: 0,
             options,
         };
         controller.bring_up()?;
@@ -179,7 +192,7 @@ impl Controller {
     fn is_stopped(&mut self) -> Stopped {
         self.enabled = false;
         let stopped = self.run.epoch().stopped();
-        self.aborted.extend(self.admin.stop(&stopped).unwrap_or_default());
+        self.drain_admin(&stopped);
         for orphan in mem::take(&mut self.orphans) {
             if let Err(foreign) = orphan.dismantle(&stopped) {
                 self.orphans.push(foreign);
@@ -212,7 +225,7 @@ impl Controller {
         } else {
             // Something else may have enabled it, or an earlier attempt got stuck half-way.
             self.registers().disable(self.capabilities)?;
-            self.aborted.extend(self.admin.stop(&self.run.epoch().stopped()).unwrap_or_default());
+            self.drain_admin(&self.run.epoch().stopped());
         }
         // It may have been cut off from memory.
         self.function.allow_dma()?;
@@ -238,6 +251,14 @@ impl Controller {
         self.disable()
     }
 
+    /// Takes what is outstanding off the admin queue: callers get theirs back, and of the controller's own commands
+    /// nobody wants to know any more.
+    fn drain_admin(&mut self, stopped: &Stopped) {
+        let outstanding = self.admin.stop(stopped).unwrap_or_default();
+        self.aborted.extend(outstanding.into_iter().filter(|(user, _)| Tag::of(*user) == Tag::Caller));
+        self.aborts = Aborts::default();
+    }
+
     fn bring_up(&mut self) -> Result<(), ControllerError> {
         // From here on the controller may touch the admin queue, also when something fails.
         self.enabled = true;
@@ -246,6 +267,8 @@ impl Controller {
         self.admin.set_stepper(self.function.stepper(0));
         self.identify = self.read_identify()?;
         self.max_transfer = self.limit_transfer();
+        let erasure = self.read_erasure_estimate()?;
+        self.limits = TimeLimits::new(&self.options, erasure, self.identify.mtfa.get());
         let wanted = self.options.io_queues_wanted;
         self.io_queue_limit = self.set_number_of_queues(wanted)?;
         tracing::info!(

@@ -8,7 +8,7 @@ use crate::dma::PAGE_SIZE;
 use crate::queue;
 
 /// Longer time limits are cut to this: a deadline that the clock cannot express helps nobody.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// How a controller is to be used. The defaults fit a drive that is shared by a few hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,12 @@ pub struct Options {
     /// Whether I/O queues interrupt, if the function can: what is not polled without a pause needs it to sleep while
     /// commands are outstanding ([`QueuePair::interrupt`](crate::QueuePair::interrupt)).
     pub interrupts: bool,
-    /// How long an admin command may take that is waited for; a day at most.
+    /// How long an ordinary admin command may take; a day at most. Some are given longer by their nature, and steps of
+    /// recovery less: [`TimeLimits`](super::TimeLimits).
     pub admin_timeout: Duration,
+    /// How long an ordinary I/O command may take, as [`TimeLimits`](super::TimeLimits) tells whoever sets deadlines; a day
+    /// at most.
+    pub io_timeout: Duration,
 }
 
 impl Default for Options {
@@ -36,6 +40,7 @@ impl Default for Options {
             io_queues_wanted: 64,
             interrupts: false,
             admin_timeout: Duration::from_secs(30),
+            io_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -48,6 +53,7 @@ impl Options {
         self.max_transfer = (self.max_transfer / page * page).max(page);
         self.io_queues_wanted = self.io_queues_wanted.max(1);
         self.admin_timeout = self.admin_timeout.min(LONGEST_TIMEOUT);
+        self.io_timeout = self.io_timeout.min(LONGEST_TIMEOUT);
         self
     }
 

@@ -33,6 +33,11 @@ impl Poll {
         Self { started: Instant::now(), limit, sleep: SHORTEST_SLEEP }
     }
 
+    /// The time limit.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Sleeps; `false` when the time is up.
     pub(super) fn again(&mut self) -> bool {
         if self.started.elapsed() >= self.limit {

@@ -110,7 +110,8 @@ fn as_many_queue_pairs_as_granted_can_be_made_and_made_again() {
     assert_eq!(pairs.iter().map(QueuePair::qid).collect::<Vec<_>>(), [1, 2, 3]);
     let error = controller.create_io_queue_pair().unwrap_err();
     assert!(matches!(error, ControllerError::NoMoreQueues { limit: 3, .. }), "{error}");
-    assert!(controller.delete_io_queue_pair(pairs.remove(1)).unwrap().is_empty());
+    let deleted = controller.delete_io_queue_pair(pairs.remove(1)).unwrap();
+    assert!(deleted.completed.is_empty() && deleted.outstanding.is_empty());
     let mut again = controller.create_io_queue_pair().unwrap();
     assert_eq!(again.qid(), 2);
     let done = run(&mut again, &io(opcode::nvm::FLUSH, 0, 1), CommandData::None);
@@ -174,9 +175,9 @@ fn deleting_a_queue_pair_gives_the_data_of_outstanding_commands_back() {
     }
     pair.ring();
     assert_eq!(pair.reap(&mut Vec::new()), Ok(0));
-    let data = controller.delete_io_queue_pair(pair).unwrap();
+    let deleted = controller.delete_io_queue_pair(pair).unwrap();
     assert_eq!(
-        data.iter().map(|(user, data)| (*user, data.len())).collect::<Vec<_>>(),
+        deleted.completed.iter().map(|done| (done.user, done.data.len())).collect::<Vec<_>>(),
         [(10, 8192), (11, 8192), (12, 8192)]
     );
     assert_eq!(controller.create_io_queue_pair().unwrap().qid(), 1);
