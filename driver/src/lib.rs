@@ -18,12 +18,14 @@
 //! - An I/O virtual address is not used again while a device could still write to it. What cannot be proven to be
 //!   quiet is leaked, mapping and all.
 //! - A completion that names no outstanding command faults its queue pair, instead of completing something else.
-//! - Data pointers never name memory beyond the command's own: unused ones point at a page that is never mapped.
+//! - Data pointers never name memory beyond the command's own: SGLs say how long it is, and what stands behind PRPs is
+//!   a page that is never mapped.
 //!
 //! # What this does not do
 //!
 //! - Interrupts of the admin queue: its completions are polled.
-//! - SGLs towards the drive, metadata pointers, controller memory buffers, memory page sizes other than 4 KiB.
+//! - SGLs of more than one descriptor (memory is contiguous for the drive), SGLs for metadata, controller memory
+//!   buffers, memory page sizes other than 4 KiB.
 //! - Isolation of drives from each other: all drives of a process share one IOMMU domain and so trust each other.
 
 pub mod address;

@@ -5,7 +5,9 @@
 //! but the final one points to the next page of the list.
 //!
 //! A device that moves more than the driver thinks must not find memory behind these pointers: PRP2 of a transfer
-//! within one page, and the entries of a list behind its end, are the poison address, at which nothing is mapped.
+//! within one page, and the entries of a list behind its end, are the poison address, at which nothing is mapped. PRP2
+//! of a transfer of two pages cannot be: a device that moves more than two takes it for a list, and finds data there.
+//! [`Pointers::guarded`] tells such transfers, and [`guarded_start`] how to avoid them.
 
 use crate::dma::PAGE_SIZE;
 
@@ -38,6 +40,33 @@ pub(crate) struct Pointers {
     pub(crate) prp2: u64,
     /// Entries of the list that are in use, chain pointers included; 0 when there is no list.
     pub(crate) list_entries: usize,
+    /// Whether PRP2 is the second page of data.
+    second_page: bool,
+}
+
+impl Pointers {
+    /// Whether a device that moves more than was described comes upon the poison address. It does not when what it
+    /// would then take for (the rest of) the list is a page of data: PRP2 of two pages, or the last entry of a page of
+    /// the list that is full.
+    pub(crate) const fn guarded(&self) -> bool {
+        guarded(self.second_page, self.list_entries)
+    }
+}
+
+const fn guarded(second_page: bool, list_entries: usize) -> bool {
+    !second_page && (list_entries == 0 || !list_entries.is_multiple_of(ENTRIES_PER_PAGE))
+}
+
+/// Where in a page `len` bytes are to begin to be guarded ([`Pointers::guarded`]); `None` when no place does.
+pub(crate) fn guarded_start(len: usize) -> Option<usize> {
+    // Further on in the page only makes a difference where it takes one entry more.
+    let reaching =
+        (len.next_multiple_of(PAGE_SIZE) - len).next_multiple_of(4) + 4 * usize::from(len.is_multiple_of(4));
+    [0, reaching].into_iter().filter(|&start| start < PAGE_SIZE).find(|&start| {
+        let entries = entries_for(start, len);
+        let list = if entries > 1 { entries + pages_for(entries) - 1 } else { 0 };
+        guarded(entries == 1, list)
+    })
 }
 
 /// List entries, besides PRP1, for a transfer of `len` bytes that begins `offset` bytes into a page.
@@ -73,8 +102,8 @@ pub(crate) fn describe(
     let second = iova - offset as u64 + PAGE_SIZE as u64;
     let entries = entries_for(offset, len);
     match entries {
-        0 => return Ok(Pointers { prp1: iova, prp2: poison, list_entries: 0 }),
-        1 => return Ok(Pointers { prp1: iova, prp2: second, list_entries: 0 }),
+        0 => return Ok(Pointers { prp1: iova, prp2: poison, list_entries: 0, second_page: false }),
+        1 => return Ok(Pointers { prp1: iova, prp2: second, list_entries: 0, second_page: true }),
         _ => {}
     }
     if pages_for(entries) > list.pages() {
@@ -90,7 +119,7 @@ pub(crate) fn describe(
         list.set(index, second + (entry * PAGE_SIZE) as u64);
         index += 1;
     }
-    Ok(Pointers { prp1: iova, prp2: list.page_iova(0), list_entries: index })
+    Ok(Pointers { prp1: iova, prp2: list.page_iova(0), list_entries: index, second_page: false })
 }
 
 #[cfg(test)]
@@ -163,7 +192,7 @@ mod tests {
         let pointers = describe(iova, len, POISON, &mut list).unwrap();
         let offset = (iova % PAGE_SIZE as u64) as usize;
         if offset + len <= PAGE_SIZE {
-            assert_eq!(pointers, Pointers { prp1: iova, prp2: POISON, list_entries: 0 });
+            assert_eq!((pointers.prp1, pointers.prp2, pointers.list_entries), (iova, POISON, 0));
             return vec![(iova, len)];
         }
         // Whatever is not in use is poison.
@@ -199,13 +228,57 @@ mod tests {
     #[test]
     fn a_transfer_within_a_page_leaves_no_memory_behind_prp2() {
         let pointers = describe(0x5004, PAGE_SIZE - 4, POISON, &mut Pages::new(1)).unwrap();
-        assert_eq!(pointers, Pointers { prp1: 0x5004, prp2: POISON, list_entries: 0 });
+        assert_eq!((pointers.prp1, pointers.prp2, pointers.list_entries), (0x5004, POISON, 0));
     }
 
     #[test]
     fn a_transfer_that_crosses_one_page_boundary_uses_prp2() {
         let pointers = describe(0x5004, PAGE_SIZE, POISON, &mut Pages::new(1)).unwrap();
-        assert_eq!(pointers, Pointers { prp1: 0x5004, prp2: 0x6000, list_entries: 0 });
+        assert_eq!((pointers.prp1, pointers.prp2, pointers.list_entries), (0x5004, 0x6000, 0));
+    }
+
+    /// What a device that moves `more` than `len` bytes takes for an address: never a page of the data.
+    fn assert_guarded(iova: u64, len: usize) {
+        let mut list = Pages::new(list_pages_for(len));
+        let pointers = describe(iova, len, POISON, &mut list).unwrap();
+        assert!(pointers.guarded(), "{iova:#x} {len}");
+        if pointers.list_entries == 0 {
+            assert_eq!(pointers.prp2, POISON);
+            return;
+        }
+        // The entry behind the last one, and the place where a longer list would go on.
+        let entries: Vec<u64> = list.0.iter().flatten().copied().collect();
+        assert_eq!(entries[pointers.list_entries], POISON, "{iova:#x} {len}");
+        let end_of_page = pointers.list_entries.next_multiple_of(ENTRIES_PER_PAGE) - 1;
+        assert_eq!(entries[end_of_page], POISON, "{iova:#x} {len}");
+    }
+
+    #[test]
+    fn every_length_but_a_few_bytes_above_a_page_can_be_guarded() {
+        let longest = (2 * ENTRIES_PER_PAGE + 3) * PAGE_SIZE;
+        let mut without = Vec::new();
+        for len in (1..=longest).step_by(1021).chain(1..3 * PAGE_SIZE).chain(
+            [511, 512, 513, 1022, 1023, 1024]
+                .iter()
+                .flat_map(|pages| pages * PAGE_SIZE - 9..pages * PAGE_SIZE + 9),
+        ) {
+            match guarded_start(len) {
+                Some(start) => {
+                    assert!(start < PAGE_SIZE && start.is_multiple_of(4));
+                    assert_guarded(0x7_0000_0000 + start as u64, len);
+                }
+                None => without.push(len),
+            }
+        }
+        without.sort_unstable();
+        without.dedup();
+        let just_above = |pages: usize| pages * PAGE_SIZE + 1..=pages * PAGE_SIZE + 4;
+        let expected: Vec<usize> = just_above(1).chain(just_above(512)).chain(just_above(1023)).collect();
+        assert_eq!(without, expected);
+        assert_eq!(
+            (guarded_start(4096), guarded_start(8192), guarded_start(12288)),
+            (Some(0), Some(4), Some(0))
+        );
     }
 
     #[test]

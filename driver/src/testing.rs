@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::controller::epoch::{Epoch, Run};
 use crate::dma::{Direction, DmaDomain, DmaError, Iommu, PAGE_SIZE, RegionMemory};
 use crate::mmio::{Doorbell, DoorbellPage};
-use crate::queue::{Parts, QueuePair};
+use crate::queue::{Parts, QueuePair, SglRules};
 
 /// An IOMMU that remembers what is mapped.
 pub(crate) struct Memory {
@@ -79,15 +79,29 @@ impl Memory {
     }
 
     fn translate(&self, iova: u64, len: usize, allowed: impl Fn(Direction) -> bool) -> *mut u8 {
+        self.reach(iova, len, allowed).unwrap_or_else(|fault| panic!("{fault}"))
+    }
+
+    /// Where a device finds memory, or why the IOMMU stops it.
+    pub(crate) fn reach(
+        &self,
+        iova: u64,
+        len: usize,
+        allowed: impl Fn(Direction) -> bool,
+    ) -> Result<*mut u8, String> {
         let mapped = self.mapped.lock().unwrap();
         let found = mapped.range(..=iova).next_back();
         let Some((&start, &(pointer, size, direction))) = found else {
-            panic!("nothing is mapped at {iova:#x}")
+            return Err(format!("nothing is mapped at {iova:#x}"));
         };
         let offset = (iova - start) as usize;
-        assert!(offset + len <= size, "nothing is mapped at {iova:#x} for {len} bytes");
-        assert!(allowed(direction), "{iova:#x} is mapped {direction:?}");
-        (pointer + offset) as *mut u8
+        if offset + len > size {
+            return Err(format!("nothing is mapped at {iova:#x} for {len} bytes"));
+        }
+        if !allowed(direction) {
+            return Err(format!("{iova:#x} is mapped {direction:?}"));
+        }
+        Ok((pointer + offset) as *mut u8)
     }
 }
 
@@ -152,12 +166,25 @@ pub(crate) fn queue_pair_of(
     entries: u16,
     max_transfer: usize,
 ) -> (QueuePair, Device, Epoch) {
+    queue_pair_with(None, qid, domain, memory, entries, max_transfer)
+}
+
+/// The same on a device that takes SGLs.
+pub(crate) fn queue_pair_with(
+    sgl: Option<SglRules>,
+    qid: u16,
+    domain: &DmaDomain,
+    memory: &Arc<Memory>,
+    entries: u16,
+    max_transfer: usize,
+) -> (QueuePair, Device, Epoch) {
     let (page, epoch) = (DoorbellPage::new(2), Epoch::first());
     let parts = Parts {
         qid,
         run: Run::new(epoch),
         entries,
         max_transfer,
+        sgl,
         tail_doorbell: Doorbell::in_memory(Arc::clone(&page), 0).unwrap(),
         head_doorbell: Doorbell::in_memory(Arc::clone(&page), 1).unwrap(),
     };
@@ -173,6 +200,13 @@ impl Device {
         self.page.load(0).unwrap() as u16
     }
 
+    /// Whether the tail doorbell is rung by what `ring` does.
+    pub(crate) fn is_rung(&self, ring: impl FnOnce()) -> bool {
+        Doorbell::in_memory(Arc::clone(&self.page), 0).unwrap().write(u32::MAX);
+        ring();
+        self.page.load(0) != Some(u32::MAX)
+    }
+
     /// What the head doorbell was last rung with.
     pub(crate) fn rung_head(&self) -> u16 {
         self.page.load(1).unwrap() as u16
@@ -183,12 +217,22 @@ impl Device {
         let mut entries = Vec::new();
         assert!(self.rung_tail() < self.entries, "the doorbell is beyond the queue");
         while self.head != self.rung_tail() {
-            let mut bytes = [0; 64];
-            self.memory.read(self.sq + u64::from(self.head) * 64, &mut bytes);
-            entries.push(SubmissionQueueEntry::read_from_bytes(&bytes).unwrap());
-            self.head = (self.head + 1) % self.entries;
+            entries.push(self.fetch_one());
         }
         entries
+    }
+
+    /// Fetches the next entry, whatever the doorbell says.
+    pub(crate) fn fetch_one(&mut self) -> SubmissionQueueEntry {
+        let mut bytes = [0; 64];
+        self.memory.read(self.sq + u64::from(self.head) * 64, &mut bytes);
+        self.head = (self.head + 1) % self.entries;
+        SubmissionQueueEntry::read_from_bytes(&bytes).unwrap()
+    }
+
+    /// Where the next completion goes.
+    pub(crate) fn completed_tail(&self) -> u16 {
+        self.tail
     }
 
     /// Completes a command, with what was fetched so far as queue head.
@@ -213,25 +257,53 @@ impl Device {
 
     /// The pieces of memory that a command names for `len` bytes, page by page.
     pub(crate) fn pages(&self, entry: &SubmissionQueueEntry, len: usize) -> Vec<(u64, usize)> {
+        let (pieces, fault) = self.follow(entry, len);
+        assert_eq!(fault, None);
+        pieces
+    }
+
+    /// The pieces that a command names for `len` bytes, up to where the IOMMU or the pointers themselves stop a device.
+    pub(crate) fn follow(
+        &self,
+        entry: &SubmissionQueueEntry,
+        len: usize,
+    ) -> (Vec<(u64, usize)>, Option<String>) {
+        if entry.psdt() != 0 {
+            let sgl = entry.sgl();
+            let form = (entry.psdt(), sgl.identifier, sgl.reserved);
+            assert_eq!(form, (1, 0, [0; 3]), "a data block with an address");
+            if sgl.length.get() as usize != len {
+                return (Vec::new(), Some("Data SGL Length Invalid".into()));
+            }
+            return (vec![(sgl.address.get(), len)], None);
+        }
         let (page, mut left) = (PAGE_SIZE as u64, len);
         let first = left.min((page - entry.prp1() % page) as usize);
         let mut pieces = vec![(entry.prp1(), first)];
         left -= first;
         if left > 0 && left <= PAGE_SIZE {
             pieces.push((entry.prp2(), left));
-            return pieces;
+            return (pieces, None);
         }
         let mut at = entry.prp2();
         while left > 0 {
-            if at % page == page - 8 && left > PAGE_SIZE {
-                at = self.memory.read_u64(at);
+            for chained in [true, false] {
+                if chained && !(at % page == page - 8 && left > PAGE_SIZE) {
+                    continue;
+                }
+                if let Err(fault) = self.memory.reach(at, 8, Direction::device_reads) {
+                    return (pieces, Some(fault));
+                }
+                if chained {
+                    at = self.memory.read_u64(at);
+                }
             }
             let count = left.min(PAGE_SIZE);
             pieces.push((self.memory.read_u64(at), count));
             left -= count;
             at += 8;
         }
-        pieces
+        (pieces, None)
     }
 
     /// Reads the data of a write command.

@@ -15,8 +15,8 @@ use super::options::LONGEST_TIMEOUT;
 use super::registers::Poll;
 use super::tag::Tag;
 use super::{Controller, ControllerError};
-use crate::dma::{CommandData, Direction};
-use crate::queue::Completion;
+use crate::dma::{CommandData, Direction, DmaBuffer};
+use crate::queue::{Completion, guarded_start};
 
 /// The head of the Sanitize Status log, up to its estimates.
 const SANITIZE_STATUS_LENGTH: usize = 20;
@@ -54,9 +54,9 @@ impl Controller {
     ) -> Result<(CompletionQueueEntry, Vec<u8>), ControllerError> {
         let buffer = match data {
             AdminData::None => CommandData::None,
-            AdminData::In(len) => CommandData::Buffer(self.buffer(len, Direction::DeviceWrites)?),
+            AdminData::In(len) => CommandData::Buffer(self.buffer(&entry, len, Direction::DeviceWrites)?),
             AdminData::Out(bytes) => {
-                let mut buffer = self.buffer(bytes.len(), Direction::DeviceReads)?;
+                let mut buffer = self.buffer(&entry, bytes.len(), Direction::DeviceReads)?;
                 buffer.copy_from_slice(bytes);
                 CommandData::Buffer(buffer)
             }
@@ -71,15 +71,15 @@ impl Controller {
         Ok((completion.entry, read))
     }
 
-    /// Runs the creation of the queue at `iova`.
-    pub(super) fn admin_with_queue(
+    /// Runs a command that gives the controller memory to keep: a queue at the first address, shadow doorbells at both.
+    pub(super) fn admin_with_kept_memory(
         &mut self,
         entry: SubmissionQueueEntry,
-        iova: u64,
+        addresses: (u64, u64),
     ) -> Result<(), ControllerError> {
         let (tag, deadline) = (self.next_tag(), Instant::now() + self.limits.admin(&entry));
         self.admin
-            .submit_with_queue(&entry, iova, tag.user(), deadline)
+            .submit_with_kept_memory(&entry, addresses, tag.user(), deadline)
             .map_err(|reason| self.rejected(&entry, reason))?;
         self.wait_for(&entry, tag).map(drop)
     }
@@ -169,8 +169,22 @@ impl Controller {
         Ok(submission.min(completion).min(count) as u16 + 1)
     }
 
-    fn buffer(&self, len: usize, direction: Direction) -> Result<crate::dma::DmaBuffer, ControllerError> {
-        self.domain().buffer(len, direction).map_err(|source| self.dma_error(source))
+    /// Memory for a command. Nobody here knows how much a vendor's command moves: its memory begins where PRPs guard it.
+    fn buffer(
+        &self,
+        entry: &SubmissionQueueEntry,
+        len: usize,
+        direction: Direction,
+    ) -> Result<DmaBuffer, ControllerError> {
+        let start = match admin_opcode_name(entry.opcode) {
+            Some(_) => 0,
+            None => guarded_start(len).unwrap_or(0),
+        };
+        let mut buffer =
+            self.domain().buffer(start + len, direction).map_err(|source| self.dma_error(source))?;
+        buffer.set_len(len);
+        buffer.begin_at(start);
+        Ok(buffer)
     }
 
     fn parse<T: FromBytes>(&self, data: &[u8]) -> Result<Box<T>, ControllerError> {

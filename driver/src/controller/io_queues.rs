@@ -9,7 +9,7 @@ use super::epoch::Run;
 use super::{AdminData, Controller, ControllerError};
 use crate::dma::CommandData;
 use crate::function::Function;
-use crate::queue::{Completion, Parts, QueuePair};
+use crate::queue::{Completion, Parts, QueuePair, SglRules};
 
 /// Physically contiguous, in CDW11 of both Create commands.
 const PC: u32 = 1 << 0;
@@ -51,18 +51,29 @@ impl Controller {
         };
         let entries = self.options.io_entries(self.capabilities);
         let max_transfer = self.max_transfer as usize;
-        let mut pair =
-            new_queue_pair(&*self.function, self.run.clone(), self.capabilities, qid, entries, max_transfer)?;
+        let mut pair = new_queue_pair(
+            &*self.function,
+            self.run.clone(),
+            self.capabilities,
+            qid,
+            entries,
+            max_transfer,
+            self.sgl,
+        )?;
         let (sq, cq) = pair.addresses();
+        if let Some(shadow) = &self.shadow_doorbells {
+            pair.set_shadow_doorbells(shadow, false);
+        }
 
         let vector = self.vector_of(qid);
         let interrupting = vector.map_or(0, |vector| u32::from(vector) << 16 | IEN);
         let create_cq = create(opcode::admin::CREATE_IO_CQ, &pair, interrupting | PC);
-        if let Err(error) = self.admin_with_queue(create_cq, cq) {
+        if let Err(error) = self.admin_with_kept_memory(create_cq, (cq, 0)) {
             return Err(self.give_up(pair, error));
         }
         let on_queue = u32::from(qid) << 16 | PC;
-        if let Err(error) = self.admin_with_queue(create(opcode::admin::CREATE_IO_SQ, &pair, on_queue), sq) {
+        let create_sq = create(opcode::admin::CREATE_IO_SQ, &pair, on_queue);
+        if let Err(error) = self.admin_with_kept_memory(create_sq, (sq, 0)) {
             return Err(match self.admin(delete(opcode::admin::DELETE_IO_CQ, qid), AdminData::None) {
                 Ok(_) => self.give_up(pair, error),
                 Err(second) => {
@@ -146,6 +157,7 @@ pub(super) fn new_queue_pair(
     qid: u16,
     entries: u16,
     max_transfer: usize,
+    sgl: Option<SglRules>,
 ) -> Result<QueuePair, ControllerError> {
     let stride = capabilities.dstrd();
     let parts = Parts {
@@ -153,6 +165,7 @@ pub(super) fn new_queue_pair(
         run,
         entries,
         max_transfer,
+        sgl,
         tail_doorbell: function.doorbell(submission_queue_tail_doorbell(qid, stride))?,
         head_doorbell: function.doorbell(completion_queue_head_doorbell(qid, stride))?,
     };

@@ -13,6 +13,7 @@ mod io_queues;
 mod limits;
 mod options;
 mod registers;
+mod shadow;
 mod tag;
 
 #[cfg(test)]
@@ -40,7 +41,7 @@ use self::registers::Registers;
 use self::tag::Tag;
 use crate::dma::{CommandData, DmaDomain, DmaError, PAGE_SIZE};
 use crate::function::{Function, Interrupt};
-use crate::queue::{Completion, QueuePair};
+use crate::queue::{Completion, QueuePair, SglRules, ShadowDoorbells};
 
 /// Entries of the admin queues: room for asynchronous event requests and a few commands of each host.
 const ADMIN_ENTRIES: u16 = 128;
@@ -65,6 +66,10 @@ pub struct Controller {
     max_transfer: u32,
     limits: TimeLimits,
     io_queue_limit: u16,
+    /// How I/O commands use SGLs, if they do.
+    sgl: Option<SglRules>,
+    /// What the controller was given in this run; it may look at it until it is stopped.
+    shadow_doorbells: Option<ShadowDoorbells>,
     /// What the function's vectors signal; empty when queues do not interrupt.
     interrupts: Vec<Interrupt>,
     queues_in_use: BTreeSet<u16>,
@@ -103,6 +108,8 @@ impl Controller {
             max_transfer: options.max_transfer,
             limits: TimeLimits::new(&options, Duration::ZERO, 0),
             io_queue_limit: 0,
+            sgl: None,
+            shadow_doorbells: None,
             interrupts: Vec::new(),
             queues_in_use: BTreeSet::new(),
             orphans: Vec::new(),
@@ -199,6 +206,7 @@ impl Controller {
             }
         }
         self.queues_in_use.clear();
+        self.shadow_doorbells = None;
         stopped
     }
 
@@ -269,8 +277,10 @@ impl Controller {
         self.max_transfer = self.limit_transfer();
         let erasure = self.read_erasure_estimate()?;
         self.limits = TimeLimits::new(&self.options, erasure, self.identify.mtfa.get());
+        self.settle_data_pointers()?;
         let wanted = self.options.io_queues_wanted;
         self.io_queue_limit = self.set_number_of_queues(wanted)?;
+        self.set_up_shadow_doorbells()?;
         tracing::info!(
             function = self.function_name(),
             model = %self.identify.model(),
@@ -278,6 +288,8 @@ impl Controller {
             version = %self.version,
             max_transfer = self.max_transfer,
             io_queues = self.io_queue_limit,
+            sgls = self.uses_sgls(),
+            shadow_doorbells = self.has_shadow_doorbells(),
             "controller ready"
         );
         Ok(())
@@ -319,6 +331,7 @@ impl Drop for Controller {
         {
             // The queues leak what is outstanding on them, as nobody knows what the controller still does.
             tracing::error!(%error, "a controller was let go that could not be stopped");
+            mem::forget(self.shadow_doorbells.take());
         }
     }
 }
@@ -341,5 +354,5 @@ fn admin_queue(
     options: &Options,
 ) -> Result<QueuePair, ControllerError> {
     let max_transfer = options.max_transfer as usize;
-    io_queues::new_queue_pair(function, run, capabilities, 0, ADMIN_ENTRIES, max_transfer)
+    io_queues::new_queue_pair(function, run, capabilities, 0, ADMIN_ENTRIES, max_transfer, None)
 }

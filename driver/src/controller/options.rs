@@ -5,7 +5,7 @@ use std::time::Duration;
 use gangway_spec::registers::ControllerCapabilities;
 
 use crate::dma::PAGE_SIZE;
-use crate::queue;
+use crate::queue::{self, DataPointers};
 
 /// Longer time limits are cut to this: a deadline that the clock cannot express helps nobody.
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -24,6 +24,11 @@ pub struct Options {
     /// Whether I/O queues interrupt, if the function can: what is not polled without a pause needs it to sleep while
     /// commands are outstanding ([`QueuePair::interrupt`](crate::QueuePair::interrupt)).
     pub interrupts: bool,
+    /// How I/O commands name the memory that they transfer: PRPs or SGLs.
+    pub data_pointers: DataPointers,
+    /// Whether a controller that can look at doorbells in memory (OACS bit 8) is asked to. It is emulated then, and
+    /// writes to its registers cost more than most commands do.
+    pub shadow_doorbells: bool,
     /// How long an ordinary admin command may take; a day at most. Some are given longer by their nature, and steps of
     /// recovery less: [`TimeLimits`](super::TimeLimits).
     pub admin_timeout: Duration,
@@ -39,6 +44,8 @@ impl Default for Options {
             max_transfer: 1 << 20,
             io_queues_wanted: 64,
             interrupts: false,
+            data_pointers: DataPointers::Auto,
+            shadow_doorbells: true,
             admin_timeout: Duration::from_secs(30),
             io_timeout: Duration::from_secs(30),
         }

@@ -67,7 +67,7 @@ fn address(pointer: NonNull<u8>) -> u64 {
 /// A piece of DMA memory that nobody else has: who holds it may read and write it, and no device touches it, since
 /// it is moved into the queue pair while one may.
 ///
-/// It begins at a page boundary. Dereferences to its first [`len`](DmaBuffer::len) bytes. What they hold after it
+/// It begins at a page boundary, if not told otherwise. Dereferences to its first [`len`](DmaBuffer::len) bytes. What they hold after it
 /// was taken from a pool is what was there before: data of another command, perhaps of another host.
 ///
 /// A buffer of a [`BufferPool`](super::BufferPool) goes back by [`put`](super::BufferPool::put). One that is dropped
@@ -107,7 +107,7 @@ impl DmaBuffer {
         Self { pointer, home, len: len as u32, capacity: capacity as u32 }
     }
 
-    /// I/O virtual address of the first byte. Page-aligned.
+    /// I/O virtual address of the first byte. Page-aligned, but after [`begin_at`](DmaBuffer::begin_at).
     #[inline]
     pub fn iova(&self) -> u64 {
         address(self.pointer).wrapping_add(self.home.shift)
@@ -128,7 +128,31 @@ impl DmaBuffer {
     /// Bytes there are.
     #[inline]
     pub fn capacity(&self) -> usize {
-        self.capacity as usize
+        self.capacity as usize - self.start()
+    }
+
+    /// Bytes of its first page before its first byte.
+    #[inline]
+    fn start(&self) -> usize {
+        // Regions are mapped at page boundaries, here as for devices.
+        self.pointer.addr().get() % BLOCK
+    }
+
+    /// Makes the buffer begin `start` bytes into its first page, with the length it has. Bytes stay where they are: what
+    /// was first is before its beginning then. See [`guarded_start`](crate::queue::guarded_start).
+    ///
+    /// # Panics
+    /// When `start` is a page or more, or not as many bytes are left as are in use.
+    #[inline]
+    pub fn begin_at(&mut self, start: usize) {
+        assert!(
+            start < BLOCK && start + self.len() <= self.capacity as usize,
+            "{} bytes do not begin {start} bytes into a buffer of {}",
+            self.len,
+            self.capacity
+        );
+        // SAFETY: back to the first byte of the whole buffer, and on to one that is inside of it.
+        self.pointer = unsafe { self.pointer.sub(self.start()).add(start) };
     }
 
     /// Sets how many bytes are in use. Bytes that come into use hold what was last there.
@@ -137,7 +161,7 @@ impl DmaBuffer {
     /// When `len` exceeds the capacity.
     #[inline]
     pub fn set_len(&mut self, len: usize) {
-        assert!(len <= self.capacity(), "{len} bytes do not fit a buffer of {}", self.capacity);
+        assert!(len <= self.capacity(), "{len} bytes do not fit a buffer of {}", self.capacity());
         // Not more than the capacity, which is a u32.
         self.len = len as u32;
     }
@@ -156,23 +180,23 @@ impl DmaBuffer {
 
     /// Ends the buffer and gives its offset in its region and its capacity, both in bytes.
     pub(super) fn into_parts(self) -> (usize, usize) {
-        let parts = (self.offset(), self.capacity());
+        let parts = (self.offset(), self.capacity as usize);
         let mut buffer = ManuallyDrop::new(self);
         // SAFETY: the buffer is not used again, and its own `drop`, which tells the home of it, does not run.
         unsafe { ptr::drop_in_place(&raw mut buffer.home) };
         parts
     }
 
-    /// Bytes before it in its region.
+    /// Bytes before its first page in its region.
     #[inline]
     fn offset(&self) -> usize {
-        (self.iova() - self.home.region().iova()) as usize
+        (self.iova() - self.home.region().iova()) as usize - self.start()
     }
 }
 
 impl Drop for DmaBuffer {
     fn drop(&mut self) {
-        self.home.note_dropped(self.offset(), self.capacity());
+        self.home.note_dropped(self.offset(), self.capacity as usize);
     }
 }
 
@@ -200,7 +224,7 @@ impl fmt::Debug for DmaBuffer {
         f.debug_struct("DmaBuffer")
             .field("iova", &format_args!("{:#x}", self.iova()))
             .field("len", &self.len)
-            .field("capacity", &self.capacity)
+            .field("capacity", &self.capacity())
             .field("direction", &self.direction())
             .finish()
     }

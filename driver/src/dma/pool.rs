@@ -122,10 +122,11 @@ impl BufferPool {
 
     /// Gives a buffer back. One that is not of this pool is dropped, and found by its own pool.
     #[inline]
-    pub fn put(&mut self, buffer: DmaBuffer) {
+    pub fn put(&mut self, mut buffer: DmaBuffer) {
         if !buffer.belongs_to(&self.home) {
             return;
         }
+        buffer.begin_at(0);
         let capacity = buffer.capacity();
         self.available += capacity;
         let kept = &mut self.kept[(capacity / BLOCK).trailing_zeros() as usize];

@@ -35,6 +35,28 @@ pub enum SubmitError {
         /// The address.
         iova: u64,
     },
+    /// No specification known here says how much the opcode moves, and PRPs for memory of this length, beginning where
+    /// it does, would let a drive that moves more take the data for addresses of further memory. Begin it elsewhere in
+    /// its first page ([`guarded_start`](super::guarded_start), [`DmaBuffer::begin_at`](crate::DmaBuffer::begin_at)),
+    /// or use SGLs.
+    #[error(
+        "opcode {opcode:#04x} may move more than the {len} bytes that it is given, and a drive that does would take data \
+         for addresses; memory of {len} bytes must begin elsewhere in its first page, or be longer"
+    )]
+    Unguarded {
+        /// The command's opcode.
+        opcode: u8,
+        /// Bytes of data.
+        len: usize,
+    },
+    /// The memory of a command with metadata holds no data besides.
+    #[error("{len} bytes do not hold data and {metadata} bytes of metadata behind it")]
+    NoRoomForMetadata {
+        /// Bytes of memory.
+        len: usize,
+        /// Bytes of metadata.
+        metadata: usize,
+    },
     /// The command reads or writes memory that is not mapped for the device to read or write.
     #[error("opcode {opcode:#04x} transfers data in a direction that its memory is not mapped for")]
     WrongDirection {

@@ -4,10 +4,12 @@
 //! the device ([`QueuePair::ring`]) are two operations, so that a batch costs one doorbell.
 //!
 //! What a remote peer can never choose is set here for every command: the identifier, the data pointer, and the
-//! metadata pointer, which is always 0.
+//! metadata pointer, which is 0 but for [`QueuePair::submit_with_metadata`].
 
 mod error;
+mod pointer;
 mod ring;
+mod shadow;
 mod slots;
 
 #[cfg(test)]
@@ -19,17 +21,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangway_spec::opcode::admin;
-use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry, TransferDirection, feature};
+use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry, feature};
 
 pub use self::error::{QueueFault, Rejected, SubmitError};
+use self::pointer::DataPointer;
+pub(crate) use self::pointer::SglRules;
+pub use self::pointer::{DataPointers, guarded_start};
 use self::ring::{CompletionRing, PrpLists, SubmissionRing, publish};
+use self::shadow::Bell;
+pub(crate) use self::shadow::ShadowDoorbells;
 use self::slots::{Outstanding, Slots};
 use crate::controller::Stopped;
 use crate::controller::epoch::{Epoch, Run};
 use crate::dma::{CommandData, Direction, DmaDomain, DmaError};
 use crate::function::{Interrupt, Stepper};
 use crate::mmio::Doorbell;
-use crate::prp::{self, PrpError};
+use crate::prp;
 
 /// The most entries that a queue has: what command identifiers leave room for.
 pub const MAX_ENTRIES: u16 = slots::MAX_SLOTS as u16 + 1;
@@ -57,15 +64,16 @@ pub struct QueuePair {
     told: u64,
     /// The device has fetched the entries before it, as far as it has told.
     head: u16,
-    tail_doorbell: Doorbell,
+    tail_bell: Bell,
 
     cq: CompletionRing,
     /// The next completion to come.
     next: u16,
     /// The phase it has when it has come.
     phase: bool,
-    head_doorbell: Doorbell,
+    head_bell: Bell,
 
+    sgl: Option<SglRules>,
     slots: Slots,
     lists: PrpLists,
     /// Per slot, how many entries of its list are not poison.
@@ -90,6 +98,8 @@ pub(crate) struct Parts {
     pub(crate) entries: u16,
     /// Bytes that one command can transfer.
     pub(crate) max_transfer: usize,
+    /// How commands use SGLs, if they do.
+    pub(crate) sgl: Option<SglRules>,
     pub(crate) tail_doorbell: Doorbell,
     pub(crate) head_doorbell: Doorbell,
 }
@@ -134,7 +144,7 @@ impl fmt::Display for Overdue {
 impl QueuePair {
     /// Makes the memory of a queue pair. The controller knows nothing of it yet.
     pub(crate) fn new(domain: &DmaDomain, parts: Parts) -> Result<Self, DmaError> {
-        let Parts { qid, run, entries, max_transfer, tail_doorbell, head_doorbell } = parts;
+        let Parts { qid, run, entries, max_transfer, sgl, tail_doorbell, head_doorbell } = parts;
         assert!((2..=MAX_ENTRIES).contains(&entries));
         // A queue is full with one entry free (NVMe Base 2.0, 3.3.1.5).
         let slots = usize::from(entries) - 1;
@@ -154,11 +164,12 @@ impl QueuePair {
             posted: 0,
             told: 0,
             head: 0,
-            tail_doorbell,
+            tail_bell: Bell::new(tail_doorbell),
             cq: CompletionRing::new(domain, entries)?,
             next: 0,
             phase: true,
-            head_doorbell,
+            head_bell: Bell::new(head_doorbell),
+            sgl,
             slots: Slots::new(slots),
             lists: PrpLists::new(&region, lists_at, slots, list_pages, domain.poison_iova()),
             list_entries: vec![0; slots],
@@ -170,6 +181,20 @@ impl QueuePair {
     /// Gives the queue pair of a device that does not run by itself what makes it run.
     pub(crate) fn set_stepper(&mut self, stepper: Option<Box<dyn Stepper>>) {
         self.stepper = stepper;
+    }
+
+    /// Tells the device of tails and heads in memory from now on, and by registers where its event indexes ask for it;
+    /// `always`: by registers in any case. The device must not look at its doorbells at this time.
+    pub(crate) fn set_shadow_doorbells(&mut self, shadow: &ShadowDoorbells, always: bool) {
+        let doorbell = 2 * usize::from(self.qid);
+        self.tail_bell.set_shadow(shadow, doorbell, always);
+        self.head_bell.set_shadow(shadow, doorbell + 1, always);
+    }
+
+    /// The device refused them.
+    pub(crate) fn remove_shadow_doorbells(&mut self) {
+        self.tail_bell.remove_shadow();
+        self.head_bell.remove_shadow();
     }
 
     /// Says what the completion queue signals.
@@ -237,25 +262,63 @@ impl QueuePair {
         user: u64,
         deadline: Instant,
     ) -> Result<(), Rejected> {
-        match self.prepare(entry, &data) {
-            Ok((prp1, prp2)) => {
-                self.post(entry, (prp1, prp2), data, user, deadline);
+        match self.prepare(entry, &data, data.len()) {
+            Ok(pointer) => {
+                self.post(entry, pointer, 0, data, user, deadline);
                 Ok(())
             }
             Err(reason) => Err(Rejected { data, reason }),
         }
     }
 
-    /// Submits a command whose data pointer names a queue: Create I/O Submission or Completion Queue.
-    pub(crate) fn submit_with_queue(
+    /// As [`submit`](QueuePair::submit), for a namespace that keeps metadata in a buffer of its own (FLBAS bit 4 is 0):
+    /// the last `metadata` bytes of `data` are the metadata of the blocks before them.
+    ///
+    /// That there are as many as the command implies is up to the caller
+    /// ([`BlockFormat::metadata_length`](gangway_spec::nvm::BlockFormat::metadata_length)): nothing else tells the
+    /// device where they end.
+    ///
+    /// # Errors
+    /// As [`submit`](QueuePair::submit); [`SubmitError::Misaligned`] also when the metadata does not begin at a multiple
+    /// of 4, and [`SubmitError::NoRoomForMetadata`] when there is not as much of it.
+    pub fn submit_with_metadata(
         &mut self,
         entry: &SubmissionQueueEntry,
-        queue_iova: u64,
+        data: CommandData,
+        metadata: usize,
+        user: u64,
+        deadline: Instant,
+    ) -> Result<(), Rejected> {
+        let pointers = (|| {
+            let (Some(iova), Some(len @ 1..)) = (data.iova(), data.len().checked_sub(metadata)) else {
+                return Err(SubmitError::NoRoomForMetadata { len: data.len(), metadata });
+            };
+            let mptr = iova + len as u64;
+            if !mptr.is_multiple_of(4) {
+                return Err(SubmitError::Misaligned { iova: mptr });
+            }
+            Ok((self.prepare(entry, &data, len)?, mptr))
+        })();
+        match pointers {
+            Ok((pointer, mptr)) => {
+                self.post(entry, pointer, mptr, data, user, deadline);
+                Ok(())
+            }
+            Err(reason) => Err(Rejected { data, reason }),
+        }
+    }
+
+    /// Submits a command that gives the controller memory to keep: a queue in its first pointer, or shadow doorbells
+    /// in both.
+    pub(crate) fn submit_with_kept_memory(
+        &mut self,
+        entry: &SubmissionQueueEntry,
+        (prp1, prp2): (u64, u64),
         user: u64,
         deadline: Instant,
     ) -> Result<(), SubmitError> {
         self.check_room()?;
-        self.post(entry, (queue_iova, 0), CommandData::None, user, deadline);
+        self.post(entry, DataPointer::prp(prp1, prp2), 0, CommandData::None, user, deadline);
         Ok(())
     }
 
@@ -266,7 +329,7 @@ impl QueuePair {
         }
         // Entries, lists and data must be in memory before the device goes to look for them.
         publish();
-        self.tail_doorbell.write(u32::from(self.tail));
+        self.tail_bell.ring(self.tail);
         self.rung = self.tail;
         self.told = self.posted;
         self.step();
@@ -311,7 +374,7 @@ impl QueuePair {
         }
         let count = out.len() - before;
         if count > 0 {
-            self.head_doorbell.write(u32::from(self.next));
+            self.head_bell.ring(self.next);
         }
         result.map(|()| count)
     }
@@ -377,58 +440,13 @@ impl QueuePair {
         }
     }
 
-    /// Checks a command and writes its PRP list; gives its data pointer.
-    #[inline]
-    fn prepare(
-        &mut self,
-        entry: &SubmissionQueueEntry,
-        data: &CommandData,
-    ) -> Result<(u64, u64), SubmitError> {
-        let slot = self.check_room()?;
-        if self.qid == 0 && keeps_memory(entry) {
-            return Err(SubmitError::KeepsMemory { opcode: entry.opcode });
-        }
-        let direction = entry.transfer_direction();
-        let (iova, memory) = match (data.iova(), data.direction()) {
-            (Some(iova), Some(memory)) if !data.is_empty() => (iova, memory),
-            // Without data the pointer is reserved, or the command may look at it in error.
-            _ if direction == TransferDirection::None => return Ok((0, 0)),
-            _ => return Ok((self.lists.poison(), self.lists.poison())),
-        };
-        let allowed = match direction {
-            TransferDirection::None => false,
-            TransferDirection::HostToController => memory.device_reads(),
-            TransferDirection::ControllerToHost => memory.device_writes(),
-            TransferDirection::Bidirectional => memory.device_reads() && memory.device_writes(),
-        };
-        if !allowed {
-            return Err(SubmitError::WrongDirection { opcode: entry.opcode });
-        }
-        let too_long = SubmitError::TooLong { len: data.len(), limit: self.max_transfer };
-        if data.len() > self.max_transfer {
-            return Err(too_long);
-        }
-        let poison = self.lists.poison();
-        let mut list = self.lists.slot(slot);
-        let pointers = prp::describe(iova, data.len(), poison, &mut list).map_err(|error| match error {
-            PrpError::Misaligned => SubmitError::Misaligned { iova },
-            PrpError::TooLong => too_long,
-        })?;
-        if pointers.list_entries > 0 {
-            // Behind the end of the list stands what the slot's last list left there: pages of somebody's data.
-            let used = &mut self.list_entries[slot];
-            list.poison(pointers.list_entries..*used as usize);
-            *used = pointers.list_entries as u32;
-        }
-        Ok((pointers.prp1, pointers.prp2))
-    }
-
     /// Writes a checked command to the queue.
     #[inline]
     fn post(
         &mut self,
         entry: &SubmissionQueueEntry,
-        (prp1, prp2): (u64, u64),
+        pointer: DataPointer,
+        mptr: u64,
         data: CommandData,
         user: u64,
         deadline: Instant,
@@ -444,9 +462,8 @@ impl QueuePair {
         let cid = self.slots.occupy(command).expect("a free slot was seen when the command was checked");
         let mut entry = *entry;
         entry.cid.set(cid);
-        entry.set_psdt(0);
-        entry.mptr.set(0);
-        entry.set_prp(prp1, prp2);
+        entry.mptr.set(mptr);
+        pointer.put_into(&mut entry);
         self.sq.write(self.tail, &entry);
         self.tail = self.after(self.tail);
         self.posted += 1;
@@ -536,7 +553,7 @@ impl Drop for QueuePair {
             "a queue pair was dropped that its controller still knows; its memory is leaked"
         );
         mem::forget(self.slots.take_all());
-        mem::forget((Arc::clone(self.sq.region()), Arc::clone(self.cq.region())));
+        mem::forget((Arc::clone(self.sq.region()), Arc::clone(self.cq.region()), self.tail_bell.pages()));
     }
 }
 

@@ -1,3 +1,7 @@
+mod doorbells;
+mod model;
+mod pointers;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -518,6 +522,7 @@ fn a_proof_from_before_the_queue_pair_was_made_is_refused() {
         run: Run::new(epoch.next()),
         entries: 4,
         max_transfer: MAX,
+        sgl: None,
         tail_doorbell: Doorbell::in_memory(crate::mmio::DoorbellPage::new(1), 0).unwrap(),
         head_doorbell: Doorbell::in_memory(crate::mmio::DoorbellPage::new(1), 0).unwrap(),
     };
