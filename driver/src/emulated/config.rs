@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::faults::{FaultError, FaultRule};
+
 /// Largest MDTS that an emulated drive may have: 2^12 pages of 4 KiB, 16 MiB.
 pub const MDTS_MAX: u8 = 12;
 /// Most namespaces that an emulated drive may have.
@@ -45,6 +47,7 @@ pub enum Backing {
 /// | `depth` | entries of a queue, at most | `1024` |
 /// | `stride` | CAP.DSTRD, distance of doorbells: 2^(2+n) bytes | `0` |
 /// | `latency` | time that each I/O command takes, with ns, us, ms or s | none |
+/// | `fault` | what the drive does wrong, and when: see [`FaultRule`]. May be given several times | none |
 /// | `serial` | serial number | derived from the path of the file, or random |
 /// | `model` | model number | `Gangway Emulated NVMe Drive` |
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub struct EmulatedConfig {
     pub stride: u8,
     /// How long each I/O command takes. `None`: it is done when the doorbell is seen.
     pub latency: Option<Duration>,
+    /// What the drive does wrong.
+    pub faults: Vec<FaultRule>,
     /// Serial number, at most 20 printable ASCII characters. The identifiers of subsystem and namespaces are derived
     /// from it. `None`: from the path of the file, or random when there is no file, as then each drive is a new one.
     pub serial: Option<String>,
@@ -86,6 +91,7 @@ impl Default for EmulatedConfig {
             depth: 1024,
             stride: 0,
             latency: None,
+            faults: Vec::new(),
             serial: None,
             model: "Gangway Emulated NVMe Drive".to_owned(),
         }
@@ -98,7 +104,7 @@ pub enum ConfigError {
     /// No such option.
     #[error(
         "there is no option \"{option}\"; there are size, block, namespaces, file, null, mdts, queues, depth, stride, \
-         latency, serial and model"
+         latency, fault, serial and model"
     )]
     UnknownOption {
         /// What was given.
@@ -121,6 +127,14 @@ pub enum ConfigError {
         value: String,
         /// What would be right.
         expected: String,
+    },
+    /// A fault makes no sense.
+    #[error("fault={text}: {error}")]
+    Fault {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        error: FaultError,
     },
     /// Two options contradict each other.
     #[error("\"file\" and \"null\" exclude each other: a drive has one backing")]
@@ -196,7 +210,7 @@ impl FromStr for EmulatedConfig {
         for option in text.split(',').filter(|option| !option.is_empty()) {
             let (name, value) =
                 option.split_once('=').map_or((option, None), |(name, value)| (name, Some(value)));
-            if seen.contains(&name) {
+            if name != "fault" && seen.contains(&name) {
                 return Err(ConfigError::Twice { option: name.to_owned() });
             }
             seen.push(name);
@@ -225,6 +239,11 @@ impl EmulatedConfig {
             "depth" => self.depth = parse_number("depth", needed("depth", "depth=1024")?)?,
             "stride" => self.stride = parse_number("stride", needed("stride", "stride=0")?)?,
             "latency" => self.latency = parse_duration(needed("latency", "latency=5ms")?)?,
+            "fault" => {
+                let text = needed("fault", "fault=ACTION:CONDITION:..., such as fault=drop:read:nth=3")?;
+                let wrong = |error| ConfigError::Fault { text: text.to_owned(), error };
+                self.faults.push(text.parse().map_err(wrong)?);
+            }
             "serial" => self.serial = Some(needed("serial", "serial=TEXT")?.to_owned()),
             "model" => self.model = needed("model", "model=TEXT")?.to_owned(),
             "file" => self.backing = Backing::File(needed("file", "file=PATH")?.into()),
@@ -259,6 +278,9 @@ impl fmt::Display for EmulatedConfig {
         option(self.stride != usual.stride, "stride", &self.stride);
         if let Some(latency) = self.latency {
             option(true, "latency", &DisplayDuration(latency));
+        }
+        for fault in &self.faults {
+            option(true, "fault", fault);
         }
         if let Some(serial) = &self.serial {
             option(true, "serial", serial);
@@ -302,18 +324,22 @@ impl fmt::Display for DisplaySize {
 const DURATIONS: [(&str, u128); 4] = [("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
 
 fn parse_duration(value: &str) -> Result<Option<Duration>, ConfigError> {
-    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = value.split_at(digits);
-    let nanos = DURATIONS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .and_then(|(_, factor)| u128::from(number.parse::<u64>().ok()?).checked_mul(*factor))
-        .and_then(|nanos| u64::try_from(nanos).ok())
+    let nanos = parse_nanoseconds(value)
         .ok_or_else(|| wrong("latency", value, "a time with its unit, such as 5ms, 100us or 1s"))?;
     Ok((nanos > 0).then(|| Duration::from_nanos(nanos)))
 }
 
-struct DisplayDuration(Duration);
+/// A time with its unit, in nanoseconds.
+pub(super) fn parse_nanoseconds(value: &str) -> Option<u64> {
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = value.split_at(digits);
+    let (_, factor) = DURATIONS.iter().find(|(name, _)| *name == unit)?;
+    let nanos = u128::from(number.parse::<u64>().ok()?).checked_mul(*factor)?;
+    u64::try_from(nanos).ok()
+}
+
+/// Prints a time as [`parse_nanoseconds`] reads it.
+pub(super) struct DisplayDuration(pub(super) Duration);
 
 impl fmt::Display for DisplayDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -343,7 +369,7 @@ mod tests {
     #[test]
     fn every_option_is_understood_and_printed_again() {
         let text = "file=/tmp/a b.img,size=3MiB,block=512,namespaces=2,mdts=5,queues=4,depth=64,stride=2,\
-                    latency=1500us,serial=S1,model=A Drive";
+                    latency=1500us,fault=drop:read:nth=3,fault=not-ready:once,serial=S1,model=A Drive";
         let config: EmulatedConfig = text.parse().unwrap();
         assert_eq!(config.backing, Backing::File("/tmp/a b.img".into()));
         assert_eq!(config.latency, Some(Duration::from_micros(1500)));
@@ -395,6 +421,8 @@ mod tests {
             ("null=1", "without a value"),
             ("null,file=a", "exclude"),
             ("size=1G,size=2G", "twice"),
+            ("fault=drop:reed", "\"reed\" is neither"),
+            ("fault", "fault=drop:read:nth=3"),
             ("sise=1G", "size, block, namespaces"),
         ] {
             assert!(error(text).contains(part), "{text}: {}", error(text));

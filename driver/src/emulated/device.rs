@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use gangway_spec::aen::AsyncEvent;
 use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry};
 use tracing::warn;
 
@@ -12,9 +13,11 @@ use super::config::EmulatedConfig;
 use super::counters::Counters;
 use super::error::EmulatedError;
 use super::error_log::ErrorLog;
+use super::faults::{Corruption, Faults};
+use super::held::{Command, Held};
 use super::identity::Identity;
 use super::io::IoQueue;
-use super::memory::{DmaMemory, EmulatedIommu, Gate};
+use super::memory::{DmaFault, DmaMemory, EmulatedIommu, Gate};
 use super::namespace::Namespaces;
 use super::prp::PAGE;
 use super::registers::Registers;
@@ -26,9 +29,13 @@ use crate::mmio::DoorbellPage;
 /// knows offsets in BAR0 only.
 const DOORBELL_SPREAD: usize = 32;
 
+/// Events that wait until the admin queue takes them over, at most; further ones are dropped, as nobody listens.
+const EVENTS_LIMIT: usize = 64;
+
 /// An emulated NVMe controller with everything that is behind it.
 ///
-/// Locks are taken in this order: registers, admin gate, gate of an I/O queue, completion queue, error log.
+/// Locks are taken in this order: registers, admin gate, gate of an I/O queue, completion queue; then one of the error
+/// log, the faults and the events, in which nothing else is locked.
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) config: EmulatedConfig,
@@ -54,6 +61,9 @@ pub(super) struct Device {
     /// Completion queues by identifier, the admin one included.
     completion_queues: Box<[Alone<Mutex<Option<CompletionQueue>>>]>,
     pub(super) error_log: Mutex<ErrorLog>,
+    /// Events that the admin queue has not taken over yet.
+    events: Mutex<Vec<AsyncEvent>>,
+    pub(super) faults: Faults,
     pub(super) since: Instant,
 }
 
@@ -98,6 +108,8 @@ impl Device {
             io,
             completion_queues: (0..queues).map(|_| Alone(Mutex::new(None))).collect(),
             error_log: Mutex::new(ErrorLog::default()),
+            events: Mutex::default(),
+            faults: Faults::new(&config.faults),
             since: Instant::now(),
             name,
             config,
@@ -176,18 +188,96 @@ impl Device {
         (status, result): (Status, u64),
     ) -> bool {
         let status = if status.is_success() { status } else { self.log_error(sq.id, entry, status) };
-        let mut completion = CompletionQueueEntry::new(entry.cid.get(), status);
-        completion.set_result(result);
-        completion.sq_head.set(sq.head());
-        completion.sq_id.set(sq.id);
-        if cq.post(host, completion).is_err() {
+        let posted = cq.post(host, completion(sq, entry, (status, result)));
+        self.check_posted(posted, sq)
+    }
+
+    /// Whether a completion was posted; the controller stops if it could not be.
+    #[inline]
+    fn check_posted(&self, posted: Result<(), DmaFault>, sq: &SubmissionQueue) -> bool {
+        if posted.is_err() {
             self.fail(&format!(
                 "completion queue {} is not in memory that may be written",
                 sq.completion_queue
             ));
-            return false;
+        }
+        posted.is_ok()
+    }
+
+    /// How a command ends that is not to be executed; `None` when it is.
+    pub(super) fn foregone(&self, command: &Command) -> Option<Status> {
+        if command.aborted {
+            return Some(Status::ABORT_REQUESTED);
+        }
+        command.treatment.status.or(command.treatment.skip.then_some(Status::SUCCESS))
+    }
+
+    /// Completes a command that was looked at, with whatever was declared for its completion.
+    pub(super) fn finish(
+        &self,
+        host: &DmaMemory,
+        sq: &SubmissionQueue,
+        cq: &mut CompletionQueue,
+        held: &mut Held,
+        (command, (status, result), now): (&Command, (Status, u64), Instant),
+    ) -> bool {
+        let Command { entry, treatment, .. } = command;
+        if treatment.lose {
+            return true;
+        }
+        let logged = if status.is_success() { status } else { self.log_error(sq.id, entry, status) };
+        // A status that was declared is given as it was declared, also when the log has an entry that More denies.
+        let status = treatment.status.unwrap_or(logged);
+        let mut completion = completion(sq, entry, (status, result));
+        if let Some(corruption) = treatment.corruption {
+            corruption.apply(&mut completion, sq.size());
+        }
+        let posted = match (treatment.corruption, treatment.late_phase) {
+            (Some(Corruption::Phase), _) => cq.post_unseen(host, completion, None),
+            (_, Some(time)) => cq.post_unseen(host, completion, now.checked_add(time)),
+            _ => cq.post(host, completion),
+        };
+        held.count_completion(treatment.duplicate.then_some(completion));
+        self.check_posted(posted, sq)
+    }
+
+    /// Posts the completions that are to be written twice for the second time, as far as there is room.
+    pub(super) fn post_again(
+        &self,
+        host: &DmaMemory,
+        sq: &SubmissionQueue,
+        cq: &mut CompletionQueue,
+        held: &mut Held,
+    ) -> bool {
+        while cq.has_room()
+            && let Some(completion) = held.take_again()
+        {
+            let posted = cq.post(host, completion);
+            if !self.check_posted(posted, sq) {
+                return false;
+            }
         }
         true
+    }
+
+    /// Whether commands are to be looked at one by one, as some may wait or meet a fault.
+    #[inline]
+    pub(super) fn is_attentive(&self) -> bool {
+        self.config.latency.is_some() | self.faults.are_possible()
+    }
+
+    /// Reports an event at the next step of the admin queue that finds a request for it. To be called from anywhere,
+    /// whatever is locked.
+    pub(super) fn raise(&self, event: AsyncEvent) {
+        let mut events = lock(&self.events);
+        if events.len() < EVENTS_LIMIT {
+            events.push(event);
+        }
+    }
+
+    /// The events that were raised since the last call.
+    pub(super) fn take_events(&self) -> Vec<AsyncEvent> {
+        std::mem::take(&mut *lock(&self.events))
     }
 
     #[cold]
@@ -204,9 +294,22 @@ impl Device {
     #[cold]
     pub(super) fn fail(&self, why: &str) {
         self.violations.fetch_add(1, Ordering::Relaxed);
+        self.stop_fatally(why);
+    }
+
+    /// Sets CSTS.CFS and stops, through no fault of the host.
+    #[cold]
+    pub(super) fn stop_fatally(&self, why: &str) {
         self.running.store(false, Ordering::Release);
         self.fatal.store(true, Ordering::Release);
         warn!("{}: controller fatal status: {why}", self.name);
+    }
+
+    /// Waits until whoever is inside a gate has left it. With [`running`](Self::running) cleared before, no step is
+    /// under way afterwards.
+    pub(super) fn pass_through_gates(&self) {
+        drop(self.admin.enter());
+        self.io.iter().for_each(|gate| drop(gate.enter()));
     }
 
     /// Forgets all queues and everything that a controller reset forgets. When this returns, no step is under way and
@@ -221,6 +324,8 @@ impl Device {
             *lock(&queue.0) = None;
         }
         self.doorbells.reset();
+        self.faults.reset();
+        self.take_events();
         self.fatal.store(false, Ordering::Release);
         self.write_cache.store(true, Ordering::Relaxed);
     }
@@ -248,6 +353,20 @@ impl Device {
     pub(super) fn counters(&self) -> Counters {
         self.io.iter().fold(Counters::default(), |sum, gate| sum + gate.enter().state.counters)
     }
+}
+
+/// The completion of a command.
+#[inline]
+fn completion(
+    sq: &SubmissionQueue,
+    entry: &SubmissionQueueEntry,
+    (status, result): (Status, u64),
+) -> CompletionQueueEntry {
+    let mut completion = CompletionQueueEntry::new(entry.cid.get(), status);
+    completion.set_result(result);
+    completion.sq_head.set(sq.head());
+    completion.sq_id.set(sq.id);
+    completion
 }
 
 /// Something in cache lines of its own: what two threads write to must not share one.

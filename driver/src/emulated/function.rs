@@ -152,7 +152,7 @@ impl Stepper for QueueStepper {
 /// A look at the inside of an emulated drive, and a hand on it.
 #[derive(Clone)]
 pub struct EmulatedProbe {
-    device: Arc<Device>,
+    pub(super) device: Arc<Device>,
 }
 
 impl fmt::Debug for EmulatedProbe {
@@ -170,6 +170,6 @@ impl EmulatedProbe {
 
     /// Reports an asynchronous event, at the next step of the admin queue that finds a request for one.
     pub fn raise_event(&self, event: AsyncEvent) {
-        self.device.admin.enter().state.events.raise(event);
+        self.device.raise(event);
     }
 }

@@ -12,6 +12,11 @@
 //! by what concerns the whole controller: reset, changed mappings, Abort. So when CC.EN was written 0, no step is under
 //! way, and none touches memory any more.
 //!
+//! # Faults
+//!
+//! A drive can be told to misbehave ([`FaultRule`]): from its options, and at any time through [`EmulatedProbe`]. A drive
+//! that was told nothing pays a branch per step for it.
+//!
 //! # What this does not do
 //!
 //! - Interrupts: vectors are accepted and checked, and nothing is raised.
@@ -26,7 +31,9 @@ mod counters;
 mod device;
 mod error;
 mod error_log;
+mod faults;
 mod function;
+mod held;
 mod identity;
 mod io;
 mod memory;
@@ -40,4 +47,8 @@ mod tests;
 
 pub use config::{Backing, ConfigError, DEPTH_MAX, EmulatedConfig, MDTS_MAX, NAMESPACES_MAX, QUEUES_MAX};
 pub use error::EmulatedError;
+pub use faults::{
+    CommandMatch, Corruption, FaultAction, FaultCounts, FaultError, FaultId, FaultRule, Occurrence,
+    QueueMatch, REORDER_LIMIT,
+};
 pub use function::{EmulatedFunction, EmulatedProbe};

@@ -8,6 +8,7 @@ use gangway_spec::registers::{
 
 use super::config::EmulatedConfig;
 use super::device::{Device, lock};
+use super::faults::Unready;
 
 /// The version of the specification that the drive follows.
 pub(super) const VERSION: Version = Version::V1_4;
@@ -19,10 +20,13 @@ const CC_KNOWN: u32 = 0x00ff_fff1;
 const ADMIN_QUEUES_END: u32 = registers::ACQ + 4;
 
 /// Registers that keep what is written to them.
+#[derive(Default)]
 pub(super) struct Registers {
     capabilities: ControllerCapabilities,
     configuration: ControllerConfiguration,
     ready: bool,
+    /// A fault holds up what CC.EN asked for last.
+    pending: Option<Unready>,
     shutdown: bool,
     interrupt_mask: u32,
     aqa: u32,
@@ -41,17 +45,13 @@ impl Registers {
             .with_to(20)
             .with_dstrd(config.stride)
             .with_css(ControllerCapabilities::CSS_NVM);
-        Self {
-            capabilities,
-            configuration: ControllerConfiguration::new(),
-            ready: false,
-            shutdown: false,
-            interrupt_mask: 0,
-            aqa: 0,
-            asq: 0,
-            acq: 0,
-            starts: 0,
-        }
+        Self { capabilities, ..Self::default() }
+    }
+
+    /// Back to what they are when the power comes on.
+    pub(super) fn clear(&mut self) {
+        let (capabilities, starts) = (self.capabilities, self.starts);
+        *self = Self { capabilities, starts, ..Self::default() };
     }
 
     fn status(&self, fatal: bool) -> ControllerStatus {
@@ -77,7 +77,11 @@ fn set_half(register: &mut u64, offset: u32, value: u32) {
 impl Device {
     /// Reads a register below the doorbells. What is not there reads as zero.
     pub(super) fn read_register(&self, offset: u32) -> u32 {
-        let registers = lock(&self.registers);
+        if self.is_gone() {
+            return u32::MAX;
+        }
+        let mut registers = lock(&self.registers);
+        self.catch_up(&mut registers);
         match offset {
             registers::CAP | 0x04 => half(registers.capabilities.into_bits(), offset),
             registers::VS => VERSION.into(),
@@ -93,7 +97,11 @@ impl Device {
 
     /// Writes a register below the doorbells. Writes to what is read-only or not there have no effect.
     pub(super) fn write_register(&self, offset: u32, value: u32) {
+        if self.is_gone() {
+            return;
+        }
         let mut registers = lock(&self.registers);
+        self.catch_up(&mut registers);
         match offset {
             registers::INTMS => registers.interrupt_mask |= value,
             registers::INTMC => registers.interrupt_mask &= !value,
@@ -114,14 +122,20 @@ impl Device {
         registers.configuration = new;
         self.configuration.store(value, Ordering::Release);
         match (old.en(), new.en()) {
-            (false, true) => self.enable(registers),
-            (true, false) => {
-                self.reset();
-                registers.ready = false;
-                registers.shutdown = false;
-                registers.interrupt_mask = 0;
-                registers.configuration = ControllerConfiguration::new();
-                return;
+            (false, true) if registers.pending.is_some() => {
+                self.fail("CC.EN was set before CSTS.RDY had followed it to 0");
+            }
+            (false, true) | (true, false) => {
+                // A controller that never got ready is disabled without ado.
+                let enabling = new.en();
+                registers.pending = None;
+                match self.faults.unready(enabling, self.since.elapsed()) {
+                    Some(unready) if enabling || registers.ready => registers.pending = Some(unready),
+                    _ => self.follow(registers),
+                }
+                if !enabling {
+                    return;
+                }
             }
             (true, true) if (old.css(), old.mps(), old.ams()) != (new.css(), new.mps(), new.ams()) => {
                 self.fail("CC.CSS, CC.MPS or CC.AMS changed while the controller is enabled");
@@ -131,13 +145,32 @@ impl Device {
         if new.shn() != ControllerConfiguration::SHN_NONE && !registers.shutdown {
             // Inside the gates nobody works any more when this has passed through them.
             self.running.store(false, Ordering::Release);
-            drop(self.admin.enter());
-            self.io.iter().for_each(|gate| drop(gate.enter()));
+            self.pass_through_gates();
             if self.store.flush().is_err() {
                 self.fail("data could not be made durable at shutdown");
             }
             registers.shutdown = true;
         }
+    }
+
+    /// Does what CC.EN asked for and a fault has held up until now.
+    fn catch_up(&self, registers: &mut Registers) {
+        if registers.pending.is_some_and(Unready::is_over) {
+            registers.pending = None;
+            self.follow(registers);
+        }
+    }
+
+    /// Lets CSTS.RDY follow CC.EN.
+    fn follow(&self, registers: &mut Registers) {
+        if registers.configuration.en() {
+            return self.enable(registers);
+        }
+        self.reset();
+        registers.ready = false;
+        registers.shutdown = false;
+        registers.interrupt_mask = 0;
+        registers.configuration = ControllerConfiguration::new();
     }
 
     fn enable(&self, registers: &mut Registers) {

@@ -1,5 +1,7 @@
 //! Submission and completion queues from the drive's side.
 
+use std::time::Instant;
+
 use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry};
 use zerocopy::transmute;
 
@@ -84,11 +86,20 @@ pub(super) struct CompletionQueue {
     head: u32,
     tail: u32,
     phase: bool,
+    /// Entries that were written with the wrong phase, to be written again.
+    late: Vec<Late>,
+}
+
+/// An entry whose phase is wrong until a time.
+struct Late {
+    due: Instant,
+    index: u32,
+    entry: CompletionQueueEntry,
 }
 
 impl CompletionQueue {
     pub(super) fn new(base: u64, size: u32) -> Self {
-        Self { base, size, head: 0, tail: 0, phase: true }
+        Self { base, size, head: 0, tail: 0, phase: true, late: Vec::new() }
     }
 
     /// Whether the drive may write a completion queue there.
@@ -125,12 +136,49 @@ impl CompletionQueue {
     pub(super) fn post(&mut self, host: &DmaMemory, mut entry: CompletionQueueEntry) -> Result<(), DmaFault> {
         debug_assert!(self.has_room(), "the caller looked for room");
         entry.set_phase(self.phase);
+        self.write(host, entry)
+    }
+
+    /// Hands a completion over with the wrong phase, so that the host does not see it: until a time, or for good.
+    /// There must be [room](Self::has_room).
+    ///
+    /// # Errors
+    /// The queue's memory may not be written.
+    pub(super) fn post_unseen(
+        &mut self,
+        host: &DmaMemory,
+        mut entry: CompletionQueueEntry,
+        until: Option<Instant>,
+    ) -> Result<(), DmaFault> {
+        entry.set_phase(self.phase);
+        self.late.extend(until.map(|due| Late { due, index: self.tail, entry }));
+        entry.set_phase(!self.phase);
+        self.write(host, entry)
+    }
+
+    #[inline]
+    fn write(&mut self, host: &DmaMemory, entry: CompletionQueueEntry) -> Result<(), DmaFault> {
         host.write_completion(self.base + u64::from(self.tail) * CQ_ENTRY, transmute!(entry))?;
         self.tail = next(self.tail, self.size);
         if self.tail == 0 {
             self.phase = !self.phase;
         }
         Ok(())
+    }
+
+    /// Puts phases right whose time has come.
+    pub(super) fn settle(&mut self, host: &DmaMemory, now: Instant) {
+        let (base, size, head, tail) = (self.base, self.size, self.head, self.tail);
+        self.late.retain(|late| {
+            // One that the host has passed over is none of its completions any more.
+            let outstanding = distance(head, late.index, size) < distance(head, tail, size);
+            if outstanding && late.due <= now {
+                // The queue was in memory when the entry was written. If it no longer is, nobody looks for it.
+                let _ =
+                    host.write_completion(base + u64::from(late.index) * CQ_ENTRY, transmute!(late.entry));
+            }
+            outstanding && late.due > now
+        });
     }
 }
 
@@ -161,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_head_may_move_up_to_the_tail_and_no_further() {
-        let mut queue = CompletionQueue { base: 0, size: 4, head: 2, tail: 1, phase: false };
+        let mut queue = CompletionQueue { head: 2, tail: 1, ..CompletionQueue::new(0, 4) };
         assert!(!queue.has_room());
         assert_eq!(queue.ring(4), Err(InvalidDoorbell));
         assert_eq!(queue.ring(0), Ok(()));

@@ -29,6 +29,12 @@ impl Events {
         fits
     }
 
+    /// Takes a request back. `false` when there is none with this identifier.
+    pub(super) fn cancel(&mut self, cid: u16) -> bool {
+        let found = self.requests.iter().position(|&request| request == cid);
+        found.and_then(|index| self.requests.remove(index)).is_some()
+    }
+
     /// Whether a command with this identifier is outstanding.
     pub(super) fn holds(&self, cid: u16) -> bool {
         self.requests.contains(&cid)

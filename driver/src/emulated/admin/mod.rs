@@ -6,10 +6,13 @@ mod identify;
 mod logs;
 mod queues;
 
+use std::time::{Duration, Instant};
+
 use gangway_spec::{Status, SubmissionQueueEntry, opcode};
 
 use super::config::EmulatedConfig;
 use super::device::{Device, Outcome};
+use super::held::Held;
 use super::memory::{Access, DmaMemory};
 use super::prp::{PAGE, PrpReader};
 use super::ring::SubmissionQueue;
@@ -17,7 +20,7 @@ use super::store::dma_status;
 use events::Events;
 use features::Features;
 
-/// Abort commands that may be outstanding (ACL + 1). They are executed at once, so it is never reached.
+/// Abort commands that may be outstanding (ACL + 1). They are executed at once, unless a fault holds them up.
 pub(super) const ABORT_LIMIT: u8 = 4;
 /// Asynchronous Event Requests that may be outstanding (AERL + 1).
 pub(super) const EVENT_REQUEST_LIMIT: u8 = 4;
@@ -27,6 +30,10 @@ pub(super) struct Admin {
     sq: Option<SubmissionQueue>,
     prps: PrpReader,
     pub(super) events: Events,
+    /// Commands that a fault holds up.
+    pub(super) held: Held,
+    /// A command of this queue that the present command has aborted.
+    aborted: Option<u16>,
     features: Features,
     /// Whether an I/O queue was created since the last reset.
     has_io_queues: bool,
@@ -48,6 +55,8 @@ impl Admin {
             sq: None,
             prps: PrpReader::new(PAGE << config.mdts),
             events: Events::default(),
+            held: Held::default(),
+            aborted: None,
             features: Features::new(config),
             has_io_queues: false,
             granted: Granted { submission: config.queues, completion: config.queues },
@@ -64,9 +73,30 @@ impl Admin {
     pub(super) fn reset(&mut self) {
         self.sq = None;
         self.events = Events::default();
+        self.held = Held::default();
+        self.aborted = None;
         self.features.reset(&self.config);
         self.has_io_queues = false;
         self.granted = Granted { submission: self.config.queues, completion: self.config.queues };
+    }
+
+    /// Why a command is not even looked at, with those that are outstanding.
+    fn refusal(&self, entry: &SubmissionQueueEntry) -> Option<Status> {
+        let (cid, limit) = (entry.cid.get(), usize::from(ABORT_LIMIT));
+        if self.events.holds(cid) || self.held.holds(cid) {
+            return Some(Status::CID_CONFLICT.with_dnr());
+        }
+        let too_many = entry.opcode == opcode::admin::ABORT && self.held.count(opcode::admin::ABORT) >= limit;
+        too_many.then_some(Status::ABORT_COMMAND_LIMIT_EXCEEDED.with_dnr())
+    }
+
+    /// Takes an outstanding command of this queue away, to be completed as aborted. `false` when there is none.
+    fn abort(&mut self, cid: u16) -> bool {
+        let found = self.events.cancel(cid) || self.held.remove(cid);
+        if found {
+            self.aborted = Some(cid);
+        }
+        found
     }
 }
 
@@ -88,7 +118,10 @@ impl Device {
         if !self.ring(sq, cq) {
             return;
         }
+        let now = Instant::now();
+        cq.settle(host, now);
         loop {
+            self.take_events().into_iter().for_each(|event| admin.events.raise(event));
             while cq.has_room()
                 && let Some((request, event)) = admin.events.deliver()
             {
@@ -97,7 +130,34 @@ impl Device {
                     return;
                 }
             }
-            if !cq.has_room() {
+            // A command is only executed when its completion has a place.
+            if !self.post_again(host, sq, cq, &mut admin.held) || !cq.has_room() {
+                return;
+            }
+            if let Some(command) = admin.held.take_due(now) {
+                let outcome = match self.foregone(&command) {
+                    // An Abort that does nothing says so.
+                    Some(Status::SUCCESS) if command.entry.opcode == opcode::admin::ABORT => {
+                        Outcome::Complete { status: Status::SUCCESS, result: NOT_ABORTED.into() }
+                    }
+                    Some(status) => status.into(),
+                    None => AdminCommand { device: self, admin, host, entry: &command.entry }.run(),
+                };
+                // What a command aborts on this queue is completed before it.
+                if let Some(cid) = admin.aborted.take() {
+                    let entry = SubmissionQueueEntry { cid: cid.into(), ..Default::default() };
+                    if !self.post(host, sq, cq, &entry, (Status::ABORT_REQUESTED, 0)) || !cq.has_room() {
+                        return;
+                    }
+                }
+                if let Outcome::Complete { status, result } = outcome
+                    && !self.finish(host, sq, cq, &mut admin.held, (&command, (status, result), now))
+                {
+                    return;
+                }
+                continue;
+            }
+            if admin.held.len() >= sq.size() as usize || !self.is_running() {
                 return;
             }
             let entry = match sq.fetch(host) {
@@ -105,15 +165,16 @@ impl Device {
                 Ok(None) => return,
                 Err(_) => return self.unreadable(sq),
             };
-            let outcome = if admin.events.holds(entry.cid.get()) {
-                Status::CID_CONFLICT.with_dnr().into()
-            } else {
-                AdminCommand { device: self, admin, host, entry: &entry }.run()
-            };
-            if let Outcome::Complete { status, result } = outcome
-                && !self.post(host, sq, cq, &entry, (status, result))
-            {
-                return;
+            match admin.refusal(&entry) {
+                Some(status) => {
+                    if !self.post(host, sq, cq, &entry, (status, 0)) {
+                        return;
+                    }
+                }
+                None => {
+                    let Some(treatment) = self.treat(0, &entry) else { return };
+                    admin.held.admit(entry, treatment, now, Duration::ZERO);
+                }
             }
         }
     }
@@ -187,15 +248,21 @@ impl AdminCommand<'_> {
     /// Bit 0 of the answer says whether the command was *not* aborted (NVMe Base 1.4, 5.1).
     fn abort(&mut self) -> Answer {
         let (qid, cid) = (self.entry.cdw10.get() as u16, (self.entry.cdw10.get() >> 16) as u16);
-        let Some(gate) = self.device.io_queue(qid) else { return Ok(1) };
+        if qid == 0 {
+            return Ok(if self.admin.abort(cid) { 0 } else { NOT_ABORTED });
+        }
+        let Some(gate) = self.device.io_queue(qid) else { return Ok(NOT_ABORTED) };
         if !gate.enter().state.abort(cid) {
-            return Ok(1);
+            return Ok(NOT_ABORTED);
         }
         // The aborted command is completed before Abort itself is.
         self.device.step_io(qid);
         Ok(0)
     }
 }
+
+/// What Abort answers when it did not abort.
+const NOT_ABORTED: u32 = 1 << 0;
 
 /// A command asks for something that Identify does not promise, or makes no sense.
 fn invalid_field<T>() -> Result<T, Status> {

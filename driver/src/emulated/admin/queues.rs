@@ -83,7 +83,7 @@ impl AdminCommand<'_> {
         }
         self.device.reset_doorbell(qid, false);
         let sq = SubmissionQueue::new(qid, completion, self.entry.prp1(), size);
-        inside.state.create(sq, self.device.max_transfer(), self.device.config.latency);
+        inside.state.create(sq, self.device);
         self.admin.has_io_queues = true;
         Ok(0)
     }

@@ -2,13 +2,13 @@
 
 mod execute;
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use gangway_spec::{Status, SubmissionQueueEntry};
+use gangway_spec::Status;
 
 use super::counters::Counters;
 use super::device::Device;
+use super::held::Held;
 use super::memory::DmaMemory;
 use super::prp::PrpReader;
 use super::ring::{CompletionQueue, SubmissionQueue};
@@ -24,21 +24,15 @@ pub(super) struct IoQueue {
 struct Active {
     sq: SubmissionQueue,
     prps: PrpReader,
-    /// Commands of a slow drive that wait for their time, in the order they came in.
-    waiting: VecDeque<Waiting>,
-}
-
-struct Waiting {
-    due: Instant,
-    entry: SubmissionQueueEntry,
-    aborted: bool,
+    /// Commands of a slow or faulty drive that wait.
+    held: Held,
 }
 
 impl IoQueue {
-    /// Makes the queue. Everything its commands will need is allocated here.
-    pub(super) fn create(&mut self, sq: SubmissionQueue, max_transfer: usize, latency: Option<Duration>) {
-        let waiting = VecDeque::with_capacity(latency.map_or(0, |_| sq.size() as usize));
-        self.active = Some(Active { sq, prps: PrpReader::new(max_transfer), waiting });
+    /// Makes the queue. Everything that commands of a drive without faults need is allocated here.
+    pub(super) fn create(&mut self, sq: SubmissionQueue, device: &Device) {
+        let held = Held::with_capacity(device.config.latency.map_or(0, |_| sq.size() as usize));
+        self.active = Some(Active { sq, prps: PrpReader::new(device.max_transfer()), held });
     }
 
     /// The completion queue it is tied to, when it exists.
@@ -51,16 +45,14 @@ impl IoQueue {
         self.active = None;
     }
 
+    /// How many commands wait.
+    pub(super) fn held(&self) -> usize {
+        self.active.as_ref().map_or(0, |active| active.held.len())
+    }
+
     /// Marks a waiting command as aborted, to be completed at the next step. `false` when there is no such command.
     pub(super) fn abort(&mut self, cid: u16) -> bool {
-        let Some(active) = &mut self.active else { return false };
-        let found =
-            active.waiting.iter().position(|waiting| !waiting.aborted && waiting.entry.cid.get() == cid);
-        let Some(mut waiting) = found.and_then(|index| active.waiting.remove(index)) else { return false };
-        waiting.aborted = true;
-        waiting.due = Instant::now();
-        active.waiting.push_front(waiting);
-        true
+        self.active.as_mut().is_some_and(|active| active.held.abort(cid, Instant::now()))
     }
 
     /// Ends the queue: commands that wait are completed as aborted, as far as there is room.
@@ -71,10 +63,9 @@ impl IoQueue {
         if !device.ring(&mut active.sq, cq) {
             return;
         }
-        for waiting in active.waiting.drain(..) {
-            if !cq.has_room()
-                || !device.post(host, &active.sq, cq, &waiting.entry, (Status::ABORTED_SQ_DELETION, 0))
-            {
+        for command in active.held.drain() {
+            let status = if command.aborted { Status::ABORT_REQUESTED } else { Status::ABORTED_SQ_DELETION };
+            if !cq.has_room() || !device.post(host, &active.sq, cq, &command.entry, (status, 0)) {
                 return;
             }
         }
@@ -95,9 +86,10 @@ impl Device {
         if !self.ring(&mut active.sq, cq) {
             return;
         }
-        match self.config.latency {
-            None => self.run(active, &mut queue.counters, cq, host),
-            Some(latency) => self.run_slowly(latency, active, &mut queue.counters, cq, host),
+        if self.is_attentive() {
+            self.run_attentively(active, &mut queue.counters, cq, host);
+        } else {
+            self.run(active, &mut queue.counters, cq, host);
         }
     }
 
@@ -118,45 +110,48 @@ impl Device {
         }
     }
 
-    /// Lets commands wait before they are executed, so that data moves late as well.
-    fn run_slowly(
+    /// Looks at commands one by one: some wait before they are executed, so that data moves late as well, and to some
+    /// a fault happens.
+    fn run_attentively(
         &self,
-        latency: Duration,
         active: &mut Active,
         counters: &mut Counters,
         cq: &mut CompletionQueue,
         host: &DmaMemory,
     ) {
         let now = Instant::now();
-        while active.waiting.len() < active.sq.size() as usize {
-            match active.sq.fetch(host) {
-                Ok(Some(entry)) => {
-                    if active.waiting.iter().any(|waiting| waiting.entry.cid == entry.cid) {
-                        if !cq.has_room() {
-                            return self.fail(
-                                "a command identifier was used twice and the completion queue is full",
-                            );
-                        }
-                        if !self.post(host, &active.sq, cq, &entry, (Status::CID_CONFLICT.with_dnr(), 0)) {
-                            return;
-                        }
-                        continue;
-                    }
-                    active.waiting.push_back(Waiting { due: now + latency, entry, aborted: false });
-                }
-                Ok(None) => break,
-                Err(_) => return self.unreadable(&active.sq),
-            }
-        }
-        while cq.has_room() && active.waiting.front().is_some_and(|waiting| waiting.due <= now) {
-            let Some(Waiting { entry, aborted, .. }) = active.waiting.pop_front() else { return };
-            let done = if aborted {
-                (Status::ABORT_REQUESTED, 0)
-            } else {
-                self.execute(&mut active.prps, counters, host, &entry)
-            };
-            if !self.post(host, &active.sq, cq, &entry, done) {
+        let Active { sq, prps, held } = active;
+        cq.settle(host, now);
+        loop {
+            if !self.post_again(host, sq, cq, held) {
                 return;
+            }
+            if cq.has_room()
+                && let Some(command) = held.take_due(now)
+            {
+                let done = match self.foregone(&command) {
+                    Some(status) => (status, 0),
+                    None => self.execute(prps, counters, host, &command.entry),
+                };
+                if !self.finish(host, sq, cq, held, (&command, done, now)) {
+                    return;
+                }
+            } else if !cq.has_room() || held.len() >= sq.size() as usize || !self.is_running() {
+                return;
+            } else {
+                let entry = match sq.fetch(host) {
+                    Ok(Some(entry)) => entry,
+                    Ok(None) => return,
+                    Err(_) => return self.unreadable(sq),
+                };
+                if held.holds(entry.cid.get()) {
+                    if !self.post(host, sq, cq, &entry, (Status::CID_CONFLICT.with_dnr(), 0)) {
+                        return;
+                    }
+                    continue;
+                }
+                let Some(treatment) = self.treat(sq.id, &entry) else { return };
+                held.admit(entry, treatment, now, self.config.latency.unwrap_or_default());
             }
         }
     }

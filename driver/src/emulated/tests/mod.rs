@@ -3,6 +3,7 @@
 mod admin;
 mod data;
 mod enabling;
+mod faults;
 mod io;
 mod queues;
 
@@ -122,6 +123,17 @@ impl Host {
         let status = host.status();
         assert!(status.rdy() && !status.cfs(), "{status:?}");
         host
+    }
+
+    /// Enables a controller that was disabled again, with the same admin queues.
+    fn start_again(&mut self) {
+        (self.admin.tail, self.admin.head, self.admin.phase) = (0, 0, true);
+        self.admin.cq.fill(0);
+        let sizes = u32::from(ENTRIES - 1) << 16 | u32::from(ENTRIES - 1);
+        self.function.write_register32(registers::AQA, sizes).unwrap();
+        self.function.write_register64(registers::ASQ, self.admin.sq.iova()).unwrap();
+        self.function.write_register64(registers::ACQ, self.admin.cq.iova()).unwrap();
+        self.configure(good_configuration());
     }
 
     fn configure(&self, configuration: ControllerConfiguration) {
