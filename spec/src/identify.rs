@@ -1,11 +1,14 @@
 //! Data that the Identify command returns (NVMe Base 2.0, 5.17).
 
+mod command_sets;
 mod controller;
 mod descriptors;
 mod flags;
 mod independent;
 mod namespace;
+mod nvm;
 
+pub use command_sets::{CommandSets, IoCommandSets};
 pub use controller::{IdentifyController, PowerStateDescriptor};
 pub use descriptors::{
     DescriptorListFull, NamespaceIdDescriptor, NamespaceIdDescriptorBuilder, NamespaceIdDescriptors,
@@ -13,6 +16,7 @@ pub use descriptors::{
 pub use flags::{Anacap, Cmic, Ctratt, Fuses, Lpa, Nmic, Nsfeat, Oacs, Oaes, Ofcs, Oncs, Sgls, Vwc};
 pub use independent::CommandSetIndependentNamespace;
 pub use namespace::{IdentifyNamespace, LbaFormat};
+pub use nvm::{ExtendedLbaFormat, NvmController, NvmNamespace};
 
 /// Length in bytes of everything that Identify returns.
 pub const IDENTIFY_LENGTH: usize = 4096;

@@ -1,5 +1,7 @@
 //! Commands of the NVM Command Set (NVM Command Set 1.0, 3).
 
+mod format;
+
 use core::mem::{offset_of, size_of};
 
 use bitfield_struct::bitfield;
@@ -7,6 +9,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::SubmissionQueueEntry;
+pub use format::{BlockFormat, Protection};
 
 /// Most blocks that one command can name.
 pub const MAX_BLOCKS: u32 = 1 << 16;

@@ -122,6 +122,10 @@ zeroed_default!(IdentifyNamespace);
 impl IdentifyNamespace {
     /// FLBAS: metadata is interleaved with the data of each block (an extended block).
     pub const FLBAS_EXTENDED: u8 = 1 << 4;
+    /// DPS: type of protection information, 1 to 3; 0 when there is none.
+    pub const DPS_TYPE: u8 = 0x7;
+    /// DPS: protection information stands in the first bytes of the metadata.
+    pub const DPS_FIRST: u8 = 1 << 3;
 
     /// Index of the LBA format the namespace is formatted with.
     ///
