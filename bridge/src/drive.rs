@@ -33,8 +33,8 @@ const ADMIN_NAP: Duration = Duration::from_micros(100);
 /// Why a drive cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {
-    /// The controller did not start or work.
-    #[error("{drive}: {source}")]
+    /// The controller did not start or work. Its own errors name the drive.
+    #[error("{source}")]
     Controller {
         /// The drive.
         drive: String,

@@ -326,13 +326,24 @@ async fn start(
     loop {
         tokio::select! {
             started = &mut starting => {
-                return started.context("the start was interrupted")?.with_context(|| format!("cannot export {name}"));
+                let started = started.context("the start was interrupted")?;
+                return started.map_err(|error| cannot_export(&name, error));
             }
             () = tokio::time::sleep(Duration::from_secs(1)) => {
                 seconds += 1;
                 eprintln!("{name}: waiting for the controller to get ready ({seconds} s)");
             }
         }
+    }
+}
+
+/// Says which drive it is about, unless the error says so itself.
+fn cannot_export(name: &str, error: anyhow::Error) -> anyhow::Error {
+    let bare = name.strip_prefix("pci:").unwrap_or(name);
+    if error.to_string().contains(bare) {
+        error.context("cannot export a drive")
+    } else {
+        error.context(format!("cannot export {name}"))
     }
 }
 
@@ -416,6 +427,17 @@ mod tests {
         let serve = parse(&[]).unwrap();
         assert_eq!(serve.addresses(), ["127.0.0.1:4420".parse().unwrap()]);
         assert_eq!(serve.access().unwrap(), Access::AnyHost);
+    }
+
+    #[test]
+    fn an_error_names_its_drive_once() {
+        let told = |text: &str| {
+            output::explain(&cannot_export("pci:0000:01:00.0", anyhow::anyhow!(text.to_owned())))
+        };
+        assert_eq!(told("no permission"), "cannot export pci:0000:01:00.0: no permission");
+        for text in ["0000:01:00.0 has no driver", "pci:0000:01:00.0 cannot be driven"] {
+            assert_eq!(told(text), format!("cannot export a drive: {text}"));
+        }
     }
 
     #[test]
