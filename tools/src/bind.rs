@@ -4,7 +4,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    binding::{self, Machine, Outcome, Refusal, Report, Status, VFIO_PCI},
+    binding::{self, Machine, Options, Outcome, Owner, Refusal, Report, Status, VFIO_PCI},
     exit::Exit,
     output::{self, Format, printable},
     sysfs::{PciAddress, Roots, resolve},
@@ -18,11 +18,22 @@ use crate::{
 pub(crate) struct Bind {
     #[command(flatten)]
     arguments: Arguments,
+    /// Bind the drive at each boot, too, until `gangway unbind` ends that. Another drive in the same slot, told by its
+    /// serial number, is left to the kernel.
+    #[arg(long)]
+    persist: bool,
+    /// Who may drive it without being root: the owner of /dev/vfio/N. With --persist this lasts as well.
+    #[arg(long, value_name = "USER[:GROUP]")]
+    owner: Option<String>,
+    /// What udev runs for a function with a standing binding.
+    #[arg(long, hide = true, conflicts_with_all = ["persist", "owner", "dry_run"])]
+    restore: bool,
 }
 
 /// Gives drives back from vfio-pci to the driver they had.
 ///
-/// Refuses a drive that a process is driving. A drive that has its kernel driver already is left as it is.
+/// Refuses a drive that a process is driving. A drive that has its kernel driver already is left as it is. A binding
+/// that was made with --persist ends.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Unbind {
     #[command(flatten)]
@@ -46,7 +57,39 @@ impl Bind {
     /// # Errors
     /// Standard output cannot be written.
     pub(crate) fn run(&self, roots: &Roots, machine: &mut dyn Machine) -> anyhow::Result<Exit> {
-        self.arguments.run(roots, machine, Direction::Bind)
+        let owner = self.owner.as_deref().map(|text| Owner::find(roots, text));
+        let owner = match owner.transpose() {
+            Ok(owner) => owner,
+            Err(error) => {
+                eprintln!("error: --owner: {}", printable(&error.to_string()));
+                return Ok(Exit::Usage);
+            }
+        };
+        let options =
+            Options { dry_run: self.arguments.dry_run, owner, persist: self.persist, ..Options::default() };
+        self.arguments.run(roots, machine, Direction::Bind, |machine, addresses| {
+            if !self.restore {
+                return binding::bind(roots, machine, addresses, &options);
+            }
+            let reports = addresses.iter().map(|&address| binding::restore(roots, machine, address));
+            let mut all = Report { outcomes: Vec::new(), notes: Vec::new() };
+            for report in reports.collect::<Vec<_>>() {
+                all.outcomes.extend(report.outcomes);
+                all.notes.extend(report.notes);
+            }
+            log_restored(machine, &all);
+            all
+        })
+    }
+}
+
+/// Nobody sees what a program says that udev runs: what matters goes to the kernel's log.
+fn log_restored(machine: &mut dyn Machine, report: &Report) {
+    for outcome in report.outcomes.iter().filter(|outcome| outcome.status != Status::Unchanged) {
+        machine.log(&printable(&sentence(outcome, Direction::Bind)));
+    }
+    for note in &report.notes {
+        machine.log(&printable(note));
     }
 }
 
@@ -54,7 +97,10 @@ impl Unbind {
     /// # Errors
     /// Standard output cannot be written.
     pub(crate) fn run(&self, roots: &Roots, machine: &mut dyn Machine) -> anyhow::Result<Exit> {
-        self.arguments.run(roots, machine, Direction::Unbind)
+        let dry_run = self.arguments.dry_run;
+        self.arguments.run(roots, machine, Direction::Unbind, |machine, addresses| {
+            binding::unbind(roots, machine, addresses, dry_run)
+        })
     }
 }
 
@@ -65,7 +111,13 @@ enum Direction {
 }
 
 impl Arguments {
-    fn run(&self, roots: &Roots, machine: &mut dyn Machine, direction: Direction) -> anyhow::Result<Exit> {
+    fn run(
+        &self,
+        roots: &Roots,
+        machine: &mut dyn Machine,
+        direction: Direction,
+        work: impl FnOnce(&mut dyn Machine, &[PciAddress]) -> Report,
+    ) -> anyhow::Result<Exit> {
         let mut addresses = Vec::new();
         let mut mistaken = false;
         for text in &self.addresses {
@@ -80,10 +132,10 @@ impl Arguments {
         if mistaken {
             return Ok(Exit::Usage);
         }
-        let report = match direction {
-            Direction::Bind => binding::bind(roots, machine, &addresses, self.dry_run),
-            Direction::Unbind => binding::unbind(roots, machine, &addresses, self.dry_run),
-        };
+        // Two at a time would see each other's half-done work. Who may not take the lock may do nothing else either.
+        let lock = if self.dry_run { None } else { machine.lock(&roots.run.join("gangway/lock")).ok() };
+        let report = work(machine, &addresses);
+        drop(lock);
         for note in &report.notes {
             tracing::warn!("{}", printable(note));
         }
@@ -143,12 +195,18 @@ fn sentence(outcome: &Outcome, direction: Direction) -> String {
     let controller = outcome.controller.as_ref().map(|name| format!(" as {name}{disks}")).unwrap_or_default();
     let now = outcome.driver.as_deref().unwrap_or("its driver");
     let indented = |lines: Vec<String>| lines.iter().map(|line| format!("\n  {line}")).collect::<String>();
+    let more = more(outcome);
     match (outcome.status, direction) {
         (Status::Changed, Direction::Bind) => {
-            format!("{address}: bound to {VFIO_PCI}{group}; before: {driver}")
+            format!("{address}: bound to {VFIO_PCI}{group}; before: {driver}{more}")
         }
-        (Status::Changed, Direction::Unbind) => format!("{address}: given back to {now}{controller}"),
-        (Status::Unchanged, Direction::Bind) => format!("{address}: already bound to {VFIO_PCI}{group}"),
+        (Status::Changed, Direction::Unbind) if outcome.driver == outcome.driver_before => {
+            format!("{address}: {driver} has it already{controller}{more}")
+        }
+        (Status::Changed, Direction::Unbind) => format!("{address}: given back to {now}{controller}{more}"),
+        (Status::Unchanged, Direction::Bind) => {
+            format!("{address}: already bound to {VFIO_PCI}{group}{more}")
+        }
         (Status::Unchanged, Direction::Unbind) => {
             format!("{address}: not bound to {VFIO_PCI}; {driver} has it already{controller}")
         }
@@ -167,6 +225,24 @@ fn sentence(outcome: &Outcome, direction: Direction) -> String {
     }
 }
 
+/// What else there is to say of a function that is now as it was wished.
+fn more(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    if let Some(owner) = &outcome.owner {
+        text.push_str(&format!("; its node belongs to {owner}"));
+    }
+    match outcome.persistent {
+        (_, true) => text.push_str("; persistent"),
+        (true, false) => text.push_str("; no longer persistent"),
+        (false, false) => {}
+    }
+    if !outcome.holders.is_empty() {
+        let holders: Vec<String> = outcome.holders.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("; driven by {}", holders.join(", ")));
+    }
+    text
+}
+
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Entry {
@@ -176,12 +252,25 @@ struct Entry {
     driver_before: Option<String>,
     iommu_group: Option<u32>,
     vfio_path: Option<String>,
+    /// Whether it is bound at each boot.
+    persistent: bool,
+    /// Who its node was given to.
+    owner: Option<String>,
+    /// The processes that drive it.
+    holders: Vec<Holder>,
     controller: Option<String>,
     /// Paths of the block devices that the kernel made of it.
     device_paths: Vec<String>,
     reasons: Vec<Reason>,
     steps: Vec<String>,
     problems: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Holder {
+    process_id: u32,
+    command: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -209,6 +298,13 @@ fn json(report: &Report, direction: Direction) -> Vec<Entry> {
         driver_before: outcome.driver_before.clone(),
         iommu_group: outcome.iommu_group,
         vfio_path: outcome.vfio_node.as_ref().map(|node| node.display().to_string()),
+        persistent: outcome.persistent.1,
+        owner: outcome.owner.as_ref().map(ToString::to_string),
+        holders: outcome
+            .holders
+            .iter()
+            .map(|process| Holder { process_id: process.pid, command: process.command.clone() })
+            .collect(),
         controller: outcome.controller.clone(),
         device_paths: outcome.disks.iter().map(|name| format!("/dev/{name}")).collect(),
         reasons: outcome

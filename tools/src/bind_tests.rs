@@ -8,9 +8,9 @@ use crate::fake::{Fake, Kernel};
 const ONE: &str = "0000:01:00.0";
 
 #[derive(Debug, Parser)]
-struct Line {
-    #[command(flatten)]
-    arguments: Arguments,
+enum Line {
+    Bind(Bind),
+    Unbind(Unbind),
 }
 
 fn machine() -> Fake {
@@ -21,12 +21,15 @@ fn machine() -> Fake {
 }
 
 fn run(fake: &Fake, kernel: &mut Kernel<'_>, direction: Direction, arguments: &[&str]) -> Exit {
-    let line = Line::parse_from([&["gangway"], arguments].concat());
-    line.arguments.run(&fake.roots, kernel, direction).unwrap()
+    let command = if direction == Direction::Bind { "bind" } else { "unbind" };
+    match Line::parse_from([&["gangway", command], arguments].concat()) {
+        Line::Bind(bind) => bind.run(&fake.roots, kernel).unwrap(),
+        Line::Unbind(unbind) => unbind.run(&fake.roots, kernel).unwrap(),
+    }
 }
 
 fn report(fake: &Fake, kernel: &mut Kernel<'_>, dry_run: bool) -> Report {
-    binding::bind(&fake.roots, kernel, &[ONE.parse().unwrap()], dry_run)
+    binding::bind(&fake.roots, kernel, &[ONE.parse().unwrap()], &Options { dry_run, ..Options::default() })
 }
 
 #[test]

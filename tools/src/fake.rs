@@ -14,8 +14,8 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    binding::{Machine, ModuleError},
-    sysfs::{DeviceNode, NodeKind, PciFunction, Roots, attribute},
+    binding::{Machine, ModuleError, Ownership, ProgramError},
+    sysfs::{DeviceNode, NodeKind, PciAddress, PciFunction, Roots, attribute},
 };
 
 /// The tree.
@@ -46,8 +46,15 @@ impl Fake {
         let folder = tempfile::tempdir().unwrap();
         let base = fs::canonicalize(folder.path()).unwrap();
         let root = |name| base.join(name);
-        let roots =
-            Roots { sys: root("sys"), proc: root("proc"), dev: root("dev"), run: root("run"), node: node_at };
+        let roots = Roots {
+            sys: root("sys"),
+            proc: root("proc"),
+            dev: root("dev"),
+            run: root("run"),
+            etc: root("etc"),
+            modules: root("lib/modules"),
+            node: node_at,
+        };
         let fake = Self { roots, base, minor: Cell::new(0), _folder: folder };
         fake.driver("nvme");
         fake.driver("vfio-pci");
@@ -98,6 +105,8 @@ impl Fake {
             ("class", format!("0x{class}\n")),
             ("vendor", "0x1b36\n".into()),
             ("device", "0x0010\n".into()),
+            ("subsystem_vendor", "0x1af4\n".into()),
+            ("subsystem_device", "0x1100\n".into()),
             ("driver_override", "(null)\n".into()),
             ("numa_node", "-1\n".into()),
         ];
@@ -289,6 +298,12 @@ pub(crate) struct Kernel<'a> {
     pub(crate) meanwhile: Option<Meanwhile<'a>>,
     /// Called before each claim.
     pub(crate) before_claim: Option<Meanwhile<'a>>,
+    /// Who owns which file; those that are not here are root's.
+    pub(crate) owners: HashMap<String, Ownership>,
+    /// The serial number that drives say, asked directly.
+    pub(crate) serial: Option<&'static str>,
+    /// Where this program is, or why it must not be run by root.
+    pub(crate) program: Result<&'static str, &'static str>,
     /// Whether the driver takes a function that is written to its `bind`.
     pub(crate) takes: bool,
 }
@@ -307,6 +322,9 @@ impl<'a> Kernel<'a> {
             paused: Duration::ZERO,
             meanwhile: None,
             before_claim: None,
+            owners: HashMap::new(),
+            serial: None,
+            program: Ok("/usr/local/bin/gangway"),
             takes: true,
         }
     }
@@ -395,6 +413,7 @@ impl Machine for Kernel<'_> {
         match parts[..] {
             ["sys", "bus", "pci", "drivers", driver, "unbind"] => self.unbind(driver, text),
             ["sys", "bus", "pci", "drivers", driver, "bind"] => self.bind(driver, text),
+            ["sys", "bus", "pci", "drivers_probe"] => self.bind("nvme", text),
             ["sys", "bus", "pci", "devices", _, "driver_override"] => {
                 fs::write(file, if text == "\n" { "(null)\n".into() } else { format!("{text}\n") })
             }
@@ -427,6 +446,40 @@ impl Machine for Kernel<'_> {
         self.journal.push(format!("remove {}", self.fake.path_of(file)));
         let _ = fs::remove_file(file);
         Ok(())
+    }
+
+    fn ownership(&mut self, file: &Path) -> io::Result<Ownership> {
+        let root = Ownership { user: 0, group: 0, mode: 0o600 };
+        Ok(self.owners.get(&self.fake.path_of(file)).copied().unwrap_or(root))
+    }
+
+    fn own(&mut self, file: &Path, ownership: Ownership) -> io::Result<()> {
+        let path = self.fake.path_of(file);
+        let Ownership { user, group, mode } = ownership;
+        self.journal.push(format!("own {path} {user}:{group} {mode:o}"));
+        self.fail(&path)?;
+        self.owners.insert(path, ownership);
+        Ok(())
+    }
+
+    fn program(&mut self) -> Result<PathBuf, ProgramError> {
+        self.program
+            .map(PathBuf::from)
+            .map_err(|reason| ProgramError { program: "/home/alice/gangway".into(), reason: reason.into() })
+    }
+
+    fn serial_number(&mut self, address: PciAddress) -> anyhow::Result<String> {
+        self.journal.push(format!("ask {address}"));
+        self.serial.map(str::to_owned).ok_or_else(|| anyhow::anyhow!("it does not answer"))
+    }
+
+    fn lock(&mut self, file: &Path) -> io::Result<File> {
+        self.fake.write(&self.fake.path_of(file), "");
+        File::open(file)
+    }
+
+    fn log(&mut self, text: &str) {
+        self.notices.push(text.to_owned());
     }
 
     fn pause(&mut self, time: Duration) {

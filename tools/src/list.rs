@@ -4,7 +4,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    binding::{Machine, Record, VFIO_PCI},
+    binding::{Machine, Record, Standing, VFIO_PCI},
     output::{self, Format},
     sysfs::{Controller, Disk, PciFunction, Roots, controller_of, functions, group_members},
     usage::{System, Usage, Use},
@@ -58,6 +58,12 @@ struct Drive {
     vendor_id: String,
     device_id: String,
     driver: Option<String>,
+    /// Whether gangway binds it at each boot.
+    persistent: bool,
+    /// The function that this one is a virtual function of.
+    physical_function: Option<String>,
+    /// Virtual functions of this one that are enabled.
+    virtual_functions: u32,
     iommu_group: Option<u32>,
     /// The other devices in the group.
     iommu_group_others: Vec<String>,
@@ -134,6 +140,9 @@ fn drive(roots: &Roots, machine: &mut dyn Machine, system: &System, function: &P
         vendor_id: function.vendor.clone(),
         device_id: function.device.clone(),
         driver: function.driver.clone(),
+        persistent: Standing::load(roots, function.address).is_some(),
+        physical_function: function.physical_function.map(|address| address.to_string()),
+        virtual_functions: function.virtual_functions,
         iommu_group: function.iommu_group,
         iommu_group_others: others.into_iter().filter(|name| *name != own).collect(),
         numa_node: function.numa_node,
@@ -201,13 +210,24 @@ fn row(drive: &Drive) -> Vec<String> {
     };
     let model =
         drive.model_number.clone().unwrap_or_else(|| format!("{}:{}", drive.vendor_id, drive.device_id));
+    let address = match (&drive.physical_function, drive.virtual_functions) {
+        (Some(physical), _) => format!("{}\n  VF of {physical}", drive.address),
+        (None, 0) => drive.address.clone(),
+        (None, 1) => format!("{}\n  1 VF", drive.address),
+        (None, count) => format!("{}\n  {count} VFs", drive.address),
+    };
+    let driver = match &drive.driver {
+        Some(driver) if drive.persistent && driver == VFIO_PCI => format!("{driver}\n  persistent"),
+        driver if drive.persistent => format!("{}\n  persistent: {VFIO_PCI}", or_dash(driver)),
+        driver => or_dash(driver),
+    };
     vec![
-        drive.address.clone(),
+        address,
         or_dash(&drive.controller),
         model,
         or_dash(&drive.serial_number),
         drive.physical_size.map_or_else(|| "-".into(), output::size),
-        or_dash(&drive.driver),
+        driver,
         group,
         drive.numa_node.map_or_else(|| "-".into(), |node| node.to_string()),
         users_cell(&drive.used_by),

@@ -52,7 +52,12 @@ fn a_drive_that_nobody_bound_here_is_shown_by_its_identifiers() {
 #[test]
 fn a_drive_that_we_bound_keeps_its_name() {
     let fake = machine();
-    binding::bind(&fake.roots, &mut Kernel::new(&fake), &[ADDRESS.parse().unwrap()], false);
+    binding::bind(
+        &fake.roots,
+        &mut Kernel::new(&fake),
+        &[ADDRESS.parse().unwrap()],
+        &binding::Options::default(),
+    );
     let drive = &list(&fake)[0];
     assert_eq!(drive.driver.as_deref(), Some("vfio-pci"));
     assert_eq!(drive.serial_number.as_deref(), Some("SN-nvme0"));
@@ -106,4 +111,23 @@ fn json_has_the_names_that_nvme_cli_uses() {
     assert_eq!(drive["UsedBy"][0]["Via"][0]["Name"], "vg0-root");
     assert_eq!(drive["UsedBy"][0]["Kind"], "mount");
     assert_eq!(drive["UsedBy"][0]["MountPoint"], "/");
+}
+
+#[test]
+fn virtual_functions_and_standing_bindings_are_shown() {
+    let fake = machine();
+    fake.write("sys/devices/pci0000:00/0000:01:00.0/sriov_numvfs", "1\n");
+    fake.drive("0000:01:00.1", 12, "nvme1");
+    fake.link("sys/devices/pci0000:00/0000:01:00.1/physfn", "../0000:01:00.0");
+    let options = binding::Options { persist: true, ..binding::Options::default() };
+    let address = "0000:01:00.1".parse().unwrap();
+    binding::bind(&fake.roots, &mut Kernel::new(&fake), &[address], &options);
+    let drives = list(&fake);
+    let text = table(&drives);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    assert!(lines[2].contains("  1 VF"), "{text}");
+    assert!(lines[4].contains("VF of 0000:01:00.0") && lines[4].contains("persistent"), "{text}");
+    let json = serde_json::to_value(&drives).unwrap();
+    assert_eq!(json[1]["PhysicalFunction"], ADDRESS);
+    assert_eq!((&json[0]["VirtualFunctions"], &json[1]["Persistent"]), (&1.into(), &true.into()));
 }

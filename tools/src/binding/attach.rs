@@ -1,14 +1,15 @@
 //! `bind`: from the kernel's driver to vfio-pci.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{io::ErrorKind, path::PathBuf, time::Duration};
 
 use super::{
-    Machine, Outcome, Record, Refusal, Report, Status, VFIO_PCI, check, detach, distinct,
+    Machine, Outcome, Owner, Ownership, Record, Refusal, Report, Standing, Status, VFIO_PCI, check, detach,
+    distinct, persist,
     step::{self, Claims, Step, StepError},
 };
 use crate::{
     sysfs::{Controller, DeviceNode, Disk, PciAddress, PciFunction, Roots, controller_of},
-    usage::System,
+    usage::{Process, System},
 };
 
 /// How long uses that go away by themselves, such as udev's look at a new disk, are waited for.
@@ -16,11 +17,29 @@ const SETTLING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(100);
 const TYPE1: &str = "vfio_iommu_type1";
 
+/// How to bind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Only check, and say what would be done.
+    pub dry_run: bool,
+    /// Who the nodes are given to.
+    pub owner: Option<Owner>,
+    /// Bind at each boot, too.
+    pub persist: bool,
+    /// What drives are known to be that have no driver yet which could tell.
+    pub known: Vec<(PciAddress, Record)>,
+}
+
 /// A function that passed the first checks.
 struct Candidate {
     function: PciFunction,
     controller: Option<Controller>,
     record: Option<Record>,
+    standing: Option<Standing>,
+    /// Its nodes, when it is bound already, and who has them.
+    nodes: Vec<(PathBuf, Ownership)>,
+    /// The processes that drive it, when it is bound already.
+    holders: Vec<Process>,
 }
 
 impl Candidate {
@@ -33,17 +52,18 @@ impl Candidate {
     }
 }
 
-/// Gives the functions to vfio-pci: all of them or none. With `dry_run`, checks and says what would be done.
+/// Gives the functions to vfio-pci: all of them or none. With `dry_run`,
+/// checks and says what would be done.
 pub(crate) fn bind(
     roots: &Roots,
     machine: &mut dyn Machine,
     addresses: &[PciAddress],
-    dry_run: bool,
+    options: &Options,
 ) -> Report {
     let addresses = distinct(addresses);
     let mut waited = Duration::ZERO;
     loop {
-        let attempt = Attempt::prepare(roots, machine, &addresses, dry_run);
+        let attempt = Attempt::prepare(roots, machine, &addresses, options);
         if attempt.is_passing() && waited < SETTLING {
             // What we hold would keep others from finishing what we wait for.
             drop(attempt);
@@ -51,25 +71,48 @@ pub(crate) fn bind(
             waited += POLL;
             continue;
         }
-        if attempt.is_refused() || dry_run {
-            return attempt.report(roots);
+        let mut report = if attempt.is_refused() || options.dry_run {
+            attempt.report(roots)
+        } else {
+            attempt.carry_out(roots, machine)
+        };
+        if options.persist {
+            report.notes.extend(persist::early_driver(roots).map(early_driver_note));
         }
-        return attempt.carry_out(roots, machine);
+        return report;
     }
 }
 
+fn early_driver_note(why: &'static str) -> String {
+    format!(
+        "the kernel's nvme driver is there before udev reads its rules ({why}): at boot it has the drive for a \
+         moment, and gangway takes it only if nothing uses it by then. Keep MD, LVM and ZFS from assembling what is on \
+         it, or put the rule (/etc/udev/rules.d/10-gangway-*.rules) into the initramfs, and rebuild that \
+         (`update-initramfs -u`, `dracut -f`)"
+    )
+}
+
 /// All functions of one command, checked, with their disks held.
-struct Attempt {
+struct Attempt<'a> {
     candidates: Vec<Result<Candidate, PciAddress>>,
     refusals: Vec<Vec<Refusal>>,
     claims: Claims,
     notes: Vec<String>,
-    dry_run: bool,
+    options: &'a Options,
+    /// What udev is to run at boot.
+    program: PathBuf,
 }
 
-impl Attempt {
-    fn prepare(roots: &Roots, machine: &mut dyn Machine, addresses: &[PciAddress], dry_run: bool) -> Self {
+impl<'a> Attempt<'a> {
+    fn prepare(
+        roots: &Roots,
+        machine: &mut dyn Machine,
+        addresses: &[PciAddress],
+        options: &'a Options,
+    ) -> Self {
         let mut candidates = Vec::new();
+        let mut system = None;
+        let program = if options.persist { machine.program() } else { Ok(PathBuf::new()) };
         let mut refusals = Vec::new();
         for &address in addresses {
             match check::nvme_function(roots, address) {
@@ -77,12 +120,26 @@ impl Attempt {
                     let controller = controller_of(roots, &function);
                     let record = Record::load(roots, &function);
                     let bound = function.is_bound_to(VFIO_PCI);
-                    refusals.push(if bound {
-                        Vec::new()
-                    } else {
-                        check::isolation(roots, &function, addresses)
+                    let mut found = Vec::new();
+                    if !bound {
+                        found.extend(check::isolation(roots, &function, addresses));
+                    }
+                    found.extend(program.clone().err().map(Refusal::Program));
+                    refusals.push(found);
+                    let nodes = if bound { step::vfio_nodes(roots, address) } else { Vec::new() };
+                    let nodes = nodes.into_iter().filter_map(|node| {
+                        let ownership = machine.ownership(&node).ok()?;
+                        Some((node, ownership))
                     });
-                    candidates.push(Ok(Candidate { function, controller, record }));
+                    let nodes = nodes.collect();
+                    let holders = if bound {
+                        let system = system.get_or_insert_with(|| System::read(roots));
+                        system.processes_driving(roots, &function)
+                    } else {
+                        Vec::new()
+                    };
+                    let standing = Standing::load(roots, address);
+                    candidates.push(Ok(Candidate { function, controller, record, standing, nodes, holders }));
                 }
                 Err(refusal) => {
                     refusals.push(vec![refusal]);
@@ -90,8 +147,9 @@ impl Attempt {
                 }
             }
         }
-        let mut attempt =
-            Self { candidates, refusals, claims: Claims::default(), notes: Vec::new(), dry_run };
+        let program = program.unwrap_or_default();
+        let claims = Claims::default();
+        let mut attempt = Self { candidates, refusals, claims, notes: Vec::new(), options, program };
         if attempt.candidates.iter().flatten().any(|candidate| !candidate.is_bound()) {
             attempt.check_uses(roots, machine);
         }
@@ -112,7 +170,7 @@ impl Attempt {
                 Err(error) if error.kind() == ErrorKind::ResourceBusy => {
                     claimed_by_others.push(disk.name.clone())
                 }
-                Err(error) if self.dry_run && error.kind() == ErrorKind::PermissionDenied => {
+                Err(error) if self.options.dry_run && error.kind() == ErrorKind::PermissionDenied => {
                     self.notes.push(format!(
                         "/dev/{} could not be opened to see whether it is free: run as root (sudo) for that",
                         disk.name
@@ -123,7 +181,7 @@ impl Attempt {
         }
         let system = System::read(roots);
         let unseen = system.unreadable_processes();
-        let blind = unseen > 0 && !self.dry_run && !machine.is_root();
+        let blind = unseen > 0 && !self.options.dry_run && !machine.is_root();
         if unseen > 0 && !blind {
             self.notes.push(format!(
                 "the open files of {unseen} processes could not be read; they may use a drive"
@@ -182,17 +240,19 @@ impl Attempt {
         let mut outcomes = Vec::new();
         for ((candidate, refusals), steps) in self.candidates.iter().zip(self.refusals).zip(plans) {
             let mut outcome = match candidate {
-                Err(address) => Outcome::new(*address, Status::Refused),
+                Err(address) => Outcome::new(roots, *address, Status::Refused),
                 Ok(candidate) => outcome_of(roots, candidate),
             };
             outcome.status = match candidate {
                 _ if !refusals.is_empty() => Status::Refused,
-                Ok(candidate) if candidate.is_bound() => Status::Unchanged,
+                Ok(_) if steps.is_empty() => Status::Unchanged,
                 _ if refused => Status::Withheld,
                 _ => Status::Planned,
             };
             if outcome.status == Status::Planned {
-                outcome.steps.append(&mut preparation);
+                if !candidate.as_ref().is_ok_and(Candidate::is_bound) {
+                    outcome.steps.append(&mut preparation);
+                }
                 outcome.steps.extend(steps.iter().map(Step::to_string));
             }
             outcome.refusals = refusals;
@@ -206,9 +266,8 @@ impl Attempt {
         let all: Vec<Option<&Candidate>> =
             self.candidates.iter().map(|candidate| candidate.as_ref().ok()).collect();
         let plan = |(index, candidate): (usize, &Option<&Candidate>)| {
-            let Some(candidate) = candidate.filter(|candidate| !candidate.is_bound()) else {
-                return Vec::new();
-            };
+            let Some(candidate) = candidate else { return Vec::new() };
+            let mut plan = Vec::new();
             // A disk that a later function leads to as well is held until that one is unbound, too.
             let needed_later = |disk: &&Disk| {
                 all[index + 1..]
@@ -216,9 +275,51 @@ impl Attempt {
                     .flatten()
                     .any(|later| later.disks().iter().any(|d| d.name == disk.name))
             };
-            steps(roots, candidate, |disk| !needed_later(disk))
+            let remembered = self.remembered(candidate);
+            if !candidate.is_bound() {
+                plan.extend(steps(roots, candidate, remembered.clone(), |disk| !needed_later(disk)));
+            }
+            plan.extend(self.more_steps(candidate, remembered));
+            plan
         };
         all.iter().enumerate().map(plan).collect()
+    }
+
+    /// What is known of a drive, best source first.
+    fn remembered(&self, candidate: &Candidate) -> Record {
+        let function = &candidate.function;
+        let address = function.address;
+        let known =
+            || self.options.known.iter().find(|(known, _)| *known == address).map(|(_, it)| it.clone());
+        if function.driver.is_none() || candidate.is_bound() {
+            // Perhaps we were interrupted half-way last time: then the record still knows more than we do.
+            let record = candidate.record.clone().or_else(known);
+            return record.unwrap_or_else(|| Record::of(function, None));
+        }
+        Record::of(function, candidate.controller.as_ref())
+    }
+
+    /// What is wished besides the binding itself, as far as it is not so already.
+    fn more_steps(&self, candidate: &Candidate, remembered: Record) -> Vec<Step> {
+        let address = candidate.function.address;
+        let mut steps = Vec::new();
+        if let Some(owner) = &self.options.owner {
+            let fits = |(_, now): &(PathBuf, Ownership)| owner.applied_to(*now) == *now;
+            if candidate.nodes.is_empty() || !candidate.nodes.iter().all(fits) {
+                steps.push(Step::Own { address, owner: owner.clone() });
+            }
+        }
+        if self.options.persist {
+            let standing = Standing {
+                record: remembered,
+                owner: self.options.owner.clone(),
+                program: self.program.clone(),
+            };
+            if candidate.standing.as_ref() != Some(&standing) {
+                steps.push(Step::Persist { address, standing: Box::new(standing) });
+            }
+        }
+        steps
     }
 
     fn carry_out(mut self, roots: &Roots, machine: &mut dyn Machine) -> Report {
@@ -227,7 +328,7 @@ impl Attempt {
         let mut outcomes: Vec<Outcome> =
             candidates.iter().map(|candidate| outcome_of(roots, candidate)).collect();
         let mut done = 0;
-        let result = if plans.iter().all(Vec::is_empty) {
+        let result = if candidates.iter().all(|candidate| candidate.is_bound()) {
             Ok(())
         } else {
             load_modules(roots, machine, &mut self.notes)
@@ -245,7 +346,7 @@ impl Attempt {
         // The kernel's driver frees a disk only when nobody has it open; it must be gone before it comes back.
         self.claims.0.clear();
         for (index, (candidate, outcome)) in candidates.iter().zip(&mut outcomes).enumerate().rev() {
-            if candidate.is_bound() {
+            if plans[index].is_empty() {
                 continue;
             }
             outcome.status = match &result {
@@ -254,13 +355,15 @@ impl Attempt {
                 Err(error) => {
                     let failed = index + 1 == done;
                     outcome.problems.extend(failed.then(|| error.to_string()));
-                    outcome.problems.extend(undo(roots, machine, candidate));
+                    outcome.problems.extend(undo(roots, machine, candidate, self.options.persist));
                     if failed { Status::Failed } else { Status::Undone }
                 }
             };
             if outcome.status == Status::Changed {
                 outcome.driver = Some(VFIO_PCI.into());
                 outcome.vfio_node = step::vfio_node(roots, candidate.function.address);
+                outcome.owner.clone_from(&self.options.owner);
+                outcome.persistent.1 |= self.options.persist;
             }
         }
         if let (Err(error), 0) = (&result, done) {
@@ -276,10 +379,11 @@ impl Attempt {
 
 fn outcome_of(roots: &Roots, candidate: &Candidate) -> Outcome {
     let function = &candidate.function;
-    let mut outcome = Outcome::new(function.address, Status::Unchanged);
+    let mut outcome = Outcome::new(roots, function.address, Status::Unchanged);
     outcome.driver_before.clone_from(&function.driver);
     outcome.driver.clone_from(&function.driver);
     outcome.iommu_group = function.iommu_group;
+    outcome.holders.clone_from(&candidate.holders);
     outcome.vfio_node = step::vfio_node(roots, function.address).filter(|_| candidate.is_bound());
     outcome
 }
@@ -294,14 +398,14 @@ fn claim(roots: &Roots, machine: &mut dyn Machine, disk: &Disk) -> std::io::Resu
     Ok(claim)
 }
 
-fn steps(roots: &Roots, candidate: &Candidate, release: impl Fn(&&Disk) -> bool) -> Vec<Step> {
+fn steps(
+    roots: &Roots,
+    candidate: &Candidate,
+    record: Record,
+    release: impl Fn(&&Disk) -> bool,
+) -> Vec<Step> {
     let function = &candidate.function;
     let address = function.address;
-    let mut record = Record::of(function, candidate.controller.as_ref());
-    if function.driver.is_none() {
-        // Perhaps we were interrupted half-way last time: then the record still knows more than we do.
-        record = candidate.record.clone().unwrap_or(record);
-    }
     let disks = candidate.disks();
     let mut steps = vec![Step::Remember { address, record }];
     steps.extend(disks.iter().map(|disk| Step::Flush { disk: disk.name.clone() }));
@@ -340,18 +444,35 @@ fn load_modules(roots: &Roots, machine: &mut dyn Machine, notes: &mut Vec<String
 }
 
 /// Brings a function back to how it was, as far as it goes. The result is what did not go.
-fn undo(roots: &Roots, machine: &mut dyn Machine, candidate: &Candidate) -> Vec<String> {
+fn undo(roots: &Roots, machine: &mut dyn Machine, candidate: &Candidate, persist: bool) -> Vec<String> {
     let function = &candidate.function;
-    let mut steps = detach::steps(
-        roots,
-        function.address,
-        function.driver.as_deref(),
-        function.driver_override.as_deref(),
-    );
-    steps.push(match &candidate.record {
-        Some(record) => Step::Remember { address: function.address, record: record.clone() },
-        None => Step::Forget { address: function.address },
-    });
+    let address = function.address;
+    let mut steps = Vec::new();
+    if persist {
+        // A rule that could only half be written must not stay.
+        steps.push(match &candidate.standing {
+            Some(standing) => Step::Persist { address, standing: Box::new(standing.clone()) },
+            None => Step::Unpersist { address },
+        });
+    }
+    if candidate.is_bound() {
+        let given_back = |(node, ownership): &(PathBuf, Ownership)| Step::OwnAs {
+            node: node.clone(),
+            ownership: *ownership,
+        };
+        steps.extend(candidate.nodes.iter().map(given_back));
+    } else {
+        steps.extend(detach::steps(
+            roots,
+            address,
+            function.driver.as_deref(),
+            function.driver_override.as_deref(),
+        ));
+        steps.push(match &candidate.record {
+            Some(record) => Step::Remember { address, record: record.clone() },
+            None => Step::Forget { address },
+        });
+    }
     let mut problems = Vec::new();
     for step in steps {
         if let Err(error) = step::execute(roots, machine, &mut Claims::default(), &step) {

@@ -9,6 +9,8 @@ use crate::{
 };
 
 const ONE: &str = "0000:01:00.0";
+const DRY: Options = Options { dry_run: true, owner: None, persist: false, known: Vec::new() };
+
 const TWO: &str = "0000:02:00.0";
 
 /// Two drives with one namespace each, in groups of their own.
@@ -26,7 +28,7 @@ fn addresses(all: &[&str]) -> Vec<PciAddress> {
 }
 
 fn run(fake: &Fake, kernel: &mut Kernel<'_>, names: &[&str]) -> Report {
-    bind(&fake.roots, kernel, &addresses(names), false)
+    bind(&fake.roots, kernel, &addresses(names), &Options::default())
 }
 
 fn statuses(report: &Report) -> Vec<Status> {
@@ -94,6 +96,16 @@ fn a_drive_that_is_bound_already_is_left_as_it_is() {
 }
 
 #[test]
+fn who_drives_a_drive_that_is_bound_already_is_said() {
+    let fake = machine();
+    run(&fake, &mut Kernel::new(&fake), &[ONE]);
+    fake.process(70, "gangway", 1);
+    fake.open(70, 8, "vfio/11");
+    let report = run(&fake, &mut Kernel::new(&fake), &[ONE]);
+    assert_eq!(report.outcomes[0].holders[0].to_string(), "gangway (pid 70)");
+}
+
+#[test]
 fn an_address_given_twice_is_bound_once() {
     let fake = machine();
     let report = run(&fake, &mut Kernel::new(&fake), &[ONE, ONE]);
@@ -105,7 +117,7 @@ fn a_dry_run_says_every_step_and_does_none() {
     let fake = machine();
     fake.remove("sys/bus/pci/drivers/vfio-pci");
     let mut kernel = Kernel::new(&fake);
-    let report = bind(&fake.roots, &mut kernel, &addresses(&[ONE]), true);
+    let report = bind(&fake.roots, &mut kernel, &addresses(&[ONE]), &DRY);
     assert_eq!(statuses(&report), [Status::Planned]);
     assert!(kernel.journal.is_empty());
     let steps = report.outcomes[0].steps.join("\n");
@@ -120,7 +132,7 @@ fn a_dry_run_says_every_step_and_does_none() {
 fn a_dry_run_refuses_what_a_real_run_would() {
     let fake = machine();
     fake.mount("nvme0n1", "/mnt");
-    let report = bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE]), true);
+    let report = bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE]), &DRY);
     assert_eq!(statuses(&report), [Status::Refused]);
 }
 
@@ -231,7 +243,7 @@ fn a_disk_behind_two_named_drives_is_held_until_the_second_is_taken() {
     fake.multipath_head("nvme-subsys0", "nvme0n1", 1, 2048);
     fake.path("nvme-subsys0", ONE, "nvme0", "nvme0c0n1");
     fake.path("nvme-subsys0", TWO, "nvme1", "nvme0c1n1");
-    let report = bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE, TWO]), true);
+    let report = bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE, TWO]), &DRY);
     let releases =
         |index: usize| report.outcomes[index].steps.iter().any(|step| step == "release /dev/nvme0n1");
     assert!(!releases(0) && releases(1), "{report:?}");
@@ -257,9 +269,10 @@ fn a_group_shared_with_a_kernel_driver_is_refused_unless_all_come_along() {
     fake.set_driver("0000:01:00.2", "e1000e");
     let reasons = refusal(&fake, &mut Kernel::new(&fake), &[ONE]);
     assert!(reasons.contains("0000:01:00.1 (NVMe, driver nvme), 0000:01:00.2 (driver e1000e)"), "{reasons}");
+    assert!(reasons.contains("`gangway bind 0000:01:00.0 0000:01:00.1`"), "{reasons}");
     let reasons = refusal(&fake, &mut Kernel::new(&fake), &[ONE, "0000:01:00.1"]);
     assert!(
-        !reasons.contains("0000:01:00.1 (") && reasons.contains("0000:01:00.2 (driver e1000e)"),
+        !reasons.contains("0000:01:00.1") && reasons.contains("0000:01:00.2 (driver e1000e)"),
         "{reasons}"
     );
 }
@@ -295,6 +308,33 @@ fn a_physical_function_with_virtual_ones_is_refused() {
     let fake = machine();
     fake.write("sys/devices/pci0000:00/0000:01:00.0/sriov_numvfs", "4\n");
     assert!(refusal(&fake, &mut Kernel::new(&fake), &[ONE]).contains("4 SR-IOV virtual functions"));
+}
+
+/// A physical function with driver `physical`, and a virtual one of it in a group of its own.
+fn virtual_function(physical: &str) -> Fake {
+    let fake = Fake::new();
+    fake.drive(ONE, 11, "nvme0");
+    fake.namespace(ONE, "nvme0", "nvme0n1", 1, 2048);
+    fake.write("sys/devices/pci0000:00/0000:01:00.0/sriov_numvfs", "1\n");
+    fake.set_driver(ONE, physical);
+    fake.drive(TWO, 12, "nvme1");
+    fake.link("sys/devices/pci0000:00/0000:02:00.0/physfn", "../0000:01:00.0");
+    fake
+}
+
+#[test]
+fn a_virtual_function_is_bound_whatever_uses_the_physical_one() {
+    let fake = virtual_function("nvme");
+    fake.mount("nvme0n1", "/mnt");
+    assert_eq!(statuses(&run(&fake, &mut Kernel::new(&fake), &[TWO])), [Status::Changed]);
+    assert_eq!(driver(&fake, ONE).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn a_virtual_function_of_one_in_user_space_needs_a_token_that_we_have_not() {
+    let fake = virtual_function("vfio-pci");
+    let reason = refusal(&fake, &mut Kernel::new(&fake), &[TWO]);
+    assert!(reason.contains("token") && reason.contains("gangway unbind 0000:01:00.0"), "{reason}");
 }
 
 #[test]
@@ -417,7 +457,7 @@ fn a_user_who_may_not_open_the_disks_is_told_to_use_sudo() {
     let mut kernel = Kernel::new(&fake);
     kernel.failing.insert("nvme0n1".into(), io::ErrorKind::PermissionDenied);
     assert!(refusal(&fake, &mut kernel, &[ONE]).contains("sudo"));
-    let report = bind(&fake.roots, &mut kernel, &addresses(&[ONE]), true);
+    let report = bind(&fake.roots, &mut kernel, &addresses(&[ONE]), &DRY);
     assert_eq!(statuses(&report), [Status::Planned]);
     assert!(report.notes[0].contains("sudo"));
 }

@@ -1,6 +1,6 @@
 //! What must hold before a function is touched.
 
-use super::{GroupMember, Refusal};
+use super::{GroupMember, Refusal, VFIO_PCI};
 use crate::{
     sysfs::{Controller, PciAddress, PciFunction, Roots, entries, group_members},
     usage::{System, Usage, Use},
@@ -27,11 +27,22 @@ pub(super) fn isolation(roots: &Roots, function: &PciFunction, named: &[PciAddre
         found.push(if no_groups { Refusal::IommuOff } else { Refusal::NoIommuGroup });
         return found;
     };
-    let others = group_members(roots, group);
+    // The use of the physical function is no obstacle: it stays with its driver.
+    let physical = function.physical_function.and_then(|physical| PciFunction::read(roots, physical));
+    if let Some(physical) = physical.filter(|physical| physical.is_bound_to(VFIO_PCI)) {
+        found.push(Refusal::NeedsToken { physical: physical.address });
+    }
+    let members = group_members(roots, group);
+    let together: Vec<PciAddress> = members
+        .iter()
+        .filter_map(|name| PciFunction::read(roots, name.parse().ok()?))
+        .filter(PciFunction::is_nvme)
+        .map(|function| function.address)
+        .collect();
     let others: Vec<GroupMember> =
-        others.into_iter().filter_map(|name| in_the_way(roots, name, named)).collect();
+        members.into_iter().filter_map(|name| in_the_way(roots, name, named)).collect();
     if !others.is_empty() {
-        found.push(Refusal::GroupNotViable { group, others });
+        found.push(Refusal::GroupNotViable { group, others, together });
     }
     found
 }

@@ -1,13 +1,13 @@
 //! `unbind`: from vfio-pci back to the driver that a function had.
 
 use super::{
-    Machine, NVME, Outcome, Record, Refusal, Report, Status, VFIO_PCI, check, distinct,
+    Machine, NVME, Outcome, Record, Refusal, Report, Standing, Status, VFIO_PCI, check, distinct,
     refusal::Holder,
     step::{self, Claims, Step},
 };
 use crate::{
     sysfs::{PciAddress, PciFunction, Roots, controller_of, functions},
-    usage::{System, Use},
+    usage::System,
 };
 
 /// A function to give back.
@@ -34,8 +34,9 @@ pub(crate) fn unbind(
     let mut outcomes = Vec::new();
     for (checked, &address) in checked.into_iter().zip(&addresses) {
         outcomes.push(match checked {
-            Err(refusals) => Outcome::refused(address, refusals),
-            Ok(candidate) => proceed(roots, machine, &candidate, refused, dry_run),
+            Err(refusals) => Outcome::refused(roots, address, refusals),
+            Ok(None) => forget(roots, machine, address, refused, dry_run),
+            Ok(Some(candidate)) => proceed(roots, machine, &candidate, refused, dry_run),
         });
     }
     Report { outcomes, notes: Vec::new() }
@@ -47,16 +48,23 @@ fn examine(
     system: &System,
     address: PciAddress,
     named: &[PciAddress],
-) -> Result<Candidate, Vec<Refusal>> {
-    let function = check::nvme_function(roots, address).map_err(|refusal| vec![refusal])?;
+) -> Result<Option<Candidate>, Vec<Refusal>> {
+    let standing = Standing::load(roots, address).is_some();
+    let function = match check::nvme_function(roots, address) {
+        Ok(function) => function,
+        // The drive was taken out, or another card is in its place: its standing binding can still go.
+        Err(_) if standing => return Ok(None),
+        Err(refusal) => return Err(vec![refusal]),
+    };
     let record = Record::load(roots, &function);
     let target = record.as_ref().and_then(|record| record.driver.clone()).unwrap_or_else(|| NVME.into());
     let mut refusals = Vec::new();
     match function.driver.as_deref() {
         Some(VFIO_PCI) => refusals.extend(holder(roots, machine, system, &function)),
         Some(driver) if driver == target || driver == NVME => {}
+        Some(_) if standing => return Ok(None),
         Some(driver) => refusals.push(Refusal::ForeignDriver { driver: driver.to_owned() }),
-        None if record.is_some() => {}
+        None if record.is_some() || standing => {}
         None => refusals.push(Refusal::NoDriver { address }),
     }
     let candidate = Candidate { function, record, target };
@@ -74,7 +82,7 @@ fn examine(
             refusals.push(Refusal::ModuleTakesOthers { module: candidate.target.clone(), others });
         }
     }
-    if refusals.is_empty() { Ok(candidate) } else { Err(refusals) }
+    if refusals.is_empty() { Ok(Some(candidate)) } else { Err(refusals) }
 }
 
 impl Candidate {
@@ -92,11 +100,7 @@ fn holder(
     function: &PciFunction,
 ) -> Option<Refusal> {
     let group = function.iommu_group.unwrap_or_default();
-    let seen = system.drivers_in_user_space(roots, function).into_iter().find_map(|usage| match usage.what {
-        Some(Use::Open(process)) => Some(process),
-        _ => None,
-    });
-    if let Some(process) = seen {
+    if let Some(process) = system.processes_driving(roots, function).into_iter().next() {
         return Some(Refusal::GroupHeld { group, holder: Holder::Process(process) });
     }
     let node = roots.dev.join("vfio").join(group.to_string());
@@ -123,34 +127,20 @@ fn proceed(
 ) -> Outcome {
     let function = &candidate.function;
     let address = function.address;
-    let mut outcome = Outcome::new(address, Status::Unchanged);
+    let mut outcome = Outcome::new(roots, address, Status::Unchanged);
     outcome.driver_before.clone_from(&function.driver);
     outcome.driver.clone_from(&function.driver);
     outcome.iommu_group = function.iommu_group;
+    let mut steps = unpersist(roots, address);
     if candidate.is_back() {
         describe(roots, &mut outcome);
+    } else {
+        steps.extend(plan(roots, candidate));
+    }
+    take(roots, machine, &mut outcome, &steps, refused, dry_run);
+    if outcome.status != Status::Changed || candidate.is_back() {
         return outcome;
     }
-    let steps = plan(roots, candidate);
-    if refused {
-        outcome.status = Status::Withheld;
-        return outcome;
-    }
-    if dry_run {
-        outcome.status = Status::Planned;
-        outcome.steps = steps.iter().map(Step::to_string).collect();
-        return outcome;
-    }
-    for step in steps {
-        if let Err(error) = step::execute(roots, machine, &mut Claims::default(), &step) {
-            outcome.status = Status::Failed;
-            outcome.problems.push(error.to_string());
-            outcome.problems.push(state(roots, address));
-            outcome.driver = PciFunction::read(roots, address).and_then(|function| function.driver);
-            return outcome;
-        }
-    }
-    outcome.status = Status::Changed;
     // Disks follow their controller a moment later; what comes next on the command line may want them. When
     // none come, as when the namespaces were deleted meanwhile, that is no failure of ours.
     let had_disks =
@@ -160,6 +150,70 @@ fn proceed(
         !had_disks || !outcome.disks.is_empty()
     });
     outcome
+}
+
+/// Ends the standing binding of an address whose function is none of ours.
+fn forget(
+    roots: &Roots,
+    machine: &mut dyn Machine,
+    address: PciAddress,
+    refused: bool,
+    dry_run: bool,
+) -> Outcome {
+    let mut outcome = Outcome::new(roots, address, Status::Unchanged);
+    outcome.driver = PciFunction::read(roots, address).and_then(|function| function.driver);
+    outcome.driver_before.clone_from(&outcome.driver);
+    take(roots, machine, &mut outcome, &unpersist(roots, address), refused, dry_run);
+    outcome
+}
+
+/// First of all: no event of the function shall bring it back.
+fn unpersist(roots: &Roots, address: PciAddress) -> Vec<Step> {
+    let standing = Standing::load(roots, address).is_some() || Standing::rule_path(roots, address).exists();
+    standing.then_some(Step::Unpersist { address }).into_iter().collect()
+}
+
+/// Takes the steps, or says why not.
+fn take(
+    roots: &Roots,
+    machine: &mut dyn Machine,
+    outcome: &mut Outcome,
+    steps: &[Step],
+    refused: bool,
+    dry_run: bool,
+) {
+    if steps.is_empty() {
+        return;
+    }
+    if refused {
+        outcome.status = Status::Withheld;
+        return;
+    }
+    if dry_run {
+        outcome.status = Status::Planned;
+        outcome.steps = steps.iter().map(Step::to_string).collect();
+        return;
+    }
+    for step in steps {
+        if let Err(error) = step::execute(roots, machine, &mut Claims::default(), step) {
+            outcome.status = Status::Failed;
+            outcome.problems.push(error.to_string());
+            outcome.problems.push(state(roots, outcome.address));
+            outcome.driver = PciFunction::read(roots, outcome.address).and_then(|function| function.driver);
+            return;
+        }
+    }
+    outcome.status = Status::Changed;
+    outcome.persistent.1 = false;
+}
+
+/// Gives a function that was bound a moment ago to the kernel's driver; its standing binding stays. The result is
+/// what went wrong.
+pub(super) fn give_back(roots: &Roots, machine: &mut dyn Machine, address: PciAddress) -> Vec<String> {
+    let mut steps = steps(roots, address, Some(NVME), None);
+    steps.push(Step::Forget { address });
+    let run = |step: &Step| step::execute(roots, machine, &mut Claims::default(), step);
+    steps.iter().map(run).filter_map(Result::err).map(|error| error.to_string()).collect()
 }
 
 /// What the kernel has made of a function.

@@ -4,7 +4,7 @@ use std::io;
 
 use super::*;
 use crate::{
-    binding::bind,
+    binding::{Options, bind},
     fake::{Fake, Kernel},
 };
 
@@ -21,7 +21,7 @@ fn machine() -> Fake {
     fake.drive(ONE, 11, "nvme0");
     fake.namespace(ONE, "nvme0", "nvme0n1", 1, 2048);
     fake.drive(TWO, 12, "nvme1");
-    bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE, TWO]), false);
+    bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE, TWO]), &Options::default());
     fake
 }
 
@@ -69,7 +69,7 @@ fn an_override_from_before_is_put_back_unless_it_would_keep_the_driver_away() {
         let fake = Fake::new();
         fake.drive(ONE, 11, "nvme0");
         fake.write("sys/devices/pci0000:00/0000:01:00.0/driver_override", &format!("{before}\n"));
-        bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE]), false);
+        bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[ONE]), &Options::default());
         assert_eq!(statuses(&run(&fake, &mut Kernel::new(&fake), &[ONE])), [Status::Changed]);
         assert_eq!(fake.pci(ONE).driver.as_deref(), Some("nvme"));
         assert_eq!(fake.pci(ONE).driver_override.as_deref(), after);

@@ -2,15 +2,21 @@
 //! their own there, one that fails on request.
 
 use std::{
+    env,
     fs::{self, File},
     io::{self, ErrorKind, Write},
-    path::Path,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
+use gangway_driver::{Controller, DmaDomain, controller::Options, vfio::VfioFunction};
 use rustix::fs::{Mode, OFlags};
+
+use super::owner::Ownership;
+use crate::sysfs::PciAddress;
 
 /// What binding needs of a machine.
 pub(crate) trait Machine {
@@ -31,6 +37,19 @@ pub(crate) trait Machine {
     fn save(&mut self, file: &Path, text: &str) -> io::Result<()>;
     /// Removes a file; it may be gone already.
     fn remove(&mut self, file: &Path) -> io::Result<()>;
+    /// Who owns a file, and its permissions.
+    fn ownership(&mut self, file: &Path) -> io::Result<Ownership>;
+    /// Gives a file to others.
+    fn own(&mut self, file: &Path, ownership: Ownership) -> io::Result<()>;
+    /// The path by which this program can be started at boot by root, when nobody else can put another in its
+    /// place.
+    fn program(&mut self) -> Result<PathBuf, ProgramError>;
+    /// The serial number of a drive that is bound to vfio-pci, asked of the drive itself.
+    fn serial_number(&mut self, address: PciAddress) -> anyhow::Result<String>;
+    /// Waits until no other command of ours is at work, for as long as the result lives.
+    fn lock(&mut self, file: &Path) -> io::Result<File>;
+    /// Leaves a line in the kernel's log, for what nobody is there to read.
+    fn log(&mut self, text: &str);
     /// Lets time pass.
     fn pause(&mut self, time: Duration);
     /// Tells the user something at once.
@@ -52,6 +71,18 @@ pub(crate) enum ModuleError {
          kernel must be built with {option}"
     )]
     Failed { module: String, option: &'static str, reason: String },
+}
+
+/// This program is not where root should start it from.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "root would run {} at each boot, but {reason}; install the program where only root can change it \
+     (`install {} /usr/local/bin/gangway`) and use that one",
+    .program.display(), .program.display()
+)]
+pub(crate) struct ProgramError {
+    pub(crate) program: PathBuf,
+    pub(crate) reason: String,
 }
 
 /// The kernel's configuration option that a module stands for.
@@ -126,7 +157,10 @@ impl Machine for ThisMachine {
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let new = file.with_file_name(name);
-        fs::write(&new, text)?;
+        let mut written = File::create(&new)?;
+        written.write_all(text.as_bytes())?;
+        // Else a power failure may leave an empty file under the final name.
+        written.sync_all()?;
         fs::rename(&new, file)
     }
 
@@ -134,6 +168,52 @@ impl Machine for ThisMachine {
         match fs::remove_file(file) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    fn ownership(&mut self, file: &Path) -> io::Result<Ownership> {
+        let metadata = fs::metadata(file)?;
+        Ok(Ownership { user: metadata.uid(), group: metadata.gid(), mode: metadata.mode() & 0o7777 })
+    }
+
+    fn own(&mut self, file: &Path, ownership: Ownership) -> io::Result<()> {
+        std::os::unix::fs::chown(file, Some(ownership.user), Some(ownership.group))?;
+        fs::set_permissions(file, fs::Permissions::from_mode(ownership.mode))
+    }
+
+    fn program(&mut self) -> Result<PathBuf, ProgramError> {
+        let program = env::current_exe().unwrap_or_else(|_| "gangway".into());
+        match trusted(&program) {
+            Ok(()) => Ok(program),
+            Err(reason) => Err(ProgramError { program, reason }),
+        }
+    }
+
+    fn serial_number(&mut self, address: PciAddress) -> anyhow::Result<String> {
+        let function = VfioFunction::open(address.to_string().parse()?, &DmaDomain::new())?;
+        let mut controller =
+            Controller::start(function, Options { io_queues_wanted: 1, ..Options::default() })?;
+        let serial = controller.identify().serial().trim().to_owned();
+        // A drive that is not told of its shutdown counts it as a loss of power.
+        controller.shutdown()?;
+        Ok(serial)
+    }
+
+    fn lock(&mut self, file: &Path) -> io::Result<File> {
+        if let Some(parent) = file.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let lock = File::options().create(true).truncate(false).write(true).open(file)?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        Ok(lock)
+    }
+
+    fn log(&mut self, text: &str) {
+        eprintln!("{text}");
+        // udev shows what its programs say only when it debugs.
+        let line = format!("<4>gangway: {}", text.replace('\n', " "));
+        if let Ok(mut log) = File::options().write(true).open("/dev/kmsg") {
+            let _ = log.write_all(line.as_bytes());
         }
     }
 
@@ -148,6 +228,25 @@ impl Machine for ThisMachine {
     fn is_root(&self) -> bool {
         rustix::process::geteuid().is_root()
     }
+}
+
+/// Whether nobody but root can change what a path leads to; if not, why.
+fn trusted(program: &Path) -> Result<(), String> {
+    let text = program.to_string_lossy();
+    // udev would take these as its own, or as the end of the name.
+    if let Some(c) = text.chars().find(|c| c.is_whitespace() || c.is_control() || "\"'$%\\".contains(*c)) {
+        return Err(format!("its path has the character {c:?}"));
+    }
+    for path in program.ancestors() {
+        let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        if metadata.uid() != 0 {
+            return Err(format!("{} does not belong to root", path.display()));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(format!("others than root may write to {}", path.display()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -173,5 +272,28 @@ mod tests {
         let file = folder.path().join("driver_override");
         assert_eq!(ThisMachine.write(&file, "x").unwrap_err().kind(), ErrorKind::NotFound);
         assert!(!file.exists());
+    }
+
+    #[test]
+    fn a_program_that_others_could_replace_is_not_run_by_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("gangway");
+        fs::write(&program, "").unwrap();
+        // /tmp is open to everybody.
+        assert!(trusted(&program).is_err());
+        assert!(trusted(Path::new("/usr/bin/with space")).unwrap_err().contains("' '"));
+        assert!(trusted(Path::new("/usr/bin/env")).is_ok());
+    }
+
+    #[test]
+    fn a_lock_is_given_to_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gangway/lock");
+        let lock = ThisMachine.lock(&file).unwrap();
+        let second = File::open(&file).unwrap();
+        let attempt = || rustix::fs::flock(&second, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        assert!(attempt().is_err());
+        drop(lock);
+        assert!(attempt().is_ok());
     }
 }

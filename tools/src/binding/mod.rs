@@ -12,19 +12,28 @@ mod attach;
 mod check;
 mod detach;
 mod machine;
+mod owner;
+mod persist;
 mod record;
 mod refusal;
+mod restore;
 mod step;
 
 use std::path::PathBuf;
 
-pub(crate) use attach::bind;
+pub(crate) use attach::{Options, bind};
 pub(crate) use detach::unbind;
-pub(crate) use machine::{Machine, ModuleError, ThisMachine};
+pub(crate) use machine::{Machine, ModuleError, ProgramError, ThisMachine};
+pub(crate) use owner::{Owner, Ownership};
+pub(crate) use persist::Standing;
 pub(crate) use record::Record;
 pub(crate) use refusal::{GroupMember, Refusal};
+pub(crate) use restore::restore;
 
-use crate::sysfs::PciAddress;
+use crate::{
+    sysfs::{PciAddress, Roots},
+    usage::Process,
+};
 
 /// The driver that hands functions to user space.
 pub(crate) const VFIO_PCI: &str = "vfio-pci";
@@ -47,6 +56,12 @@ pub(crate) struct Outcome {
     pub controller: Option<String>,
     /// The block devices of that controller.
     pub disks: Vec<String>,
+    /// The processes that drive it through VFIO.
+    pub holders: Vec<Process>,
+    /// Whether it is bound at each boot: before, and now.
+    pub persistent: (bool, bool),
+    /// Who its node was given to.
+    pub owner: Option<Owner>,
     /// Why it was refused.
     pub refusals: Vec<Refusal>,
     /// What would be done, in order.
@@ -75,7 +90,8 @@ pub(crate) enum Status {
 }
 
 impl Outcome {
-    fn new(address: PciAddress, status: Status) -> Self {
+    fn new(roots: &Roots, address: PciAddress, status: Status) -> Self {
+        let persistent = Standing::load(roots, address).is_some();
         Self {
             address,
             status,
@@ -85,14 +101,17 @@ impl Outcome {
             driver: None,
             controller: None,
             disks: Vec::new(),
+            holders: Vec::new(),
+            persistent: (persistent, persistent),
+            owner: None,
             refusals: Vec::new(),
             steps: Vec::new(),
             problems: Vec::new(),
         }
     }
 
-    fn refused(address: PciAddress, refusals: Vec<Refusal>) -> Self {
-        Self { refusals, ..Self::new(address, Status::Refused) }
+    fn refused(roots: &Roots, address: PciAddress, refusals: Vec<Refusal>) -> Self {
+        Self { refusals, ..Self::new(roots, address, Status::Refused) }
     }
 }
 

@@ -18,6 +18,9 @@ pub(crate) struct Record {
     /// PCI vendor and device, to notice that another drive was put into the slot.
     pub vendor: String,
     pub device: String,
+    /// PCI subsystem, for the same purpose.
+    pub subsystem_vendor: String,
+    pub subsystem_device: String,
     pub model_number: Option<String>,
     pub serial_number: Option<String>,
     pub firmware: Option<String>,
@@ -32,6 +35,8 @@ impl Record {
             driver_override: function.driver_override.clone(),
             vendor: function.vendor.clone(),
             device: function.device.clone(),
+            subsystem_vendor: function.subsystem_vendor.clone(),
+            subsystem_device: function.subsystem_device.clone(),
             model_number: controller.and_then(|controller| controller.model.clone()),
             serial_number: controller.and_then(|controller| controller.serial.clone()),
             firmware: controller.and_then(|controller| controller.firmware.clone()),
@@ -46,7 +51,15 @@ impl Record {
     /// What was remembered of this function; `None` when there is nothing, or it was of another drive.
     pub(crate) fn load(roots: &Roots, function: &PciFunction) -> Option<Self> {
         let record: Self = serde_json::from_str(&attribute(&Self::path(roots, function.address))?).ok()?;
-        (record.vendor == function.vendor && record.device == function.device).then_some(record)
+        record.is_of(function).then_some(record)
+    }
+
+    /// Whether the function may be that of the remembered drive: it is of the same type.
+    pub(super) fn is_of(&self, function: &PciFunction) -> bool {
+        self.vendor == function.vendor
+            && self.device == function.device
+            && self.subsystem_vendor == function.subsystem_vendor
+            && self.subsystem_device == function.subsystem_device
     }
 
     pub(super) fn save(

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::VFIO_PCI;
+use super::{ProgramError, VFIO_PCI};
 use crate::{
     sysfs::PciAddress,
     usage::{Process, Usage},
@@ -27,15 +27,34 @@ pub(crate) enum Refusal {
          intel_iommu=on (Intel) or amd_iommu=on (AMD)"
     )]
     IommuOff,
+    #[error(
+        "it is a virtual function of {physical}, which is bound to vfio-pci: the kernel lets a program open it only \
+         with the token (VF token) of the program that drives {physical}, and gangway has none. Give {physical} back \
+         to its driver first (`gangway unbind {physical}`)"
+    )]
+    NeedsToken { physical: PciAddress },
+    #[error(
+        "another drive is in this slot: expected serial number {expected}, found {found}. To bind this one, \
+         `gangway unbind` the address and bind it with --persist again"
+    )]
+    OtherDrive { expected: String, found: String },
+    #[error("it has no standing binding: `gangway bind --persist` makes one")]
+    NotPersistent,
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     #[error("it has no IOMMU group although other functions have one: its slot is not behind the IOMMU")]
     NoIommuGroup,
     #[error(
         "IOMMU group {group} holds other functions that can reach its memory: {}. All of a group go to user \
-         space or none: name the NVMe ones in the same command, unbind the others from their drivers, or put \
-         the drive into a slot with a group of its own",
-        list(.others)
+         space or none: {}",
+        list(.others), group_remedy(.together, .others)
     )]
-    GroupNotViable { group: u32, others: Vec<GroupMember> },
+    GroupNotViable {
+        group: u32,
+        others: Vec<GroupMember>,
+        /// All NVMe functions of the group.
+        together: Vec<PciAddress>,
+    },
     #[error("{0}: {hint}", hint = .0.remedy())]
     InUse(Box<Usage>),
     #[error(
@@ -118,6 +137,19 @@ impl GroupMember {
     pub(super) fn driver_is_harmless(&self) -> bool {
         self.driver.as_deref().is_none_or(|driver| driver == VFIO_PCI || driver == "pci-stub")
     }
+}
+
+fn group_remedy(together: &[PciAddress], others: &[GroupMember]) -> String {
+    let mut ways = Vec::new();
+    if others.iter().any(|member| member.is_nvme) {
+        let names: Vec<String> = together.iter().map(PciAddress::to_string).collect();
+        ways.push(format!("take its NVMe functions together (`gangway bind {}`)", names.join(" ")));
+    }
+    if others.iter().any(|member| !member.is_nvme) {
+        ways.push("unbind the others from their drivers".to_owned());
+    }
+    ways.push("put the drive into a slot with a group of its own".to_owned());
+    ways.join(", or ")
 }
 
 fn list(members: &[GroupMember]) -> String {

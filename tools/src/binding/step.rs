@@ -1,13 +1,12 @@
 //! The single steps of binding and unbinding: what a dry run prints is what a real run executes.
 
-use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, fs, io, path::PathBuf, time::Duration};
 
-use super::{Machine, ModuleError, Record};
-use crate::sysfs::{PciAddress, Roots, link_name};
+use super::{Machine, ModuleError, Owner, Ownership, Record, Standing};
+use crate::{
+    output::explain,
+    sysfs::{PciAddress, PciFunction, Roots, link_name},
+};
 
 /// How long a driver, or a node in /dev, may take to appear.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,6 +26,10 @@ pub(super) enum Step {
     Bind { address: PciAddress, driver: String, file: PathBuf },
     ExpectDriver { address: PciAddress, driver: String },
     AwaitNode { address: PciAddress },
+    Own { address: PciAddress, owner: Owner },
+    OwnAs { node: PathBuf, ownership: Ownership },
+    Persist { address: PciAddress, standing: Box<Standing> },
+    Unpersist { address: PciAddress },
 }
 
 /// A step that failed.
@@ -39,6 +42,11 @@ pub(super) enum StepError {
     #[error("the driver '{driver}' did not take {address} (it has {}): the kernel's log says why (dmesg)",
         .found.as_deref().unwrap_or("none"))]
     NoDriver { address: PciAddress, driver: String, found: Option<String> },
+    #[error(
+        "the serial number of {address} could not be read ({reason}), so that at boot another drive in its slot \
+         could not be told from it"
+    )]
+    NoSerialNumber { address: PciAddress, reason: String },
     #[error("no node for {address} appeared below {} within {} seconds: is /dev kept up by the kernel (devtmpfs) or udev?",
         .directory.display(), PATIENCE.as_secs())]
     NoNode { address: PciAddress, directory: PathBuf },
@@ -83,6 +91,18 @@ impl fmt::Display for Step {
             Self::Bind { address, file, .. } => write!(f, "write \"{address}\" to {}", file.display()),
             Self::ExpectDriver { driver, .. } => write!(f, "check that {driver} has it"),
             Self::AwaitNode { .. } => f.write_str("wait for its node below /dev/vfio"),
+            Self::Own { owner, .. } => write!(f, "give its node to {owner}"),
+            Self::OwnAs { node, .. } => write!(f, "give {} back to who had it", node.display()),
+            Self::Persist { address, standing } => {
+                let serial = standing.record.serial_number.as_deref().unwrap_or("not known yet");
+                write!(
+                    f,
+                    "let udev bind it at each boot (10-gangway-{address}.rules, serial number {serial})"
+                )
+            }
+            Self::Unpersist { address } => {
+                write!(f, "no longer let udev bind it at boot (10-gangway-{address}.rules)")
+            }
         }
     }
 }
@@ -136,13 +156,36 @@ pub(super) fn execute(
             }
             Err(StepError::NoNode { address: *address, directory: roots.dev.join("vfio") })
         }
+        Step::Own { address, owner } => io(vfio_nodes(roots, *address).iter().try_for_each(|node| {
+            let wanted = owner.applied_to(machine.ownership(node)?);
+            machine.own(node, wanted)
+        })),
+        Step::OwnAs { node, ownership } => io(machine.own(node, *ownership)),
+        Step::Persist { address, standing } => {
+            let mut standing = standing.clone();
+            if standing.record.serial_number.is_none() {
+                let serial = machine.serial_number(*address).map_err(|error| StepError::NoSerialNumber {
+                    address: *address,
+                    reason: explain(&error),
+                })?;
+                standing.record.serial_number = Some(serial);
+            }
+            io(standing.save(roots, *address, machine))
+        }
+        Step::Unpersist { address } => io(Standing::remove(roots, *address, machine)),
     }
 }
 
-/// The node through which a program reaches a bound function, once it is there.
+/// The nodes through which a program reaches a bound function, as far as they are there; the group's first.
+pub(super) fn vfio_nodes(roots: &Roots, address: PciAddress) -> Vec<PathBuf> {
+    let function = PciFunction::read(roots, address);
+    let paths = function.map(|function| function.vfio_paths(roots)).unwrap_or_default();
+    paths.into_iter().filter(|path| path.exists()).collect()
+}
+
+/// The first of them.
 pub(super) fn vfio_node(roots: &Roots, address: PciAddress) -> Option<PathBuf> {
-    let function = crate::sysfs::PciFunction::read(roots, address)?;
-    function.vfio_paths(roots).into_iter().find(|path| Path::exists(path))
+    vfio_nodes(roots, address).into_iter().next()
 }
 
 /// Waits until something is done; the result is whether it was before our patience ended.

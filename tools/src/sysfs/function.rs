@@ -22,6 +22,10 @@ pub(crate) struct PciFunction {
     pub vendor: String,
     /// Four hexadecimal digits.
     pub device: String,
+    /// Who built the card around the controller: four hexadecimal digits.
+    pub subsystem_vendor: String,
+    /// Four hexadecimal digits.
+    pub subsystem_device: String,
     pub driver: Option<String>,
     pub driver_override: Option<String>,
     pub iommu_group: Option<u32>,
@@ -29,6 +33,8 @@ pub(crate) struct PciFunction {
     pub numa_node: Option<u32>,
     /// SR-IOV virtual functions that are enabled below this one.
     pub virtual_functions: u32,
+    /// The function that this one, a virtual function of SR-IOV, belongs to.
+    pub physical_function: Option<PciAddress>,
 }
 
 impl PciFunction {
@@ -41,11 +47,14 @@ impl PciFunction {
             class: u32::from_str_radix(&id("class")?, 16).ok()?,
             vendor: id("vendor").unwrap_or_default(),
             device: id("device").unwrap_or_default(),
+            subsystem_vendor: id("subsystem_vendor").unwrap_or_default(),
+            subsystem_device: id("subsystem_device").unwrap_or_default(),
             driver: link_name(&directory.join("driver")),
             driver_override: attribute(&directory.join("driver_override")).filter(|text| text != "(null)"),
             iommu_group: link_name(&directory.join("iommu_group")).and_then(|name| name.parse().ok()),
             numa_node: number(&directory.join("numa_node")),
             virtual_functions: number(&directory.join("sriov_numvfs")).unwrap_or(0),
+            physical_function: link_name(&directory.join("physfn")).and_then(|name| name.parse().ok()),
             directory,
         })
     }
@@ -63,18 +72,24 @@ impl PciFunction {
         self.driver.as_deref() == Some(driver)
     }
 
-    /// Nodes through which a program drives this function itself: the group's, and those of vfio's and
-    /// uio's own character devices.
-    pub(crate) fn user_space_nodes(&self, roots: &Roots) -> Vec<DeviceNode> {
+    /// Nodes through which a program drives this function itself, and their names: the group's, and those of
+    /// vfio's and uio's own character devices.
+    pub(crate) fn user_space_nodes(&self, roots: &Roots) -> Vec<(String, DeviceNode)> {
         let mut files = Vec::new();
         if let Some(group) = self.iommu_group {
-            files.push(roots.sys.join("class/vfio").join(group.to_string()).join("dev"));
+            let file = roots.sys.join("class/vfio").join(group.to_string()).join("dev");
+            files.push((format!("/dev/vfio/{group}"), file));
         }
-        for kind in ["vfio-dev", "uio"] {
+        for (kind, place) in [("vfio-dev", "/dev/vfio/devices"), ("uio", "/dev")] {
             let directory = self.directory.join(kind);
-            files.extend(entries(&directory).iter().map(|name| directory.join(name).join("dev")));
+            let node = |name: String| (format!("{place}/{name}"), directory.join(name).join("dev"));
+            files.extend(entries(&directory).into_iter().map(node));
         }
-        files.iter().filter_map(|file| attribute(file)?.parse().ok()).map(DeviceNode::character).collect()
+        let node = |(name, file): (String, PathBuf)| {
+            let number = attribute(&file)?.parse().ok()?;
+            Some((name, DeviceNode::character(number)))
+        };
+        files.into_iter().filter_map(node).collect()
     }
 
     /// The nodes that vfio-pci makes for this function: that of its group, and on kernels that have it, its

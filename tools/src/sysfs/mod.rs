@@ -32,6 +32,10 @@ pub(crate) struct Roots {
     pub dev: PathBuf,
     /// State that lasts until the next boot.
     pub run: PathBuf,
+    /// The machine's configuration.
+    pub etc: PathBuf,
+    /// The modules of its kernels, a directory for each release.
+    pub modules: PathBuf,
     /// Which device a path leads to: `None` when it is no device node.
     pub node: fn(&Path) -> io::Result<Option<DeviceNode>>,
 }
@@ -43,6 +47,8 @@ impl Default for Roots {
             proc: "/proc".into(),
             dev: "/dev".into(),
             run: "/run".into(),
+            etc: "/etc".into(),
+            modules: "/lib/modules".into(),
             node: node::node_at,
         }
     }

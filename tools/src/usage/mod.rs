@@ -21,8 +21,8 @@ pub(crate) use processes::Process;
 /// One use of a drive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Usage {
-    /// The namespace, partition or character device that is used, such as `nvme0n1p2`; the function's address
-    /// when it is driven by a program.
+    /// The namespace, partition or character device that is used, such as `/dev/nvme0n1p2`; what a program
+    /// has of the function when it drives it itself, such as `/dev/vfio/7`.
     pub device: String,
     /// What is stacked on it, lowest first.
     pub via: Vec<Layer>,
@@ -215,17 +215,31 @@ impl System {
         found
     }
 
-    /// Processes that drive the function themselves: through VFIO, through UIO, or through a mapping of its
+    /// The processes of [`System::drivers_in_user_space`].
+    pub(crate) fn processes_driving(&self, roots: &Roots, function: &PciFunction) -> Vec<Process> {
+        let usages = self.drivers_in_user_space(roots, function).into_iter();
+        let process = |usage: Usage| match usage.what {
+            Some(Use::Open(process)) => Some(process),
+            _ => None,
+        };
+        usages.filter_map(process).collect()
+    }
+
+    /// Uses by processes that drive the function themselves: through VFIO, through UIO, or through a mapping of its
     /// registers.
     pub(crate) fn drivers_in_user_space(&self, roots: &Roots, function: &PciFunction) -> Vec<Usage> {
         let nodes = function.user_space_nodes(roots);
-        let through_nodes = nodes.iter().flat_map(|node| self.processes.holding(*node));
-        let through_registers = self.processes.mapping(&function.directory);
-        let mut processes: Vec<&Process> = through_nodes.chain(through_registers).collect();
-        processes.sort();
-        processes.dedup();
-        let usage = |process: &Process| Usage {
-            device: function.address.to_string(),
+        let through_nodes = nodes.iter().flat_map(|(name, node)| {
+            self.processes.holding(*node).map(move |process| (process, name.as_str()))
+        });
+        let through_registers =
+            self.processes.mapping(&function.directory).map(|process| (process, "its registers"));
+        let mut processes: Vec<(&Process, &str)> = through_nodes.chain(through_registers).collect();
+        // Once each, by the first way in which it has the function.
+        processes.sort_by_key(|(process, _)| *process);
+        processes.dedup_by_key(|(process, _)| *process);
+        let usage = |(process, device): (&Process, &str)| Usage {
+            device: device.to_owned(),
             via: Vec::new(),
             what: Some(Use::Open(process.clone())),
         };

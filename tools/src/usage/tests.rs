@@ -250,9 +250,9 @@ fn programs_that_drive_the_function_themselves_are_seen() {
     assert_eq!(
         users(&fake),
         [
-            "0000:01:00.0 open by qemu-system-x86 (pid 90)",
-            "0000:01:00.0 open by spdk_tgt (pid 91)",
-            "0000:01:00.0 open by mapper (pid 92)",
+            "/dev/vfio/9 open by qemu-system-x86 (pid 90)",
+            "its registers open by spdk_tgt (pid 91)",
+            "its registers open by mapper (pid 92)",
         ]
     );
 }
