@@ -7,7 +7,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
 use crate::dma::DmaDomain;
@@ -102,7 +104,7 @@ pub trait Stepper: Send {
 }
 
 /// A vector of a device, as an eventfd that each interrupt adds to. Nobody needs to read it: watched for edges, every
-/// interrupt is one.
+/// interrupt is one. Who polls it for being readable [clears](Interrupt::clear) it before looking at the device.
 #[derive(Clone, Debug)]
 pub struct Interrupt(Arc<OwnedFd>);
 
@@ -110,6 +112,27 @@ impl Interrupt {
     /// Of the eventfd that it signals.
     pub(crate) fn new(eventfd: Arc<OwnedFd>) -> Self {
         Self(eventfd)
+    }
+
+    /// Waits until it was signalled since it was last cleared, and clears it; `false` when `limit` passed before.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let limit = Timespec {
+            tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        // Interrupted by a signal, and every failure, is as good as the end of the time: who waits looks anyway.
+        let signalled =
+            poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit)).is_ok_and(|count| count > 0);
+        if signalled {
+            self.clear();
+        }
+        signalled
+    }
+
+    /// Makes it unreadable until the next interrupt.
+    pub fn clear(&self) {
+        // Nothing to read is what was wanted.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }
 
@@ -164,4 +187,27 @@ pub enum FunctionError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    #[test]
+    fn an_interrupt_is_waited_for_once() {
+        let eventfd = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+        let interrupt = Interrupt::new(Arc::clone(&eventfd));
+        let signal = || rustix::io::write(&eventfd, &1u64.to_ne_bytes()).unwrap();
+        assert!(!interrupt.wait(Duration::ZERO));
+        signal();
+        signal();
+        assert!(interrupt.wait(Duration::from_secs(3600)), "it came before anybody waited");
+        assert!(!interrupt.wait(Duration::ZERO), "both are one");
+        signal();
+        interrupt.clear();
+        interrupt.clear();
+        assert!(!interrupt.wait(Duration::ZERO));
+    }
 }

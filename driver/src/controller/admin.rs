@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use gangway_spec::aen::AsyncEvent;
 use gangway_spec::command::NSID_BROADCAST;
 use gangway_spec::identify::{IDENTIFY_LENGTH, cns};
 use gangway_spec::log::{GetLogPage, lid};
@@ -14,9 +15,14 @@ use zerocopy::FromBytes;
 use super::options::LONGEST_TIMEOUT;
 use super::registers::Poll;
 use super::tag::Tag;
-use super::{Controller, ControllerError};
+use super::{Controller, ControllerError, Health};
 use crate::dma::{CommandData, Direction, DmaBuffer};
+use crate::function::FunctionError;
 use crate::queue::{Completion, guarded_start};
+
+/// The longest sleep between looks at the admin queue while its interrupt is waited for: how long an interrupt that got
+/// lost, or a controller that gave up without one, goes unnoticed.
+const LONGEST_NAP: Duration = Duration::from_millis(20);
 
 /// The head of the Sanitize Status log, up to its estimates.
 const SANITIZE_STATUS_LENGTH: usize = 20;
@@ -223,14 +229,20 @@ impl Controller {
         entry: &SubmissionQueueEntry,
     ) -> Result<(), ControllerError> {
         let (function, action) = (self.function_name().to_owned(), format!("complete {}", name(entry)));
-        if !poll.again() {
+        if !poll.in_time() && Instant::now() >= self.run.patient_until() {
             return Err(ControllerError::Timeout { function, action, limit: poll.limit() });
         }
-        // A controller that gave up does not answer either; better said at once.
-        if self.registers().status()?.cfs() {
-            return Err(ControllerError::Fatal { function, action });
+        match self.admin_interrupt() {
+            Some(interrupt) => drop(interrupt.wait(LONGEST_NAP)),
+            None => poll.sleep(),
         }
-        Ok(())
+        // A controller that gave up does not answer either; better said at once.
+        match self.health() {
+            Health::Working | Health::Paused => Ok(()),
+            Health::Fatal => Err(ControllerError::Fatal { function, action }),
+            Health::NotReady => Err(ControllerError::NotReady { function, action }),
+            Health::Gone => Err(FunctionError::Gone { function }.into()),
+        }
     }
 
     /// Reaps the admin queue. Callers' completions are kept for them, the controller's own are acted upon, and those
@@ -243,9 +255,17 @@ impl Controller {
             match Tag::of(completion.user) {
                 Tag::Caller => self.kept.push(completion),
                 Tag::Awaited(_) => awaited.push(completion),
+                Tag::EventRequest => self.events.reported(&completion),
+                Tag::EventPage(event, parameter) => {
+                    if event == AsyncEvent::FIRMWARE_ACTIVATION_STARTING {
+                        self.expect_activation();
+                    }
+                    self.events.read(event, parameter, &completion);
+                }
                 Tag::Abort { qid, cid } => self.aborts.completed(qid, cid, &completion),
             }
         }
+        self.serve_events();
         match result {
             Ok(_) => Ok(awaited),
             Err(fault) => Err(ControllerError::Queue { function: self.function_name().to_owned(), fault }),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 static NEXT_CONTROLLER: AtomicU64 = AtomicU64::new(1);
 
@@ -36,13 +37,22 @@ impl Epoch {
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     epoch: Epoch,
-    on: Arc<AtomicBool>,
+    began: Instant,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    on: AtomicBool,
+    /// Until when no command is overdue, in nanoseconds since the run began.
+    patience: AtomicU64,
 }
 
 impl Run {
     /// A run that begins.
     pub(crate) fn new(epoch: Epoch) -> Self {
-        Self { epoch, on: Arc::new(AtomicBool::new(true)) }
+        let shared = Shared { on: AtomicBool::new(true), patience: AtomicU64::new(0) };
+        Self { epoch, began: Instant::now(), shared: Arc::new(shared) }
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
@@ -51,13 +61,24 @@ impl Run {
 
     /// Ends the run for all who take part, before its controller is told to stop.
     pub(crate) fn end(&self) {
-        self.on.store(false, Ordering::Release);
+        self.shared.on.store(false, Ordering::Release);
     }
 
     /// Whether the run goes on.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
-        self.on.load(Ordering::Acquire)
+        self.shared.on.load(Ordering::Acquire)
+    }
+
+    /// Puts the deadlines of all commands off that end before `then`: the controller has said why it takes longer.
+    pub(crate) fn be_patient_until(&self, then: Instant) {
+        let patience = then.saturating_duration_since(self.began).as_nanos();
+        self.shared.patience.fetch_max(u64::try_from(patience).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Before this no command is overdue.
+    pub(crate) fn patient_until(&self) -> Instant {
+        self.began + Duration::from_nanos(self.shared.patience.load(Ordering::Relaxed))
     }
 }
 

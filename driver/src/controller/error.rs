@@ -50,6 +50,14 @@ pub enum ControllerError {
         /// What it should have done.
         action: String,
     },
+    /// The controller is not ready any more, though nobody here disabled it.
+    #[error("{function} was reset by something else while it should {action}; it needs to be started again")]
+    NotReady {
+        /// Name of the function.
+        function: String,
+        /// What it should have done.
+        action: String,
+    },
     /// A command failed.
     #[error("{function}: {command} failed: {status}")]
     Status {

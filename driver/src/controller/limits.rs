@@ -61,6 +61,10 @@ impl TimeLimits {
         }
     }
 
+    pub(super) fn with_admin(self, admin: Duration) -> Self {
+        Self { admin, ..self }
+    }
+
     /// Of an admin command.
     #[must_use]
     pub fn admin(&self, entry: &SubmissionQueueEntry) -> Duration {

@@ -9,6 +9,8 @@ mod abort;
 mod admin;
 pub(crate) mod epoch;
 mod error;
+mod events;
+mod health;
 mod io_queues;
 mod limits;
 mod options;
@@ -23,7 +25,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::mem;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gangway_spec::IdentifyController;
 use gangway_spec::registers::{ControllerCapabilities, Version};
@@ -34,6 +36,9 @@ pub use self::admin::AdminData;
 pub use self::epoch::Stopped;
 use self::epoch::{Epoch, Run};
 pub use self::error::ControllerError;
+use self::events::Events;
+pub use self::events::{ChangedNamespaces, Event, EventKind};
+pub use self::health::Health;
 pub use self::io_queues::{Deleted, DeletionFailed};
 pub use self::limits::TimeLimits;
 pub use self::options::Options;
@@ -80,6 +85,9 @@ pub struct Controller {
     /// The manager's admin commands that were outstanding when the controller was stopped.
     aborted: Vec<(u64, CommandData)>,
     aborts: Aborts,
+    events: Events,
+    /// Since when it was seen to pause.
+    paused_since: Option<Instant>,
     last_awaited: u64,
 }
 
@@ -116,6 +124,8 @@ impl Controller {
             kept: Vec::new(),
             aborted: Vec::new(),
             aborts: Aborts::default(),
+            events: Events::default(),
+            paused_since: None,
             last_awaited: 0,
             options,
         };
@@ -166,6 +176,14 @@ impl Controller {
         self.function.domain()
     }
 
+    /// What the controller signals when it has completed an admin command or has an event to tell of, if
+    /// [`Options::interrupts`] asks for it and the function can: then is the time for [`Controller::reap_admin`]. It may be
+    /// signalled without either. Without interrupts the admin queue is to be looked at now and then.
+    pub fn admin_interrupt(&self) -> Option<&Interrupt> {
+        // The admin completion queue always has vector 0 (NVMe Base 2.0, 3.1.3.10), and always interrupts.
+        self.interrupts.first()
+    }
+
     /// The admin queue, for commands that are not waited for. Tags must be below 2^63, and completions are to be
     /// fetched with [`Controller::reap_admin`].
     pub fn admin_queue(&mut self) -> &mut QueuePair {
@@ -210,10 +228,11 @@ impl Controller {
         stopped
     }
 
-    /// Changes how long admin commands may take that are waited for ([`Options::admin_timeout`]).
+    /// Changes how long ordinary admin commands may take ([`Options::admin_timeout`]).
     pub fn set_admin_timeout(&mut self, limit: Duration) {
         self.options.admin_timeout = limit;
         self.options = self.options.clone().checked();
+        self.limits = self.limits.with_admin(self.options.admin_timeout);
     }
 
     /// The admin commands that were submitted with [`Controller::admin_queue`] and were outstanding when the
@@ -265,6 +284,7 @@ impl Controller {
         let outstanding = self.admin.stop(stopped).unwrap_or_default();
         self.aborted.extend(outstanding.into_iter().filter(|(user, _)| Tag::of(*user) == Tag::Caller));
         self.aborts = Aborts::default();
+        self.events.end_run();
     }
 
     fn bring_up(&mut self) -> Result<(), ControllerError> {
@@ -281,6 +301,7 @@ impl Controller {
         let wanted = self.options.io_queues_wanted;
         self.io_queue_limit = self.set_number_of_queues(wanted)?;
         self.set_up_shadow_doorbells()?;
+        self.start_events()?;
         tracing::info!(
             function = self.function_name(),
             model = %self.identify.model(),
@@ -295,7 +316,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Switches a vector on for each I/O queue; vector 0 is the admin queue's, which is polled. They stay on over resets.
+    /// Switches a vector on for each I/O queue, and vector 0 for the admin queue. They stay on over resets.
     fn enable_interrupts(&mut self) {
         match self.function.enable_interrupts(self.io_queue_limit.saturating_add(1)) {
             Ok(interrupts) => self.interrupts = interrupts,

@@ -1,9 +1,13 @@
 //! What happens when commands, queues or the whole controller fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use gangway_spec::aen::{self, AsyncEvent};
+use gangway_spec::feature::fid;
+use gangway_spec::log::{SmartLog, lid};
+use gangway_spec::registers::CSTS;
 use gangway_spec::{Status, SubmissionQueueEntry, opcode};
 
 use super::*;
@@ -83,12 +87,12 @@ fn no_more_aborts_are_outstanding_than_the_controller_takes() {
 
 #[test]
 fn a_reset_forgets_the_aborts_that_were_not_answered() {
-    let (mut controller, deaf) = deaf(Options::default());
+    let (mut controller, rig) = rigged(Options::default());
     for cid in 0..controller.abort_limit() as u16 {
-        deaf.store(true, Ordering::Relaxed);
+        rig.set_deaf(true);
         controller.submit_abort(1, cid).unwrap();
     }
-    deaf.store(false, Ordering::Relaxed);
+    rig.set_deaf(false);
     controller.restart().unwrap();
     assert!(controller.take_aborted_admin().is_empty(), "they are nobody's");
     assert!(controller.take_abort_answers().is_empty());
@@ -111,26 +115,45 @@ fn deleting_a_queue_gives_back_what_completed_and_what_was_outstanding() {
     assert_eq!(probe.violations(), 0);
 }
 
-/// An emulated function whose admin queue can be made to ignore its doorbell.
-struct Deaf {
+/// What can be done to a [`Rigged`] function.
+#[derive(Debug, Default)]
+struct Rig {
+    /// The admin queue ignores its doorbell.
+    deaf: AtomicBool,
+    /// Bits that CSTS has in addition.
+    csts: AtomicU32,
+}
+
+impl Rig {
+    fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Relaxed);
+    }
+
+    fn set_csts(&self, bits: u32) {
+        self.csts.store(bits, Ordering::Relaxed);
+    }
+}
+
+/// An emulated function that misbehaves when it is told to.
+struct Rigged {
     function: Box<dyn Function>,
-    deaf: Arc<AtomicBool>,
+    rig: Arc<Rig>,
 }
 
-struct DeafStepper {
+struct RiggedStepper {
     stepper: Box<dyn Stepper>,
-    deaf: Arc<AtomicBool>,
+    rig: Arc<Rig>,
 }
 
-impl Stepper for DeafStepper {
+impl Stepper for RiggedStepper {
     fn step(&mut self) {
-        if !self.deaf.load(Ordering::Relaxed) {
+        if !self.rig.deaf.load(Ordering::Relaxed) {
             self.stepper.step();
         }
     }
 }
 
-impl Function for Deaf {
+impl Function for Rigged {
     fn name(&self) -> &str {
         self.function.name()
     }
@@ -140,7 +163,8 @@ impl Function for Deaf {
     }
 
     fn read_register32(&self, offset: u32) -> Result<u32, FunctionError> {
-        self.function.read_register32(offset)
+        let value = self.function.read_register32(offset)?;
+        Ok(if offset == CSTS { value | self.rig.csts.load(Ordering::Relaxed) } else { value })
     }
 
     fn write_register32(&self, offset: u32, value: u32) -> Result<(), FunctionError> {
@@ -158,32 +182,32 @@ impl Function for Deaf {
     fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>> {
         let stepper = self.function.stepper(qid)?;
         match qid {
-            0 => Some(Box::new(DeafStepper { stepper, deaf: Arc::clone(&self.deaf) })),
+            0 => Some(Box::new(RiggedStepper { stepper, rig: Arc::clone(&self.rig) })),
             _ => Some(stepper),
         }
     }
 }
 
-/// A slow controller that answers no admin command while the flag is set.
-fn deaf(options: Options) -> (Controller, Arc<AtomicBool>) {
+/// A slow controller that misbehaves when it is told to.
+fn rigged(options: Options) -> (Controller, Arc<Rig>) {
     let function = EmulatedFunction::new(config(SLOW), &DmaDomain::new()).unwrap();
-    let deaf = Arc::new(AtomicBool::new(false));
-    let function = Box::new(Deaf { function, deaf: Arc::clone(&deaf) });
-    (Controller::start(function, options).unwrap(), deaf)
+    let rig = Arc::<Rig>::default();
+    let function = Box::new(Rigged { function, rig: Arc::clone(&rig) });
+    (Controller::start(function, options).unwrap(), rig)
 }
 
 #[test]
 fn a_queue_whose_deletion_is_not_answered_comes_back_and_a_reset_frees_it() {
-    let (mut controller, deaf) = deaf(hasty());
+    let (mut controller, rig) = rigged(hasty());
     let mut pair = controller.create_io_queue_pair().unwrap();
     write(&controller, &mut pair, 42);
-    deaf.store(true, Ordering::Relaxed);
+    rig.set_deaf(true);
     assert!(matches!(controller.abort(1, 0), Err(ControllerError::Timeout { .. })));
     let failed = controller.delete_io_queue_pair(pair).unwrap_err();
     assert!(matches!(failed.error, ControllerError::Timeout { .. }), "{failed}");
     assert_eq!((failed.pair.outstanding(), failed.completed.len()), (1, 0));
 
-    deaf.store(false, Ordering::Relaxed);
+    rig.set_deaf(false);
     let stopped = controller.disable().unwrap();
     let commands = failed.pair.dismantle(&stopped).unwrap();
     assert_eq!((commands[0].0, commands[0].1.len()), (42, 512));
@@ -193,13 +217,181 @@ fn a_queue_whose_deletion_is_not_answered_comes_back_and_a_reset_frees_it() {
 
 #[test]
 fn the_answer_to_a_deletion_that_comes_too_late_is_no_surprise() {
-    let (mut controller, deaf) = deaf(hasty());
+    let (mut controller, rig) = rigged(hasty());
     let pair = controller.create_io_queue_pair().unwrap();
-    deaf.store(true, Ordering::Relaxed);
+    rig.set_deaf(true);
     let failed = controller.delete_io_queue_pair(pair).unwrap_err();
-    deaf.store(false, Ordering::Relaxed);
+    rig.set_deaf(false);
     assert_eq!(controller.active_namespaces().unwrap(), [1]);
     assert_eq!(controller.create_io_queue_pair().unwrap().qid(), 2, "its identifier is not used again");
     let stopped = controller.disable().unwrap();
     failed.pair.dismantle(&stopped).unwrap();
+}
+
+#[test]
+fn what_a_caller_had_on_the_admin_queue_comes_back_with_a_reset_and_nothing_else() {
+    let (mut controller, rig) = rigged(Options::default());
+    rig.set_deaf(true);
+    controller.submit_abort(1, 1).unwrap();
+    let entry = SubmissionQueueEntry::new(opcode::admin::KEEP_ALIVE);
+    controller.admin_queue().submit(&entry, CommandData::None, 5, Instant::now()).unwrap();
+    controller.disable().unwrap();
+    assert_eq!(controller.take_aborted_admin().iter().map(|(user, _)| *user).collect::<Vec<_>>(), [5]);
+}
+
+const SMART_EVENT: AsyncEvent = AsyncEvent::new(aen::TYPE_SMART, aen::SMART_SPARE, lid::SMART);
+
+/// Looks at the admin queue until nothing more comes of it.
+fn settle(controller: &mut Controller) {
+    for _ in 0..4 {
+        assert_eq!(controller.reap_admin(&mut Vec::new()).unwrap(), 0);
+    }
+}
+
+#[test]
+fn an_event_comes_with_its_page_and_makes_way_for_the_next_of_its_type() {
+    let (mut controller, probe) = start(None);
+    for _ in 0..10 {
+        probe.raise_event(SMART_EVENT);
+        settle(&mut controller);
+        let events = controller.take_events();
+        assert_eq!(events.iter().map(|event| event.event).collect::<Vec<_>>(), [SMART_EVENT]);
+        assert_eq!(
+            (events[0].page.len(), events[0].kind()),
+            (512, EventKind::Health { critical_warning: Some(0) })
+        );
+    }
+    assert!(controller.take_events().is_empty());
+    assert_eq!(probe.violations(), 0);
+}
+
+#[test]
+fn a_warning_that_was_switched_on_is_told_of() {
+    let (mut controller, _probe) = start(None);
+    let mut entry = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
+    entry.cdw10.set(u32::from(fid::TEMPERATURE_THRESHOLD));
+    entry.cdw11.set(200);
+    controller.admin(entry, AdminData::None).unwrap();
+    settle(&mut controller);
+    let kinds: Vec<_> = controller.take_events().iter().map(Event::kind).collect();
+    assert_eq!(kinds, [EventKind::Health { critical_warning: Some(SmartLog::WARNING_TEMPERATURE) }]);
+}
+
+#[test]
+fn events_come_to_a_caller_who_only_waits_for_commands_and_again_after_a_restart() {
+    let (mut controller, probe) = start(None);
+    for _ in 0..3 {
+        probe.raise_event(SMART_EVENT);
+        controller.active_namespaces().unwrap();
+        controller.active_namespaces().unwrap();
+        assert_eq!(controller.take_events().len(), 1);
+        controller.restart().unwrap();
+    }
+    probe.raise_event(SMART_EVENT);
+    settle(&mut controller);
+    controller.restart().unwrap();
+    assert_eq!(controller.take_events().len(), 1, "what was told before a reset is not lost");
+}
+
+#[test]
+fn an_event_whose_page_cannot_be_read_is_handed_up_without_it() {
+    let (mut controller, probe) = start(None);
+    probe.raise_event(AsyncEvent::new(aen::TYPE_VENDOR, 3, 0xfe));
+    settle(&mut controller);
+    let events = controller.take_events();
+    assert_eq!((events[0].kind(), events[0].page.len()), (EventKind::Vendor, 0));
+    // An event that names no page is there at once.
+    probe.raise_event(AsyncEvent::new(aen::TYPE_IMMEDIATE, aen::IMMEDIATE_NORMAL_SUBSYSTEM_SHUTDOWN, 0));
+    controller.reap_admin(&mut Vec::new()).unwrap();
+    assert_eq!(controller.take_events()[0].kind(), EventKind::SubsystemShutdown);
+}
+
+#[test]
+fn events_that_nobody_takes_do_not_pile_up() {
+    let (mut controller, probe) = start(None);
+    for _ in 0..100 {
+        probe.raise_event(SMART_EVENT);
+        settle(&mut controller);
+    }
+    assert_eq!(controller.take_events().len(), 64);
+}
+
+#[test]
+fn requests_for_events_are_outstanding_within_the_limit_and_never_overdue() {
+    let (mut controller, _probe) = start(None);
+    let limit = usize::from(controller.identify().aerl) + 1;
+    let outstanding = controller.admin_queue().outstanding();
+    assert!((1..=limit).contains(&outstanding), "{outstanding} of {limit}");
+    let years = Instant::now() + Duration::from_secs(10 * 365 * 24 * 3600);
+    assert_eq!(controller.admin_queue().overdue(years), None);
+}
+
+#[test]
+fn the_health_of_a_controller_is_seen_without_a_command() {
+    let (mut controller, rig) = rigged(Options::default());
+    assert_eq!(controller.health(), Health::Working);
+    for (bits, health) in [(1 << 1, Health::Fatal), (1 << 5, Health::Paused), (u32::MAX, Health::Gone)] {
+        rig.set_csts(bits);
+        assert_eq!(controller.health(), health);
+    }
+    rig.set_csts(0);
+    assert_eq!(controller.health(), Health::Working);
+    controller.disable().unwrap();
+    assert_eq!(controller.health(), Health::NotReady);
+}
+
+#[test]
+fn nothing_is_overdue_while_the_controller_says_that_it_pauses() {
+    let (mut controller, rig) = rigged(hasty());
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    write(&controller, &mut pair, 1);
+    let soon = Instant::now() + Duration::from_secs(1);
+    assert!(pair.overdue(soon).is_some());
+    rig.set_csts(1 << 5);
+    assert_eq!(controller.health(), Health::Paused);
+    assert_eq!(pair.overdue(soon), None);
+    assert!(
+        pair.overdue(soon + Duration::from_secs(10)).is_some(),
+        "patience ends when the pause is not seen again"
+    );
+}
+
+#[test]
+fn a_notice_of_firmware_activation_puts_deadlines_off() {
+    let (mut controller, probe) = start(SLOW);
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    write(&controller, &mut pair, 1);
+    let soon = Instant::now() + Duration::from_secs(1);
+    assert!(pair.overdue(soon).is_some());
+    probe.raise_event(AsyncEvent::FIRMWARE_ACTIVATION_STARTING);
+    settle(&mut controller);
+    assert_eq!(controller.take_events()[0].kind(), EventKind::FirmwareActivationStarting);
+    assert_eq!(pair.overdue(soon), None);
+    assert!(pair.overdue(soon + Duration::from_secs(3600)).is_some());
+}
+
+#[test]
+fn waiting_ends_when_the_controller_gives_up_or_goes_or_is_reset_by_something_else() {
+    let (mut controller, rig) = rigged(Options::default());
+    rig.set_deaf(true);
+    rig.set_csts(1 << 1);
+    assert!(matches!(controller.active_namespaces(), Err(ControllerError::Fatal { .. })));
+    rig.set_csts(u32::MAX);
+    let error = controller.active_namespaces().unwrap_err();
+    assert!(matches!(error, ControllerError::Function(FunctionError::Gone { .. })), "{error}");
+    rig.set_csts(0);
+    controller.function.write_register32(gangway_spec::registers::CC, 0).unwrap();
+    assert!(matches!(controller.active_namespaces(), Err(ControllerError::NotReady { .. })));
+    rig.set_deaf(false);
+    controller.restart().unwrap();
+    assert_eq!(controller.active_namespaces().unwrap(), [1]);
+}
+
+#[test]
+fn a_changed_time_limit_counts_at_once() {
+    let (mut controller, rig) = rigged(Options::default());
+    controller.set_admin_timeout(Duration::from_millis(10));
+    rig.set_deaf(true);
+    let error = controller.active_namespaces().unwrap_err();
+    assert!(matches!(&error, ControllerError::Timeout { limit, .. } if limit.as_millis() == 10), "{error}");
 }

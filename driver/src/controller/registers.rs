@@ -40,12 +40,22 @@ impl Poll {
 
     /// Sleeps; `false` when the time is up.
     pub(super) fn again(&mut self) -> bool {
-        if self.started.elapsed() >= self.limit {
-            return false;
+        let in_time = self.in_time();
+        if in_time {
+            self.sleep();
         }
+        in_time
+    }
+
+    /// Whether the time is not up.
+    pub(super) fn in_time(&self) -> bool {
+        self.started.elapsed() < self.limit
+    }
+
+    /// Sleeps.
+    pub(super) fn sleep(&mut self) {
         thread::sleep(self.sleep);
         self.sleep = (self.sleep * 2).min(LONGEST_SLEEP);
-        true
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who is to hear of a completion on the admin queue: the tags of the controller's own commands.
 
+use gangway_spec::aen::AsyncEvent;
+
 /// Tags of commands that the controller submits itself have this bit; no others may.
 const OWN: u64 = 1 << 63;
 const KIND_SHIFT: u32 = 60;
@@ -7,6 +9,8 @@ const KIND_SHIFT: u32 = 60;
 const PAYLOAD: u64 = (1 << KIND_SHIFT) - 1;
 
 const AWAITED: u64 = 0;
+const EVENT_REQUEST: u64 = 1;
+const EVENT_PAGE: u64 = 2;
 const ABORT: u64 = 3;
 
 /// What an admin command was submitted for, as its tag says.
@@ -16,6 +20,10 @@ pub(super) enum Tag {
     Caller,
     /// A command that is waited for; they are numbered.
     Awaited(u64),
+    /// An Asynchronous Event Request.
+    EventRequest,
+    /// Get Log Page for an event with its parameter.
+    EventPage(AsyncEvent, u32),
     /// Abort of command `cid` on queue `qid`.
     Abort { qid: u16, cid: u16 },
 }
@@ -26,6 +34,11 @@ impl Tag {
         let (kind, payload) = match self {
             Self::Caller => return 0,
             Self::Awaited(number) => (AWAITED, number & PAYLOAD),
+            Self::EventRequest => (EVENT_REQUEST, 0),
+            // An event takes 24 bits.
+            Self::EventPage(event, parameter) => {
+                (EVENT_PAGE, u64::from(parameter) << 24 | u64::from(event.into_dw0()))
+            }
             Self::Abort { qid, cid } => (ABORT, u64::from(cid) << 16 | u64::from(qid)),
         };
         OWN | kind << KIND_SHIFT | payload
@@ -38,6 +51,8 @@ impl Tag {
         }
         let payload = user & PAYLOAD;
         match (user & !OWN) >> KIND_SHIFT {
+            EVENT_REQUEST => Self::EventRequest,
+            EVENT_PAGE => Self::EventPage(AsyncEvent::from_dw0(payload as u32), (payload >> 24) as u32),
             ABORT => Self::Abort { qid: payload as u16, cid: (payload >> 16) as u16 },
             _ => Self::Awaited(payload),
         }
@@ -53,6 +68,9 @@ mod tests {
         for tag in [
             Tag::Awaited(0),
             Tag::Awaited(7),
+            Tag::EventRequest,
+            Tag::EventPage(AsyncEvent::from_dw0(0xffff_ffff), u32::MAX),
+            Tag::EventPage(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED, 0),
             Tag::Abort { qid: u16::MAX, cid: u16::MAX },
             Tag::Abort { qid: 0, cid: 1 },
         ] {

@@ -193,13 +193,12 @@ fn stopping_and_restarting_gives_memory_back_and_makes_a_new_run() {
     let buffer = domain.buffer(4096, Direction::DeviceReads).unwrap();
     old.submit(&io(opcode::nvm::WRITE, 0, 8), buffer.into(), 77, far()).unwrap();
     old.ring();
-    let aer = SubmissionQueueEntry::new(opcode::admin::ASYNC_EVENT_REQUEST);
-    controller.admin_queue().submit(&aer, CommandData::None, 5, far()).unwrap();
-    controller.admin_queue().ring();
+    let keep_alive = SubmissionQueueEntry::new(opcode::admin::KEEP_ALIVE);
+    controller.admin_queue().submit(&keep_alive, CommandData::None, 5, far()).unwrap();
 
     let stopped = controller.disable().unwrap();
     assert_eq!(controller.take_aborted_admin().iter().map(|(user, _)| *user).collect::<Vec<_>>(), [5]);
-    let rejected = controller.admin_queue().submit(&aer, CommandData::None, 5, far()).unwrap_err();
+    let rejected = controller.admin_queue().submit(&keep_alive, CommandData::None, 5, far()).unwrap_err();
     assert_eq!(rejected.reason, SubmitError::Stopped);
     let data = old.dismantle(&stopped).unwrap();
     assert_eq!((data[0].0, data[0].1.len()), (77, 4096));
@@ -555,7 +554,10 @@ impl Function for Interrupting {
     }
 
     fn enable_interrupts(&self, vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
-        let eventfd = || rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let eventfd = || {
+            let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+            rustix::event::eventfd(0, flags).unwrap()
+        };
         Ok((0..vectors.min(self.vectors)).map(|_| Interrupt::new(Arc::new(eventfd()))).collect())
     }
 
@@ -588,6 +590,15 @@ fn every_queue_has_a_vector_of_its_own_while_there_are_enough() {
     assert!(shared[0] != shared[1] && shared[0] == shared[2], "{shared:?}");
     let single = signals(1, true);
     assert!(single[0].is_some() && single[0] == single[1] && single[1] == single[2], "{single:?}");
+}
+
+#[test]
+fn the_admin_queue_has_the_first_vector_and_an_interrupt_that_got_lost_delays_it_only() {
+    let function = EmulatedFunction::new(small(), &DmaDomain::new()).unwrap();
+    let options = Options { interrupts: true, ..Options::default() };
+    let mut controller = Controller::start(Box::new(Interrupting { function, vectors: 4 }), options).unwrap();
+    assert!(controller.admin_interrupt().is_some());
+    assert_eq!(controller.abort(1, 1).unwrap(), AbortOutcome::NotAborted);
 }
 
 #[test]

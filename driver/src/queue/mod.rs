@@ -380,6 +380,8 @@ impl QueuePair {
     }
 
     /// The command whose deadline passed first, if any has passed. Looks at every slot: call it now and then.
+    ///
+    /// Deadlines are put off while the controller says that it pauses ([`Controller::health`](crate::Controller::health)).
     pub fn overdue(&self, now: Instant) -> Option<Overdue> {
         self.all_overdue(now).max_by_key(|overdue| overdue.late)
     }
@@ -387,7 +389,8 @@ impl QueuePair {
     /// All commands whose deadline has passed. Looks at every slot.
     pub fn all_overdue(&self, now: Instant) -> impl Iterator<Item = Overdue> {
         self.slots.iter().filter_map(move |(cid, command)| {
-            let late = now.checked_duration_since(command.deadline).filter(|late| !late.is_zero())?;
+            let deadline = command.deadline.max(self.run.patient_until());
+            let late = now.checked_duration_since(deadline).filter(|late| !late.is_zero())?;
             let &Outstanding { user, opcode, nsid, .. } = command;
             Some(Overdue { user, cid, opcode, nsid, late })
         })

@@ -1,0 +1,210 @@
+//! Asynchronous events (NVMe Base 2.0, 3.3.5 and 5.2): requests for them are kept outstanding, and each event is cleared
+//! by reading the log page that it names, so that the next one of its type can come.
+//!
+//! Nobody needs to ask for that: it happens whenever the admin queue is looked at, be it by
+//! [`Controller::reap_admin`] or while [`Controller::admin`] waits.
+
+mod event;
+
+use std::collections::VecDeque;
+use std::mem;
+use std::time::Instant;
+
+use gangway_spec::aen::{self, AsyncEvent};
+use gangway_spec::command::NSID_BROADCAST;
+use gangway_spec::feature::fid;
+use gangway_spec::identify::{IdentifyController, Oaes};
+use gangway_spec::log::{ErrorLogEntry, GetLogPage, SmartLog, lid};
+use gangway_spec::{SubmissionQueueEntry, opcode};
+
+pub use self::event::{ChangedNamespaces, Event, EventKind};
+use super::tag::Tag;
+use super::{AdminData, Controller, ControllerError};
+use crate::dma::{CommandData, Direction, PAGE_SIZE};
+use crate::queue::Completion;
+
+/// Requests that are kept outstanding, if the controller takes as many: events of several types can then be told of while
+/// the page of one is being read.
+const MOST_REQUESTS: usize = 4;
+
+/// Events that wait for someone to take them. Beyond that the oldest is forgotten.
+const MOST_KEPT: usize = 64;
+
+/// The critical warnings of the SMART log that every controller can tell of (feature 0Bh, bits 4:0).
+const WARNINGS: u32 = (SmartLog::WARNING_SPARE
+    | SmartLog::WARNING_TEMPERATURE
+    | SmartLog::WARNING_RELIABILITY
+    | SmartLog::WARNING_READ_ONLY
+    | SmartLog::WARNING_VOLATILE_BACKUP) as u32;
+
+/// Events from the controller to whoever takes them.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    /// Requests to be kept outstanding.
+    wanted: usize,
+    requests: usize,
+    /// Events whose page is still to be asked for.
+    unread: VecDeque<(AsyncEvent, u32)>,
+    /// Pages that were asked for.
+    reading: usize,
+    ready: VecDeque<Event>,
+}
+
+impl Events {
+    /// Forgets what belongs to a run of the controller that is over.
+    pub(super) fn end_run(&mut self) {
+        *self = Self { ready: mem::take(&mut self.ready), ..Self::default() };
+    }
+
+    /// A request was answered.
+    pub(super) fn reported(&mut self, completion: &Completion) {
+        self.requests = self.requests.saturating_sub(1);
+        let status = completion.entry.status();
+        if !status.is_success() {
+            // Asked again it would say the same.
+            tracing::warn!(%status, "the controller refuses a request for events");
+            self.wanted = self.requests;
+            return;
+        }
+        let (event, parameter) =
+            (AsyncEvent::from_dw0(completion.entry.dw0.get()), completion.entry.dw1.get());
+        if names_page(event) {
+            self.unread.push_back((event, parameter));
+        } else {
+            self.keep(Event { event, parameter, page: Vec::new() });
+        }
+    }
+
+    /// The page of an event has come.
+    pub(super) fn read(&mut self, event: AsyncEvent, parameter: u32, completion: &Completion) {
+        self.reading = self.reading.saturating_sub(1);
+        let status = completion.entry.status();
+        let page = if status.is_success() {
+            completion.data.bytes().to_vec()
+        } else {
+            tracing::warn!(%event, %status, "the log page of an event cannot be read");
+            Vec::new()
+        };
+        self.keep(Event { event, parameter, page });
+    }
+
+    fn keep(&mut self, event: Event) {
+        tracing::info!(%event, "event");
+        if self.ready.len() == MOST_KEPT {
+            self.ready.pop_front();
+        }
+        self.ready.push_back(event);
+    }
+
+    /// How many more requests there should be: one less for each event that is being dealt with, so that a controller
+    /// which never stops telling is slowed down to what can be read.
+    fn missing(&self) -> usize {
+        self.wanted.saturating_sub(self.requests + self.unread.len() + self.reading)
+    }
+}
+
+impl Controller {
+    /// The events that the controller has told of since the last call, each with its log page. They are there after
+    /// [`Controller::reap_admin`], or after anything was waited for.
+    ///
+    /// Only the latest 64 are kept.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        mem::take(&mut self.events.ready).into()
+    }
+
+    /// Switches on what the controller can tell of, and asks for the first events.
+    pub(super) fn start_events(&mut self) -> Result<(), ControllerError> {
+        let offered = self.identify.oaes() - Oaes::DISCOVERY_LOG_CHANGE;
+        let region = if self.capabilities.pmrs() { u32::from(SmartLog::WARNING_PMR) } else { 0 };
+        let everything = WARNINGS | region | offered.bits();
+        // What a controller does not know it may refuse, however much it promised.
+        for configuration in [everything, WARNINGS] {
+            let mut entry = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
+            entry.cdw10.set(u32::from(fid::ASYNC_EVENT_CONFIGURATION));
+            entry.cdw11.set(configuration);
+            match self.admin(entry, AdminData::None) {
+                Ok(_) => break,
+                Err(error @ ControllerError::Status { .. }) => {
+                    tracing::warn!(%error, "events {configuration:#x} are not switched on");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.events.wanted = MOST_REQUESTS.min(usize::from(self.identify.aerl) + 1);
+        self.serve_events();
+        Ok(())
+    }
+
+    /// Asks for the pages of events and for further events, as far as there is room on the admin queue.
+    pub(super) fn serve_events(&mut self) {
+        let mut submitted = false;
+        while let Some(&(event, parameter)) = self.events.unread.front() {
+            if !self.submit_page(event, parameter) {
+                break;
+            }
+            self.events.unread.pop_front();
+            self.events.reading += 1;
+            submitted = true;
+        }
+        let request = SubmissionQueueEntry::new(opcode::admin::ASYNC_EVENT_REQUEST);
+        while self.events.missing() > 0 && self.admin.has_room() {
+            let deadline = Instant::now() + self.limits.admin(&request);
+            let user = Tag::EventRequest.user();
+            if self.admin.submit(&request, CommandData::None, user, deadline).is_err() {
+                break;
+            }
+            self.events.requests += 1;
+            submitted = true;
+        }
+        if submitted {
+            self.admin.ring();
+        }
+    }
+
+    /// Asks for the page of an event, and so for it to be cleared. `false` when that has to wait.
+    fn submit_page(&mut self, event: AsyncEvent, parameter: u32) -> bool {
+        if !self.admin.has_room() {
+            return false;
+        }
+        let length = page_length(event.log_page, &self.identify);
+        let buffer = match self.domain().buffer(length, Direction::DeviceWrites) {
+            Ok(buffer) => buffer,
+            Err(error) => {
+                tracing::warn!(%error, %event, "no memory for the log page of an event");
+                return false;
+            }
+        };
+        let get = GetLogPage { rae: false, ..GetLogPage::new(event.log_page, length as u32) };
+        let mut entry = SubmissionQueueEntry::from(get);
+        // The list of changed zones is that of one namespace, which the event names.
+        entry.nsid.set(if event.log_page == lid::CHANGED_ZONE_LIST { parameter } else { NSID_BROADCAST });
+        let deadline = Instant::now() + self.limits.admin(&entry);
+        let user = Tag::EventPage(event, parameter).user();
+        self.admin.submit(&entry, buffer.into(), user, deadline).is_ok()
+    }
+}
+
+/// Whether an event is cleared by reading a log page. A shutdown that the controller announces is not.
+fn names_page(event: AsyncEvent) -> bool {
+    event.log_page != 0
+        && (event.kind, event.info) != (aen::TYPE_IMMEDIATE, aen::IMMEDIATE_NORMAL_SUBSYSTEM_SHUTDOWN)
+}
+
+/// How much of a page is read: what the specification defines, without the parts that have no end.
+fn page_length(page: u8, identify: &IdentifyController) -> usize {
+    match page {
+        // ELPE is 0's based.
+        lid::ERROR => ((usize::from(identify.elpe) + 1) * size_of::<ErrorLogEntry>()).min(PAGE_SIZE),
+        lid::CHANGED_NAMESPACES
+        | lid::CHANGED_ALLOCATED_NAMESPACES
+        | lid::ANA
+        | lid::PREDICTABLE_LATENCY_EVENT_AGGREGATE
+        | lid::ENDURANCE_GROUP_EVENT_AGGREGATE
+        | lid::LBA_STATUS
+        | lid::REACHABILITY_GROUPS
+        | lid::REACHABILITY_ASSOCIATIONS
+        | lid::CHANGED_ZONE_LIST => PAGE_SIZE,
+        lid::RESERVATION_NOTIFICATION => 64,
+        _ => 512,
+    }
+}
