@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! identify pci:0000:01:00.0     a drive of this machine; `gangway bind 0000:01:00.0` gives it to vfio-pci first
+//! identify vfio-user:/run/x     one that another process serves on that socket
 //! identify emulated             a software drive in this process
 //! ```
 //!
@@ -15,6 +16,7 @@ use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
 use gangway_driver::emulated::EmulatedFunction;
 use gangway_driver::vfio::VfioFunction;
+use gangway_driver::vfio_user::VfioUserFunction;
 use gangway_driver::{CommandData, Controller, Direction, DmaDomain};
 use gangway_spec::{SubmissionQueueEntry, nvm, opcode};
 
@@ -22,7 +24,9 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let Some(device) = std::env::args().nth(1) else {
-        eprintln!("usage: identify DEVICE, where DEVICE is pci:ADDRESS or emulated[:OPTIONS]");
+        eprintln!(
+            "usage: identify DEVICE, where DEVICE is pci:ADDRESS, vfio-user:SOCKET or emulated[:OPTIONS]"
+        );
         return ExitCode::from(2);
     };
     match identify(&device) {
@@ -39,6 +43,7 @@ fn identify(device: &str) -> Result<(), Box<dyn Error>> {
     let domain = DmaDomain::new();
     let function = match device.parse()? {
         DeviceAddress::Pci(address) => VfioFunction::open(address, &domain)?,
+        DeviceAddress::VfioUser(path) => VfioUserFunction::open(&path, &domain)?,
         DeviceAddress::Emulated(config) => EmulatedFunction::new(config, &domain)?,
     };
     let mut controller = Controller::start(function, Options { io_queues_wanted: 1, ..Options::default() })?;

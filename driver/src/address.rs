@@ -1,6 +1,7 @@
 //! Addresses of devices: how a person names a drive on a command line.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -83,12 +84,15 @@ fn hex(text: &str, most: usize) -> Option<u32> {
 
 /// Which device to drive.
 ///
-/// `pci:0000:01:00.0` is a drive of this machine, `emulated` a software drive of this process, whose properties may
-/// follow: `emulated:size=1GiB,block=4096,namespaces=2,file=disk.img` (see [`EmulatedConfig`]).
+/// `pci:0000:01:00.0` is a drive of this machine, `vfio-user:/run/nvme.sock` one that another process serves on a
+/// socket, `emulated` a software drive of this process, whose properties may follow:
+/// `emulated:size=1GiB,block=4096,namespaces=2,file=disk.img` (see [`EmulatedConfig`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceAddress {
     /// A PCI function that is bound to vfio-pci.
     Pci(PciAddress),
+    /// A drive that another process serves: the path of its socket, or of the folder that SPDK's target put it in.
+    VfioUser(PathBuf),
     /// A software drive of this process.
     Emulated(EmulatedConfig),
 }
@@ -97,6 +101,7 @@ impl fmt::Display for DeviceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pci(address) => write!(f, "pci:{address}"),
+            Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
             Self::Emulated(config) => {
                 let options = config.to_string();
                 if options.is_empty() { f.write_str("emulated") } else { write!(f, "emulated:{options}") }
@@ -112,6 +117,7 @@ impl FromStr for DeviceAddress {
         let (kind, rest) = text.split_once(':').map_or((text, None), |(kind, rest)| (kind, Some(rest)));
         match (kind, rest) {
             ("pci", Some(address)) => address.parse().map(Self::Pci),
+            ("vfio-user", Some(path)) if !path.is_empty() => Ok(Self::VfioUser(path.into())),
             ("emulated", options) => Ok(Self::Emulated(options.unwrap_or_default().parse()?)),
             _ => Err(AddressError::Kind { text: text.to_owned() }),
         }
@@ -123,8 +129,8 @@ impl FromStr for DeviceAddress {
 pub enum AddressError {
     /// The text begins with no kind of device that there is.
     #[error(
-        "\"{text}\" is not a device: write pci:0000:01:00.0 for a drive bound to vfio-pci, or emulated, or \
-         emulated:OPTION=VALUE,..."
+        "\"{text}\" is not a device: write pci:0000:01:00.0 for a drive bound to vfio-pci, vfio-user:/PATH/TO/SOCKET \
+         for one that another process serves, or emulated, or emulated:OPTION=VALUE,..."
     )]
     Kind {
         /// What was given.
@@ -188,6 +194,7 @@ mod tests {
     fn a_device_address_survives_being_printed() {
         for text in [
             "pci:0000:01:00.0",
+            "vfio-user:/run/nvme:0,a=b.sock",
             "emulated",
             "emulated:size=2GiB,block=512,namespaces=2,file=disk.img",
             "emulated:null",
@@ -200,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_device_of_unknown_kind_is_refused_with_the_kinds_there_are() {
-        for text in ["", "pci", "nvme0", "tcp:1.2.3.4", "Emulated"] {
+        for text in ["", "pci", "nvme0", "tcp:1.2.3.4", "Emulated", "vfio-user", "vfio-user:"] {
             let error = text.parse::<DeviceAddress>().unwrap_err().to_string();
             assert!(error.contains("pci:") && error.contains("emulated"), "{error}");
         }

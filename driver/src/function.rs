@@ -1,8 +1,9 @@
 //! The hardware boundary: what the driver asks of an NVMe function, whoever stands behind it.
 //!
-//! There are two kinds: a PCI function held through vfio-pci ([`crate::vfio`]) and a software controller in this
-//! process ([`crate::emulated`]). The controller and queue code above this trait is the same for both. Registers go
-//! through the trait, because they are rare; doorbells and queues are plain memory, because they are not.
+//! There are three kinds: a PCI function held through vfio-pci ([`crate::vfio`]), one that another process serves
+//! ([`crate::vfio_user`]) and a software controller in this process ([`crate::emulated`]). The controller and queue code
+//! above this trait is the same for all. Registers go through the trait, because they are rare; doorbells and queues are
+//! plain memory, because they are not.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -146,10 +147,11 @@ impl AsFd for Interrupt {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FunctionError {
-    /// The device reads as all ones, or its memory faults: it was unplugged, or lost its power or its link.
+    /// The device reads as all ones, or its memory faults: it was unplugged, or lost its power or its link. Or the
+    /// process that served it ended, or hangs.
     #[error(
-        "{function} no longer answers: it was removed, or lost power or its PCI link; put it back, rescan the PCI bus, \
-         and open it again"
+        "{function} no longer answers: it was removed, or lost power or its PCI link, or the process that served it has \
+         ended; put it back and rescan the PCI bus, or start that process again, and open it again"
     )]
     Gone {
         /// Name of the function.

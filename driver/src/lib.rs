@@ -2,8 +2,8 @@
 //!
 //! From the bottom up:
 //!
-//! - [`function`]: the hardware boundary. Behind it a PCI function on vfio-pci ([`vfio`]) or a software controller in
-//!   this process ([`emulated`]); [`address`] names either.
+//! - [`function`]: the hardware boundary. Behind it a PCI function on vfio-pci ([`vfio`]), a controller that another
+//!   process serves ([`vfio_user`]) or a software controller in this process ([`emulated`]); [`address`] names any.
 //! - [`dma`]: memory that devices may reach: regions, buffers, pools, receive chunks, and one IOMMU domain for all
 //!   drives of a process.
 //! - [`queue`]: submission and completion queue pairs. Single-threaded by construction; posting and ringing are two
@@ -40,6 +40,7 @@ mod prp;
 pub mod queue;
 mod sigbus;
 pub mod vfio;
+pub mod vfio_user;
 
 #[cfg(test)]
 mod testing;

@@ -30,6 +30,12 @@ pub struct Doorbell {
 enum Target {
     Register { register: NonNull<RW<u32>>, _mapping: Arc<dyn Any + Send + Sync> },
     Memory { page: Arc<DoorbellPage>, index: usize },
+    Remote(Box<dyn RemoteRegister>),
+}
+
+/// A register that is written by other means than memory. A write that fails is lost.
+pub(crate) trait RemoteRegister: Send + std::fmt::Debug {
+    fn write(&self, value: u32);
 }
 
 // SAFETY: the pointer names a device register inside a mapping that `_mapping` keeps alive and that is not
@@ -45,6 +51,11 @@ impl Doorbell {
         (index < page.len()).then(|| Self { target: Target::Memory { page, index } })
     }
 
+    /// A doorbell of a device whose registers cannot be mapped.
+    pub(crate) fn remote(register: Box<dyn RemoteRegister>) -> Self {
+        Self { target: Target::Remote(register) }
+    }
+
     /// Writes the new tail (submission queue) or head (completion queue), as one 32-bit store.
     #[inline]
     pub fn write(&self, value: u32) {
@@ -56,6 +67,7 @@ impl Doorbell {
                 unsafe { register.as_ref().write(value.to_le()) }
             }
             Target::Memory { page, index } => page.registers[*index].store(value, Ordering::Release),
+            Target::Remote(register) => register.write(value),
         }
     }
 }
@@ -65,6 +77,7 @@ impl fmt::Debug for Doorbell {
         match &self.target {
             Target::Register { register, .. } => f.debug_tuple("Doorbell").field(register).finish(),
             Target::Memory { index, .. } => f.debug_tuple("Doorbell::in_memory").field(index).finish(),
+            Target::Remote(register) => f.debug_tuple("Doorbell::remote").field(register).finish(),
         }
     }
 }

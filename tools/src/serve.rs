@@ -14,6 +14,7 @@ use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::{Backing, EmulatedFunction};
 use gangway_driver::function::Function;
 use gangway_driver::vfio::VfioFunction;
+use gangway_driver::vfio_user::VfioUserFunction;
 use gangway_spec::fabrics::Nqn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -44,7 +45,8 @@ Examples:
 #[derive(Args, Clone, Debug, Default)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Serve {
-    /// Drive to export, each under an NQN of its own: `pci:ADDRESS`, or `emulated` with options such as
+    /// Drive to export, each under an NQN of its own: `pci:ADDRESS`, `vfio-user:/PATH/TO/SOCKET` for one
+    /// that another process serves (SPDK's target, `gangway emulate`), or `emulated` with options such as
     /// `emulated:size=1GiB,block=4096,namespaces=2,file=disk.img` (or `null`, `latency=5ms`, `mdts=5`, `serial=X`)
     #[arg(long, value_name = "DEVICE")]
     device: Vec<DeviceAddress>,
@@ -318,6 +320,7 @@ async fn start(
     let mut starting = tokio::task::spawn_blocking(move || {
         let function: Box<dyn Function> = match device {
             DeviceAddress::Pci(address) => VfioFunction::open(address, &domain)?,
+            DeviceAddress::VfioUser(path) => VfioUserFunction::open(&path, &domain)?,
             DeviceAddress::Emulated(config) => EmulatedFunction::new(config, &domain)?,
         };
         anyhow::Ok(Drive::start(index, function, options)?)

@@ -47,7 +47,8 @@ impl FromStr for Device {
             return match text.parse() {
                 Ok(address) => Ok(Self::Local(address)),
                 Err(gangway_driver::address::AddressError::Kind { .. }) => bail!(
-                    "\"{text}\" is not a device: write tcp:HOST:PORT/NQN, pci:0000:01:00.0, or emulated:OPTION=VALUE,..."
+                    "\"{text}\" is not a device: write tcp:HOST:PORT/NQN, pci:0000:01:00.0, \
+                     vfio-user:/PATH/TO/SOCKET, or emulated:OPTION=VALUE,..."
                 ),
                 Err(error) => Err(error.into()),
             };
@@ -93,6 +94,7 @@ mod tests {
             "tcp:[::1]:4420/nqn.2014-08.org.example:a",
             "tcp:localhost:4420/nqn.2014-08.org.example:a/b",
             "pci:0000:01:00.0",
+            "vfio-user:/run/nvme.sock",
             "emulated:null",
         ] {
             assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
@@ -133,6 +135,7 @@ mod tests {
             ("emulated:null", false),
             ("emulated:file=disk.img", true),
             ("pci:01:00.0", true),
+            ("vfio-user:/run/nvme.sock", true),
             ("tcp:h/nqn.a", true),
         ] {
             assert_eq!(text.parse::<Device>().unwrap().keeps_data(), keeps, "{text}");

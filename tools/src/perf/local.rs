@@ -12,6 +12,7 @@ use gangway_driver::emulated::EmulatedFunction;
 use gangway_driver::function::Function;
 use gangway_driver::queue::{Completion, QueuePair};
 use gangway_driver::vfio::VfioFunction;
+use gangway_driver::vfio_user::VfioUserFunction;
 use gangway_spec::SubmissionQueueEntry;
 
 use super::namespace;
@@ -35,6 +36,7 @@ impl LocalSession {
         let domain = DmaDomain::new();
         let function: Box<dyn Function> = match device {
             DeviceAddress::Pci(address) => VfioFunction::open(*address, &domain)?,
+            DeviceAddress::VfioUser(path) => VfioUserFunction::open(path, &domain)?,
             DeviceAddress::Emulated(config) => EmulatedFunction::new(config.clone(), &domain)?,
         };
         let options = Options {

@@ -61,7 +61,8 @@ Depth and block size are those of each queue and command; --size and --offset ch
 
 /// Puts a load on a device, and measures it.
 ///
-/// DEVICE is tcp:HOST:PORT/NQN for what a target exports, pci:ADDRESS for a drive of this machine, or
+/// DEVICE is tcp:HOST:PORT/NQN for what a target exports, pci:ADDRESS for a drive of this machine, vfio-user:SOCKET for
+/// one that another process serves, or
 /// emulated:OPTIONS for a drive in memory.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
