@@ -16,8 +16,6 @@ use gangway_driver::address::DeviceAddress;
 use gangway_driver::asynchronous::AsyncQueue;
 use gangway_driver::controller::Options;
 use gangway_driver::dma::BufferPool;
-use gangway_driver::emulated::EmulatedFunction;
-use gangway_driver::vfio::VfioFunction;
 use gangway_driver::{CommandData, Controller, Direction, DmaDomain};
 use gangway_spec::{SubmissionQueueEntry, nvm, opcode};
 use tokio::task::{LocalSet, spawn_local};
@@ -49,10 +47,7 @@ async fn main() -> ExitCode {
 /// The checksum of the first namespace of a device.
 pub(crate) async fn checksum(device: &str) -> Result<u32, Box<dyn Error>> {
     let domain = DmaDomain::new();
-    let function = match device.parse()? {
-        DeviceAddress::Pci(address) => VfioFunction::open(address, &domain)?,
-        DeviceAddress::Emulated(config) => EmulatedFunction::new(config, &domain)?,
-    };
+    let function = device.parse::<DeviceAddress>()?.open(&domain)?;
     // With interrupts the program sleeps while the drive works.
     let options = Options { io_queues_wanted: 1, interrupts: true, ..Options::default() };
     let mut controller = Controller::start(function, options)?;

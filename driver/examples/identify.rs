@@ -14,9 +14,6 @@ use std::time::{Duration, Instant};
 
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
-use gangway_driver::emulated::EmulatedFunction;
-use gangway_driver::vfio::VfioFunction;
-use gangway_driver::vfio_user::VfioUserFunction;
 use gangway_driver::{CommandData, Controller, Direction, DmaDomain};
 use gangway_spec::{SubmissionQueueEntry, nvm, opcode};
 
@@ -41,11 +38,7 @@ fn main() -> ExitCode {
 fn identify(device: &str) -> Result<(), Box<dyn Error>> {
     // All memory that drives may reach comes from one domain, whatever the drives are.
     let domain = DmaDomain::new();
-    let function = match device.parse()? {
-        DeviceAddress::Pci(address) => VfioFunction::open(address, &domain)?,
-        DeviceAddress::VfioUser(path) => VfioUserFunction::open(&path, &domain)?,
-        DeviceAddress::Emulated(config) => EmulatedFunction::new(config, &domain)?,
-    };
+    let function = device.parse::<DeviceAddress>()?.open(&domain)?;
     let mut controller = Controller::start(function, Options { io_queues_wanted: 1, ..Options::default() })?;
     let result = show(&mut controller);
     // Whatever happened above: a drive that is not told of its shutdown counts it as a loss of power.

@@ -6,7 +6,11 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::emulated::{ConfigError, EmulatedConfig};
+use crate::dma::DmaDomain;
+use crate::emulated::{ConfigError, EmulatedConfig, EmulatedError, EmulatedFunction};
+use crate::function::Function;
+use crate::vfio::{VfioError, VfioFunction};
+use crate::vfio_user::{VfioUserError, VfioUserFunction};
 
 /// The place of a PCI function: domain, bus, device and function number.
 ///
@@ -95,6 +99,35 @@ pub enum DeviceAddress {
     VfioUser(PathBuf),
     /// A software drive of this process.
     Emulated(EmulatedConfig),
+}
+
+impl DeviceAddress {
+    /// Opens the device, of whatever kind it is, for use with the memory of `domain`.
+    ///
+    /// # Errors
+    /// What the kind of device says: [`VfioFunction::open`], [`VfioUserFunction::open`], [`EmulatedFunction::new`].
+    pub fn open(&self, domain: &DmaDomain) -> Result<Box<dyn Function>, OpenError> {
+        Ok(match self {
+            Self::Pci(address) => VfioFunction::open(*address, domain)?,
+            Self::VfioUser(path) => VfioUserFunction::open(path, domain)?,
+            Self::Emulated(config) => EmulatedFunction::new(config.clone(), domain)?,
+        })
+    }
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A PCI function could not be had from vfio-pci.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
+    /// A device that another process serves could not be reached.
+    #[error(transparent)]
+    VfioUser(#[from] VfioUserError),
+    /// An emulated drive could not be made.
+    #[error(transparent)]
+    Emulated(#[from] EmulatedError),
 }
 
 impl fmt::Display for DeviceAddress {

@@ -11,10 +11,7 @@ use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, Poll, ReactorConfig
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
-use gangway_driver::emulated::{Backing, EmulatedFunction};
-use gangway_driver::function::Function;
-use gangway_driver::vfio::VfioFunction;
-use gangway_driver::vfio_user::VfioUserFunction;
+use gangway_driver::emulated::Backing;
 use gangway_spec::fabrics::Nqn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -318,11 +315,7 @@ async fn start(
     let domain = domain.clone();
     let options = Options { io_queues_wanted: reactors as u16, interrupts, ..Options::default() };
     let mut starting = tokio::task::spawn_blocking(move || {
-        let function: Box<dyn Function> = match device {
-            DeviceAddress::Pci(address) => VfioFunction::open(address, &domain)?,
-            DeviceAddress::VfioUser(path) => VfioUserFunction::open(&path, &domain)?,
-            DeviceAddress::Emulated(config) => EmulatedFunction::new(config, &domain)?,
-        };
+        let function = device.open(&domain)?;
         anyhow::Ok(Drive::start(index, function, options)?)
     });
     let mut seconds = 0;

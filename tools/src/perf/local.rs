@@ -8,11 +8,7 @@ use anyhow::{Context, anyhow, ensure};
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::{Controller, Options};
 use gangway_driver::dma::{BufferPool, CommandData, Direction, DmaDomain};
-use gangway_driver::emulated::EmulatedFunction;
-use gangway_driver::function::Function;
 use gangway_driver::queue::{Completion, QueuePair};
-use gangway_driver::vfio::VfioFunction;
-use gangway_driver::vfio_user::VfioUserFunction;
 use gangway_spec::SubmissionQueueEntry;
 
 use super::namespace;
@@ -34,11 +30,7 @@ impl LocalSession {
     /// The drive cannot be had or does not start, or has no such namespace.
     pub(crate) fn open(device: &DeviceAddress, nsid: u32, queues: usize, depth: u16) -> anyhow::Result<Self> {
         let domain = DmaDomain::new();
-        let function: Box<dyn Function> = match device {
-            DeviceAddress::Pci(address) => VfioFunction::open(*address, &domain)?,
-            DeviceAddress::VfioUser(path) => VfioUserFunction::open(path, &domain)?,
-            DeviceAddress::Emulated(config) => EmulatedFunction::new(config.clone(), &domain)?,
-        };
+        let function = device.open(&domain)?;
         let options = Options {
             queue_depth: depth.saturating_add(1),
             max_transfer: 16 << 20,
