@@ -195,6 +195,16 @@ pub(crate) fn queue_pair_with(
 }
 
 impl Device {
+    /// The device's side of an admin queue pair, at the first two doorbells of a page.
+    pub(crate) fn admin(
+        memory: Arc<Memory>,
+        page: Arc<DoorbellPage>,
+        (sq, cq): (u64, u64),
+        entries: u16,
+    ) -> Self {
+        Self { memory, page, sq, cq, entries, qid: 0, head: 0, tail: 0, phase: true }
+    }
+
     /// What the tail doorbell was last rung with.
     pub(crate) fn rung_tail(&self) -> u16 {
         self.page.load(0).unwrap() as u16

@@ -126,6 +126,11 @@ impl ControllerCapabilities {
     pub const CSS_IO_COMMAND_SETS: u8 = 1 << 6;
     /// CSS: no I/O command set.
     pub const CSS_ADMIN_ONLY: u8 = 1 << 7;
+
+    /// CRMS: ready when the media is ready.
+    pub const CRMS_WITH_MEDIA: u8 = 1 << 0;
+    /// CRMS: ready whether or not the media is.
+    pub const CRMS_INDEPENDENT_OF_MEDIA: u8 = 1 << 1;
 }
 
 /// CC: Controller Configuration (NVMe Base 2.0, 3.1.3.5).

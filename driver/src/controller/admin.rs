@@ -107,10 +107,18 @@ impl Controller {
     /// # Errors
     /// As [`Controller::admin`].
     pub fn active_namespaces(&mut self) -> Result<Vec<u32>, ControllerError> {
+        self.namespace_list(|this, after| this.identify_data(cns::ACTIVE_NAMESPACE_LIST, after))
+    }
+
+    /// Reads a list of namespaces: `read` gives the part of it that goes on after a namespace.
+    pub(super) fn namespace_list(
+        &mut self,
+        mut read: impl FnMut(&mut Self, u32) -> Result<Vec<u8>, ControllerError>,
+    ) -> Result<Vec<u32>, ControllerError> {
         let mut found: Vec<u32> = Vec::new();
         loop {
             let after = found.last().copied().unwrap_or(0);
-            let list = self.identify_data(cns::ACTIVE_NAMESPACE_LIST, after)?;
+            let list = read(self, after)?;
             let complete = append_ids(&mut found, &list)
                 .map_err(|what| self.unsupported(&format!("its list of active namespaces {what}")))?;
             if complete {
@@ -193,7 +201,7 @@ impl Controller {
         Ok(buffer)
     }
 
-    fn parse<T: FromBytes>(&self, data: &[u8]) -> Result<Box<T>, ControllerError> {
+    pub(super) fn parse<T: FromBytes>(&self, data: &[u8]) -> Result<Box<T>, ControllerError> {
         T::read_from_bytes(data)
             .map(Box::new)
             .map_err(|_| self.unsupported("Identify gave less than its 4096 bytes"))

@@ -13,11 +13,14 @@ mod events;
 mod health;
 mod io_queues;
 mod limits;
+mod namespaces;
 mod options;
 mod registers;
 mod shadow;
 mod tag;
 
+#[cfg(test)]
+mod feature_tests;
 #[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
@@ -28,6 +31,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use gangway_spec::IdentifyController;
+use gangway_spec::identify::CommandSets;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 
 use self::abort::Aborts;
@@ -41,6 +45,7 @@ pub use self::events::{ChangedNamespaces, Event, EventKind};
 pub use self::health::Health;
 pub use self::io_queues::{Deleted, DeletionFailed};
 pub use self::limits::TimeLimits;
+pub use self::namespaces::Namespace;
 pub use self::options::Options;
 use self::registers::Registers;
 use self::tag::Tag;
@@ -71,6 +76,8 @@ pub struct Controller {
     max_transfer: u32,
     limits: TimeLimits,
     io_queue_limit: u16,
+    /// The I/O command sets that are enabled.
+    command_sets: CommandSets,
     /// How I/O commands use SGLs, if they do.
     sgl: Option<SglRules>,
     /// What the controller was given in this run; it may look at it until it is stopped.
@@ -116,6 +123,7 @@ impl Controller {
             max_transfer: options.max_transfer,
             limits: TimeLimits::new(&options, Duration::ZERO, 0),
             io_queue_limit: 0,
+            command_sets: CommandSets::NVM,
             sgl: None,
             shadow_doorbells: None,
             interrupts: Vec::new(),
@@ -264,7 +272,7 @@ impl Controller {
     }
 
     /// Shuts the controller down in order (CC.SHN), so that it loses no data it promised to keep when its power goes,
-    /// and stops it. Takes as long as the controller states (RTD3E), 60 seconds at most.
+    /// and stops it. The controller writes out its volatile write cache in that; no Flush is needed before. Takes as long as the controller states (RTD3E), 60 seconds at most.
     ///
     /// # Errors
     /// As [`Controller::disable`]. When only the shutdown does not finish, the controller is stopped all the same and
@@ -298,6 +306,7 @@ impl Controller {
         let erasure = self.read_erasure_estimate()?;
         self.limits = TimeLimits::new(&self.options, erasure, self.identify.mtfa.get());
         self.settle_data_pointers()?;
+        self.settle_command_sets()?;
         let wanted = self.options.io_queues_wanted;
         self.io_queue_limit = self.set_number_of_queues(wanted)?;
         self.set_up_shadow_doorbells()?;

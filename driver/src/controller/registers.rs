@@ -59,6 +59,14 @@ impl Poll {
     }
 }
 
+/// Whether a controller is ready when its media is (CC.CRIME 0), which is what every one can do that has no modes to
+/// choose from, and what is wanted: commands to namespaces are not to fail because the drive has not spun up. Only one
+/// that cannot is told to be ready without; it answers Namespace Not Ready, or Admin Command Media Not Ready, meanwhile.
+fn waits_for_media(cap: ControllerCapabilities) -> bool {
+    cap.crms() & ControllerCapabilities::CRMS_WITH_MEDIA != 0
+        || cap.crms() & ControllerCapabilities::CRMS_INDEPENDENT_OF_MEDIA == 0
+}
+
 /// The registers of one function, with the time limits that it states itself.
 pub(super) struct Registers<'a> {
     function: &'a dyn Function,
@@ -129,13 +137,15 @@ impl<'a> Registers<'a> {
         self.function.write_register64(ASQ, asq)?;
         self.function.write_register64(ACQ, acq)?;
         let cc = ControllerConfiguration::new()
-            .with_en(true)
             .with_css(css)
             .with_mps(0)
             // 64-byte submission and 16-byte completion queue entries: the only ones defined.
             .with_iosqes(6)
-            .with_iocqes(4);
+            .with_iocqes(4)
+            .with_crime(!waits_for_media(cap));
+        // What may only be changed while EN is 0, is.
         self.function.write_register32(CC, cc.into_bits())?;
+        self.function.write_register32(CC, cc.with_en(true).into_bits())?;
         let action = "become ready (CSTS.RDY to 1)";
         let csts = self.wait(self.ready_timeout(cap)?, action, |csts| csts.rdy() || csts.cfs())?;
         if csts.cfs() {
@@ -190,12 +200,14 @@ impl<'a> Registers<'a> {
     }
 
     /// The worst case that the controller states for getting ready and for being disabled, and a unit more, since some
-    /// state 0, but [`LONGEST_READY`] at most. CRTO replaces CAP.TO where it exists, but may be left 0 too (NVMe Base 2.0, 3.1.3.20).
+    /// state 0, but [`LONGEST_READY`] at most. CRTO replaces CAP.TO where it exists, but may be left 0 too (NVMe Base 2.0,
+    /// 3.1.3.20); which half of it counts depends on the mode that [`Registers::enable`] chooses.
     pub(super) fn ready_timeout(&self, cap: ControllerCapabilities) -> Result<Duration, ControllerError> {
         let mut units = u32::from(cap.to());
         if cap.crms() != 0 {
             let crto = ControllerReadyTimeouts::from_bits(self.function.read_register32(CRTO)?);
-            units = units.max(u32::from(crto.crwmt()));
+            let stated = if waits_for_media(cap) { crto.crwmt() } else { crto.crimt() };
+            units = units.max(u32::from(stated));
         }
         Ok((TIMEOUT_UNIT * (units + 1)).min(LONGEST_READY))
     }

@@ -445,6 +445,8 @@ fn the_time_to_get_ready_is_the_longer_one_stated_but_not_hours() {
     assert_eq!(limit(0, 999), 128, "CRTO is not there");
     assert_eq!((limit(1, 0), limit(1, 0xffff_0000)), (128, 128), "CRWMT is not stated");
     assert_eq!((limit(1, 599), limit(1, 0xffff)), (300, 600));
+    // CRIMT counts where the controller cannot wait for its media.
+    assert_eq!((limit(3, 599 << 16), limit(2, 599 << 16), limit(2, 599)), (128, 300, 128));
 }
 
 #[test]
