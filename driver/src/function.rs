@@ -81,8 +81,41 @@ pub trait Function: Send {
     /// [`Function::allow_dma`]. For a controller that cannot be stopped by its own registers, or is gone.
     ///
     /// # Errors
-    /// [`FunctionError::Io`] when the kernel refuses, though the device is there.
+    /// [`FunctionError::Gone`] when the device does not answer, so that nothing is known of what it does;
+    /// [`FunctionError::Io`] when the kernel refuses.
     fn forbid_dma(&self) -> Result<(), FunctionError>;
+
+    /// Gives the device back for good. When this succeeds it reaches memory no more, whatever state it is in: the proof
+    /// that is left when it answers nothing any more.
+    ///
+    /// # Errors
+    /// When it may still reach memory. It is given back all the same.
+    fn close(self: Box<Self>) -> Result<(), FunctionError> {
+        self.forbid_dma()
+    }
+
+    /// Resets the function as a whole, and nothing but it (a function-level reset, on PCI). When this succeeds the
+    /// controller is disabled and does no DMA, until [`Function::allow_dma`].
+    ///
+    /// # Errors
+    /// [`FunctionError::Unsupported`] when it cannot be reset alone, [`FunctionError::Io`] when the reset fails.
+    fn reset(&self) -> Result<(), FunctionError> {
+        Err(FunctionError::Unsupported { function: self.name().to_owned(), what: "be reset alone" })
+    }
+
+    /// Makes the registers answer again, and interrupts come again, after the device was reset behind the back of whoever
+    /// holds it, as by an NVM subsystem reset. It may do no DMA before [`Function::allow_dma`].
+    ///
+    /// # Errors
+    /// [`FunctionError::Io`] when that fails; it can be tried again.
+    fn revive(&self) -> Result<(), FunctionError> {
+        Ok(())
+    }
+
+    /// What tells of the device's removal and of its errors before an access to it does. None of it when nobody tells.
+    fn notices(&self) -> Notices {
+        Notices::default()
+    }
 
     /// Switches interrupt vectors 0 to `vectors` - 1 on, and gives what each of them signals. Fewer when the device has
     /// fewer, and none when it does not interrupt: its completions are to be looked for. Called once at most.
@@ -96,6 +129,16 @@ pub trait Function: Send {
     /// What makes the device work on queue pair `qid` (0: the admin queue), or `None` when the device runs by
     /// itself, as hardware does.
     fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>>;
+}
+
+/// What the system tells of a device, unasked. Each of them may be signalled more than once.
+#[derive(Clone, Debug, Default)]
+pub struct Notices {
+    /// Somebody wants the device back: it is being removed, or taken from this driver. The system waits until it is
+    /// closed: stop using it, and close it.
+    pub removal: Option<Interrupt>,
+    /// The device's link reports an error that is not corrected. What it holds is not to be trusted: reset it.
+    pub error: Option<Interrupt>,
 }
 
 /// A device without a clock of its own: it works when it is stepped, on the thread that rang its doorbell.
@@ -156,6 +199,14 @@ pub enum FunctionError {
     Gone {
         /// Name of the function.
         function: String,
+    },
+    /// The function has no such ability.
+    #[error("{function} cannot {what}")]
+    Unsupported {
+        /// Name of the function.
+        function: String,
+        /// What it cannot do.
+        what: &'static str,
     },
     /// The offset lies outside what the function has.
     #[error("{function} has no {what} at offset {offset:#x} (it ends at {end:#x})")]

@@ -9,7 +9,7 @@
 //! - [`queue`]: submission and completion queue pairs. Single-threaded by construction; posting and ringing are two
 //!   operations.
 //! - [`asynchronous`]: the same for asynchronous programs, a command being a future.
-//! - [`controller`]: reset, enable, Identify, creation and deletion of I/O queue pairs, shutdown.
+//! - [`controller`]: reset, enable, Identify, creation and deletion of I/O queue pairs, events, abort, shutdown.
 //!
 //! # What always holds
 //!
@@ -23,7 +23,7 @@
 //!
 //! # What this does not do
 //!
-//! - Interrupts of the admin queue: its completions are polled.
+//! - Interrupts by wire (INTx): a drive that has neither MSI-X nor MSI is polled.
 //! - SGLs of more than one descriptor (memory is contiguous for the drive), SGLs for metadata, controller memory
 //!   buffers, memory page sizes other than 4 KiB.
 //! - Isolation of drives from each other: all drives of a process share one IOMMU domain and so trust each other.

@@ -16,6 +16,7 @@ mod limits;
 mod namespaces;
 mod options;
 mod registers;
+mod resets;
 mod shadow;
 mod tag;
 
@@ -207,17 +208,6 @@ impl Controller {
     pub fn disable(&mut self) -> Result<Stopped, ControllerError> {
         self.run.end();
         self.registers().disable(self.capabilities)?;
-        Ok(self.is_stopped())
-    }
-
-    /// Stops a controller that does not follow [`Controller::disable`], or is gone: cuts its function off from memory.
-    /// It is the same to its queue pairs. [`Controller::restart`] may find it in order again.
-    ///
-    /// # Errors
-    /// When the function cannot be cut off. All memory stays where it is then.
-    pub fn isolate(&mut self) -> Result<Stopped, ControllerError> {
-        self.run.end();
-        self.function.forbid_dma()?;
         Ok(self.is_stopped())
     }
 

@@ -122,6 +122,8 @@ struct Rig {
     deaf: AtomicBool,
     /// Bits that CSTS has in addition.
     csts: AtomicU32,
+    /// It answers nothing, and is to be given back.
+    gone: AtomicBool,
 }
 
 impl Rig {
@@ -153,6 +155,15 @@ impl Stepper for RiggedStepper {
     }
 }
 
+impl Rigged {
+    fn check(&self) -> Result<(), FunctionError> {
+        if self.rig.gone.load(Ordering::Relaxed) {
+            return Err(FunctionError::Gone { function: self.function.name().to_owned() });
+        }
+        Ok(())
+    }
+}
+
 impl Function for Rigged {
     fn name(&self) -> &str {
         self.function.name()
@@ -163,6 +174,7 @@ impl Function for Rigged {
     }
 
     fn read_register32(&self, offset: u32) -> Result<u32, FunctionError> {
+        self.check()?;
         let value = self.function.read_register32(offset)?;
         Ok(if offset == CSTS { value | self.rig.csts.load(Ordering::Relaxed) } else { value })
     }
@@ -176,7 +188,16 @@ impl Function for Rigged {
     }
 
     fn forbid_dma(&self) -> Result<(), FunctionError> {
+        self.check()?;
         self.function.forbid_dma()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), FunctionError> {
+        self.function.close()
+    }
+
+    fn reset(&self) -> Result<(), FunctionError> {
+        self.function.reset()
     }
 
     fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>> {
@@ -394,4 +415,57 @@ fn a_changed_time_limit_counts_at_once() {
     rig.set_deaf(true);
     let error = controller.active_namespaces().unwrap_err();
     assert!(matches!(&error, ControllerError::Timeout { limit, .. } if limit.as_millis() == 10), "{error}");
+}
+
+#[test]
+fn what_a_drive_had_that_is_gone_comes_back_when_it_was_given_back() {
+    let (mut controller, rig) = rigged(Options::default());
+    let domain = controller.domain().clone();
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    write(&controller, &mut pair, 9);
+    rig.gone.store(true, Ordering::Relaxed);
+    assert_eq!(controller.health(), Health::Gone);
+    let error = controller.disable().unwrap_err();
+    assert!(matches!(error, ControllerError::Function(FunctionError::Gone { .. })), "{error}");
+    let stopped = controller.isolate().unwrap();
+    assert_eq!(pair.dismantle(&stopped).unwrap()[0].0, 9);
+    let error = controller.restart().unwrap_err();
+    assert!(matches!(error, ControllerError::Function(FunctionError::Gone { .. })), "{error}");
+    assert_eq!(controller.isolate().unwrap(), stopped, "there is nothing left to be cut off");
+    drop(controller);
+
+    // The drive that comes back is another function, in the same domain.
+    let function = EmulatedFunction::new(config(None), &domain).unwrap();
+    let mut again = Controller::start(function, Options::default()).unwrap();
+    assert_eq!(again.active_namespaces().unwrap(), [1]);
+}
+
+#[test]
+fn a_function_level_reset_stops_the_controller_and_it_comes_up_again() {
+    let (mut controller, probe) = start(SLOW);
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    write(&controller, &mut pair, 3);
+    let stopped = controller.function_level_reset().unwrap();
+    assert_eq!(controller.health(), Health::NotReady);
+    assert_eq!(pair.dismantle(&stopped).unwrap()[0].0, 3);
+    controller.restart().unwrap();
+    assert_eq!(controller.create_io_queue_pair().unwrap().qid(), 1);
+    assert_eq!(probe.violations(), 0);
+}
+
+#[test]
+fn an_nvm_subsystem_reset_is_waited_for_each_time() {
+    let (mut controller, probe) = start(SLOW);
+    for _ in 0..2 {
+        let mut pair = controller.create_io_queue_pair().unwrap();
+        write(&controller, &mut pair, 3);
+        let stopped = controller.subsystem_reset().unwrap();
+        assert_eq!(pair.dismantle(&stopped).unwrap()[0].0, 3);
+        controller.restart().unwrap();
+    }
+    assert_eq!(probe.violations(), 0);
+    controller.capabilities = controller.capabilities.with_nssrs(false);
+    let error = controller.subsystem_reset().unwrap_err();
+    assert!(error.to_string().contains("NSSRS"), "{error}");
+    assert_eq!(controller.active_namespaces().unwrap(), [1], "nothing was done to it");
 }

@@ -115,6 +115,14 @@ impl Function for EmulatedFunction {
         Ok(())
     }
 
+    fn reset(&self) -> Result<(), FunctionError> {
+        if self.device.is_gone() {
+            return Err(FunctionError::Gone { function: self.device.name.clone() });
+        }
+        self.device.reset_registers();
+        Ok(())
+    }
+
     fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError> {
         let end = self.end();
         self.check("doorbell", offset, end)?;

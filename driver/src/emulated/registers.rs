@@ -28,6 +28,8 @@ pub(super) struct Registers {
     /// A fault holds up what CC.EN asked for last.
     pending: Option<Unready>,
     shutdown: bool,
+    /// CSTS.NSSRO: the NVM subsystem was reset.
+    subsystem_reset: bool,
     interrupt_mask: u32,
     aqa: u32,
     asq: u64,
@@ -44,6 +46,7 @@ impl Registers {
             // Nothing here takes time, but a host must not give up on a busy machine either: 10 s.
             .with_to(20)
             .with_dstrd(config.stride)
+            .with_nssrs(true)
             .with_css(ControllerCapabilities::CSS_NVM);
         Self { capabilities, ..Self::default() }
     }
@@ -57,7 +60,11 @@ impl Registers {
     fn status(&self, fatal: bool) -> ControllerStatus {
         let shst =
             if self.shutdown { ControllerStatus::SHST_COMPLETE } else { ControllerStatus::SHST_NORMAL };
-        ControllerStatus::new().with_rdy(self.ready).with_cfs(fatal).with_shst(shst)
+        ControllerStatus::new()
+            .with_rdy(self.ready)
+            .with_cfs(fatal)
+            .with_shst(shst)
+            .with_nssro(self.subsystem_reset)
     }
 }
 
@@ -106,6 +113,14 @@ impl Device {
             registers::INTMS => registers.interrupt_mask |= value,
             registers::INTMC => registers.interrupt_mask &= !value,
             registers::CC => self.configure(&mut registers, value),
+            registers::CSTS => {
+                // Writing a one to it clears it.
+                registers.subsystem_reset &= !ControllerStatus::from_bits(value).nssro();
+            }
+            registers::NSSR if value == registers::NSSR_RESET => {
+                self.reset_all(&mut registers);
+                registers.subsystem_reset = true;
+            }
             registers::AQA..=ADMIN_QUEUES_END if registers.configuration.en() => {
                 self.fail("AQA, ASQ or ACQ was written while the controller is enabled");
             }
@@ -151,6 +166,17 @@ impl Device {
             }
             registers.shutdown = true;
         }
+    }
+
+    /// Puts everything back to what it is when the power comes on, but for what the drive stores.
+    pub(super) fn reset_registers(&self) {
+        self.reset_all(&mut lock(&self.registers));
+    }
+
+    fn reset_all(&self, registers: &mut Registers) {
+        self.reset();
+        registers.clear();
+        self.configuration.store(0, Ordering::Release);
     }
 
     /// Does what CC.EN asked for and a fault has held up until now.

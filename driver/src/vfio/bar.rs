@@ -40,7 +40,7 @@ struct Mapping {
     // First: the guard must be gone before the memory is, or it would stand in for whatever is mapped there
     // next.
     guard: BusGuard,
-    _memory: MmapRaw,
+    memory: MmapRaw,
 }
 
 /// What became of an access.
@@ -79,6 +79,16 @@ impl Bar {
         self.pieces.iter().any(Piece::gone)
     }
 
+    /// Takes the registers out of this process: the kernel then does not keep the device open because of them. Doorbells
+    /// stay memory that may be written, to no effect.
+    pub(super) fn revoke(&self) {
+        for piece in &self.pieces {
+            if let Err(error) = piece.mapping.revoke() {
+                tracing::warn!(%error, "the registers of a device stay mapped until its doorbells are gone");
+            }
+        }
+    }
+
     pub(super) fn read32(&self, offset: u32) -> Result<u32, BarError> {
         if let Some(value) = self.pieces.iter().find_map(|piece| piece.read32(offset)) {
             return Ok(value);
@@ -109,6 +119,25 @@ impl Bar {
     }
 }
 
+impl Mapping {
+    /// Puts private memory in the place of the registers.
+    fn revoke(&self) -> io::Result<()> {
+        // SAFETY: the pages are those of this mapping, which stays one mapping of the same length: whoever drops it
+        // unmaps all of it. Nothing but volatile accesses to registers reach them.
+        let placed = unsafe {
+            libc::mmap(
+                self.memory.as_mut_ptr().cast(),
+                self.memory.len(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if placed == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
 impl Piece {
     /// Maps a part of a region that begins at `file_offset` in `file`.
     ///
@@ -120,7 +149,7 @@ impl Piece {
         let memory = MmapOptions::new().offset(position).len(len).map_raw(file.as_fd().as_raw_fd())?;
         let base = NonNull::new(memory.as_mut_ptr()).ok_or(io::ErrorKind::InvalidData)?;
         let guard = BusGuard::new(base.as_ptr() as usize, len)?;
-        let mapping = Arc::new(Mapping { guard, _memory: memory });
+        let mapping = Arc::new(Mapping { guard, memory });
         // SAFETY: `base` is page-aligned, and `len` bytes from it on stay mapped, readable and writable,
         // until the last holder of `mapping` is gone. Only `MappedRegisters` knows the pointer.
         let registers = unsafe { MappedRegisters::new(base, len, Arc::<Mapping>::clone(&mapping)) };
@@ -213,6 +242,19 @@ mod tests {
         let mut bytes = [0; 4];
         file.read_exact_at(&mut bytes, 3 * PAGE + 8).unwrap();
         assert_eq!(u32::from_le_bytes(bytes), 77);
+    }
+
+    #[test]
+    fn doorbells_of_registers_that_were_revoked_reach_nothing() {
+        let (bar, file) = bar();
+        let doorbell = bar.doorbell(8).unwrap();
+        bar.revoke();
+        doorbell.write(77);
+        drop(bar);
+        doorbell.write(78);
+        let mut bytes = [1; 4];
+        file.read_exact_at(&mut bytes, PAGE + 8).unwrap();
+        assert_eq!(bytes, [0; 4]);
     }
 
     #[test]

@@ -49,13 +49,15 @@ struct State {
 
 /// An IOMMU group that this process holds.
 #[derive(Debug)]
-struct Group {
+pub(super) struct Group {
     file: File,
 }
 
 /// A drive's place in a container. When the last one leaves, the container leaves the domain.
 #[derive(Debug)]
 pub(super) struct Membership {
+    /// It has left the container's domain to the others.
+    left: bool,
     // The group before the container: the kernel dissolves a container's IOMMU when its last group goes.
     group: Arc<Group>,
     container: Arc<Container>,
@@ -104,7 +106,7 @@ impl Membership {
         domain
             .attach(Arc::<Container>::clone(&container))
             .map_err(|source| VfioError::Dma { address, source })?;
-        Ok(Self { group, container, domain: domain.clone() })
+        Ok(Self { left: false, group, container, domain: domain.clone() })
     }
 
     fn join_present(
@@ -135,7 +137,7 @@ impl Membership {
         state.groups.insert(number, Arc::downgrade(&group));
         state.members += 1;
         drop(state);
-        Ok(Self { group, container, domain: domain.clone() })
+        Ok(Self { left: false, group, container, domain: domain.clone() })
     }
 
     /// Opens a function of the group.
@@ -147,8 +149,14 @@ impl Membership {
     }
 }
 
-impl Drop for Membership {
-    fn drop(&mut self) {
+impl Membership {
+    /// Leaves the domain; with the last drive its memory is taken out of the container. To be called before the device is
+    /// closed: once a device that is being removed is closed, the kernel takes its group out of the container, and with the
+    /// last group the container has no IOMMU any more to unmap anything from.
+    pub(super) fn leave(&mut self) {
+        if std::mem::replace(&mut self.left, true) {
+            return;
+        }
         let _gate = GATE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.container.state();
         state.members -= 1;
@@ -160,9 +168,29 @@ impl Drop for Membership {
             self.domain.detach(&container);
         }
     }
+
+    /// The group, to be cut off once the device is closed.
+    pub(super) fn group(&self) -> Arc<Group> {
+        Arc::clone(&self.group)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 impl Group {
+    /// Takes the group out of its container: its devices, none of which may be open, reach no memory any more.
+    pub(super) fn cut_off(&self) -> io::Result<()> {
+        match ioctl::unset_container(self.file.as_fd()) {
+            // It is in none: the kernel took it out when its device was removed.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            result => result,
+        }
+    }
+
     fn open(places: &Places, address: PciAddress, number: u32) -> Result<Self, VfioError> {
         let file = open(places, &places.group(number))?;
         let flags = ioctl::group_flags(file.as_fd()).map_err(|source| VfioError::Request {

@@ -6,13 +6,15 @@
 
 use std::ffi::{CStr, c_int, c_ulong, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_TYPE, vfio_device_info,
     vfio_group_status, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info,
     vfio_irq_info, vfio_irq_set, vfio_region_info,
 };
+
+use crate::function::Interrupt;
 
 /// VFIO numbers its requests with `_IO(';', 100 + n)`: no direction, no size (sizes are in each structure's
 /// `argsz`).
@@ -25,11 +27,13 @@ const CHECK_EXTENSION: c_ulong = request(1);
 const SET_IOMMU: c_ulong = request(2);
 const GROUP_GET_STATUS: c_ulong = request(3);
 const GROUP_SET_CONTAINER: c_ulong = request(4);
+const GROUP_UNSET_CONTAINER: c_ulong = request(5);
 const GROUP_GET_DEVICE_FD: c_ulong = request(6);
 const DEVICE_GET_INFO: c_ulong = request(7);
 const DEVICE_GET_REGION_INFO: c_ulong = request(8);
 const DEVICE_GET_IRQ_INFO: c_ulong = request(9);
 const DEVICE_SET_IRQS: c_ulong = request(10);
+const DEVICE_RESET: c_ulong = request(11);
 const IOMMU_GET_INFO: c_ulong = request(12);
 const IOMMU_MAP_DMA: c_ulong = request(13);
 const IOMMU_UNMAP_DMA: c_ulong = request(14);
@@ -68,6 +72,17 @@ pub(super) fn set_container(group: BorrowedFd<'_>, container: BorrowedFd<'_>) ->
     unsafe { by_pointer(group, GROUP_SET_CONTAINER, (&raw const container).cast_mut().cast()) }.map(drop)
 }
 
+/// Takes a group out of its container, and so all of the container's memory away from its devices. None of them may be
+/// open.
+pub(super) fn unset_container(group: BorrowedFd<'_>) -> io::Result<()> {
+    by_value(group, GROUP_UNSET_CONTAINER, 0).map(drop)
+}
+
+/// Resets a device alone. It does no DMA during that.
+pub(super) fn reset(device: BorrowedFd<'_>) -> io::Result<()> {
+    by_value(device, DEVICE_RESET, 0).map(drop)
+}
+
 /// Opens the device of that name (a PCI address) in its group.
 pub(super) fn device(group: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     // SAFETY: the request reads a string that ends in NUL.
@@ -100,13 +115,17 @@ pub(super) fn irq_info(device: BorrowedFd<'_>, index: u32) -> io::Result<(u32, u
 
 /// Makes the vectors of a kind of interrupts, from 0 on, signal these eventfds, and switches them on. When there are not
 /// as many to be had, none is on, and what is returned is how many there would be; otherwise 0.
-pub(super) fn signal_vectors(device: BorrowedFd<'_>, index: u32, eventfds: &[OwnedFd]) -> io::Result<usize> {
-    let bytes = size_of::<vfio_irq_set>() + size_of_val(eventfds);
+pub(super) fn signal_vectors(
+    device: BorrowedFd<'_>,
+    index: u32,
+    eventfds: &[Interrupt],
+) -> io::Result<usize> {
+    let bytes = size_of::<vfio_irq_set>() + eventfds.len() * size_of::<RawFd>();
     let count = eventfds.len() as u32;
     // `argsz`, `flags`, `index`, `start` and `count`, and behind them a descriptor for each vector: 32-bit words all.
     let mut words: Vec<u32> =
         vec![bytes as u32, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, count];
-    words.extend(eventfds.iter().map(|eventfd| eventfd.as_raw_fd() as u32));
+    words.extend(eventfds.iter().map(|eventfd| eventfd.as_fd().as_raw_fd() as u32));
     // SAFETY: the request reads one `vfio_irq_set` and `count` descriptors behind it, as many bytes as `argsz` states.
     let available = unsafe { by_pointer(device, DEVICE_SET_IRQS, words.as_mut_ptr().cast()) }?;
     // Errors are negative, and were returned.
@@ -206,15 +225,14 @@ fn check(result: c_int) -> io::Result<c_int> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]
     fn requests_have_the_numbers_of_the_kernel() {
         // `_IO(';', 100)`, `_IO(';', 110)` and `_IO(';', 114)`.
         assert_eq!(GET_API_VERSION, 0x3b64);
-        assert_eq!(DEVICE_SET_IRQS, 0x3b6e);
+        assert_eq!((DEVICE_SET_IRQS, DEVICE_RESET), (0x3b6e, 0x3b6f));
+        assert_eq!((GROUP_SET_CONTAINER, GROUP_UNSET_CONTAINER), (0x3b68, 0x3b69));
         assert_eq!(IOMMU_UNMAP_DMA, 0x3b72);
     }
 

@@ -13,6 +13,8 @@
 //!   unmapped: a function that is closed, or was just opened, does no DMA, whatever state its controller was
 //!   left in.
 //! - A device that is pulled out gives [`FunctionError::Gone`], never a signal.
+//! - A function that is dropped is closed, whoever still holds a doorbell of it: the system, which may be waiting to remove
+//!   the device, gets it back.
 //!
 //! # What this does not do
 //!
@@ -31,16 +33,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangway_spec::registers::{DOORBELLS, VS};
 use vfio_bindings::bindings::vfio::{
-    VFIO_DEVICE_FLAGS_PCI, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
 };
 
 use self::bar::{Bar, BarError};
 use self::capability::Region;
 use self::container::Membership;
+use self::interrupt::Vectors;
 use self::sysfs::Places;
 
 pub use self::capability::AnswerError;
@@ -48,7 +51,7 @@ pub use self::error::VfioError;
 
 use crate::address::PciAddress;
 use crate::dma::DmaDomain;
-use crate::function::{Function, FunctionError, Interrupt, Stepper};
+use crate::function::{Function, FunctionError, Interrupt, Notices, Stepper};
 use crate::mmio::Doorbell;
 
 /// Offset of the command register in the configuration space (PCI Base 3.0, 6.2.2).
@@ -57,6 +60,10 @@ const PCI_COMMAND: u64 = 4;
 const MEMORY_SPACE: u16 = 1 << 1;
 /// Command register: the device may do DMA.
 const BUS_MASTER: u16 = 1 << 2;
+
+/// Command register: bits that are reserved, and so zero. They are ones when no device answers; of the others the kernel
+/// makes some up.
+const RESERVED: u16 = 0xf800;
 
 /// The registers, and the doorbells of the admin queue with the shortest stride, which every controller has.
 const SMALLEST_BAR: u64 = DOORBELLS as u64 + 8;
@@ -68,8 +75,12 @@ pub struct VfioFunction {
     domain: DmaDomain,
     bar: Bar,
     config: Config,
-    // Last: its drop unmaps memory, and gives the group back once the device is closed.
-    _membership: Membership,
+    /// The kernel can reset it alone.
+    resettable: bool,
+    vectors: Mutex<Vectors>,
+    notices: Notices,
+    // Last: its drop gives the group back once the device is closed.
+    membership: Membership,
 }
 
 impl VfioFunction {
@@ -102,13 +113,21 @@ impl VfioFunction {
         config.set_command(MEMORY_SPACE, 0).map_err(request("switch its memory decoding on"))?;
         let bar0 = region(&device, address, VFIO_PCI_BAR0_REGION_INDEX)?;
         let bar = map_registers(&device, address, &bar0)?;
+        // Without them a removal shows in accesses that fail.
+        let notices = interrupt::notices(&device).unwrap_or_else(|error| {
+            tracing::warn!(%address, %error, "the kernel does not tell of its removal");
+            Notices::default()
+        });
         tracing::debug!(%address, group, bar0 = ?bar0, "opened");
         Ok(Self {
             name: format!("pci:{address}"),
             domain: domain.clone(),
             bar,
             config,
-            _membership: membership,
+            resettable: flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            vectors: Mutex::default(),
+            notices,
+            membership,
         })
     }
 
@@ -130,6 +149,14 @@ impl VfioFunction {
         FunctionError::Gone { function: self.name.clone() }
     }
 
+    fn vectors(&self) -> MutexGuard<'_, Vectors> {
+        self.vectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self, action: &str, source: io::Error) -> FunctionError {
+        FunctionError::Io { function: self.name.clone(), action: action.to_owned(), source }
+    }
+
     fn refused(&self, error: BarError, action: &str, offset: u32) -> FunctionError {
         match error {
             BarError::Outside => self.out_of_bounds("register", offset),
@@ -137,11 +164,7 @@ impl VfioFunction {
             BarError::File(source) if matches!(source.raw_os_error(), Some(libc::EIO | libc::ENODEV)) => {
                 self.gone()
             }
-            BarError::File(source) => FunctionError::Io {
-                function: self.name.clone(),
-                action: format!("{action} the register at {offset:#x}"),
-                source,
-            },
+            BarError::File(source) => self.failed(&format!("{action} the register at {offset:#x}"), source),
         }
     }
 }
@@ -172,36 +195,68 @@ impl Function for VfioFunction {
     }
 
     fn allow_dma(&self) -> Result<(), FunctionError> {
-        self.config.set_command(BUS_MASTER, 0).map_err(|source| FunctionError::Io {
-            function: self.name.clone(),
-            action: "switch bus mastering on".to_owned(),
-            source,
-        })
+        self.config
+            .set_command(BUS_MASTER, 0)
+            .map_err(|source| self.failed("switch bus mastering on", source))
     }
 
     fn forbid_dma(&self) -> Result<(), FunctionError> {
-        // The write is not posted: when it is done, so are the device's writes to memory before it (PCI Express Base
-        // 3.0, 2.4.1). A device that is not there has lost its link, and with it its permission to do DMA.
-        match self.config.set_command(0, BUS_MASTER) {
-            Ok(()) => Ok(()),
-            Err(_) if self.bar.gone() => Ok(()),
-            Err(source) => match self.read_register32(VS) {
-                Err(FunctionError::Gone { .. }) => Ok(()),
-                _ => Err(FunctionError::Io {
-                    function: self.name.clone(),
-                    action: "switch bus mastering off".to_owned(),
-                    source,
-                }),
-            },
+        let failed = |source| self.failed("switch bus mastering off", source);
+        self.config.set_command(0, BUS_MASTER).map_err(failed)?;
+        // The answer to a read comes after the device's writes to memory before it (PCI Express Base 3.0, 2.4.1). Only a
+        // device that gives one is known to have heard.
+        match self.config.command().map_err(failed)? {
+            command if command & RESERVED == RESERVED => Err(self.gone()),
+            command if command & BUS_MASTER != 0 => {
+                Err(failed(io::Error::other("the device goes on being a bus master")))
+            }
+            _ => Ok(()),
         }
     }
 
-    fn enable_interrupts(&self, vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
-        interrupt::enable(&self.config.device, vectors).map_err(|source| FunctionError::Io {
-            function: self.name.clone(),
-            action: format!("switch {vectors} interrupts on"),
+    fn close(self: Box<Self>) -> Result<(), FunctionError> {
+        // A reset is as good a proof, if the device is there to be reset.
+        if self.forbid_dma().is_ok() || self.reset().is_ok() {
+            return Ok(());
+        }
+        let (name, group) = (self.name.clone(), self.membership.group());
+        drop(self);
+        // Nothing stays that the IOMMU lets through.
+        group.cut_off().map_err(|source| FunctionError::Io {
+            function: name,
+            action: "take its IOMMU group out of the container".to_owned(),
             source,
         })
+    }
+
+    fn reset(&self) -> Result<(), FunctionError> {
+        if !self.resettable {
+            return Err(FunctionError::Unsupported { function: self.name.clone(), what: "be reset alone" });
+        }
+        ioctl::reset(self.config.device.as_fd()).map_err(|source| self.failed("reset it", source))?;
+        self.revive()
+    }
+
+    fn revive(&self) -> Result<(), FunctionError> {
+        // The kernel compares what it believes with what the device says, and restores its BARs first if need be.
+        self.config
+            .set_command(MEMORY_SPACE, BUS_MASTER)
+            .map_err(|source| self.failed("switch its memory decoding on", source))?;
+        self.vectors()
+            .restore(&self.config.device)
+            .map_err(|source| self.failed("switch its interrupts on again", source))
+    }
+
+    fn notices(&self) -> Notices {
+        self.notices.clone()
+    }
+
+    fn enable_interrupts(&self, vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
+        let enabled = Vectors::enable(&self.config.device, vectors)
+            .map_err(|source| self.failed(&format!("switch {vectors} interrupts on"), source))?;
+        let interrupts = enabled.interrupts().to_vec();
+        *self.vectors() = enabled;
+        Ok(interrupts)
     }
 
     fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError> {
@@ -226,11 +281,14 @@ impl Function for VfioFunction {
 
 impl Drop for VfioFunction {
     fn drop(&mut self) {
-        // The kernel does this too when it closes the device, but a doorbell that somebody still holds keeps
-        // it open.
-        if let Err(error) = self.forbid_dma() {
-            tracing::warn!(%error, "a function is closed that may still reach memory");
+        match self.forbid_dma() {
+            // What is gone does not answer.
+            Ok(()) | Err(FunctionError::Gone { .. }) => {}
+            Err(error) => tracing::warn!(%error, "a function is closed that may still reach memory"),
         }
+        self.membership.leave();
+        // A doorbell that somebody still holds would keep the device open otherwise, and a removal waiting.
+        self.bar.revoke();
     }
 }
 
@@ -248,12 +306,20 @@ impl Config {
 
     /// Sets and clears bits of the command register.
     fn set_command(&self, set: u16, clear: u16) -> io::Result<()> {
-        // Saturating: an offset that makes no sense is the kernel's error then, not an overflow here.
-        let position = self.file_offset.saturating_add(PCI_COMMAND);
+        let command = self.command()? & !clear | set;
+        self.device.write_all_at(&command.to_le_bytes(), self.position())
+    }
+
+    /// The command register.
+    fn command(&self) -> io::Result<u16> {
         let mut bytes = [0; 2];
-        self.device.read_exact_at(&mut bytes, position)?;
-        let command = u16::from_le_bytes(bytes) & !clear | set;
-        self.device.write_all_at(&command.to_le_bytes(), position)
+        self.device.read_exact_at(&mut bytes, self.position())?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    fn position(&self) -> u64 {
+        // Saturating: an offset that makes no sense is the kernel's error then, not an overflow here.
+        self.file_offset.saturating_add(PCI_COMMAND)
     }
 }
 

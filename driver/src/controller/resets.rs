@@ -1,0 +1,144 @@
+//! What stops a controller besides CC.EN: cutting its function off, and the resets that reach further.
+//!
+//! Each of them gives the proof that the controller is stopped, and [`Controller::restart`] follows.
+
+use std::mem;
+use std::time::Duration;
+
+use gangway_spec::registers::{CSTS, ControllerStatus, NSSR, NSSR_RESET};
+
+use super::registers::Poll;
+use super::{Controller, ControllerError, Stopped};
+use crate::dma::DmaDomain;
+use crate::function::{Function, FunctionError, Notices, Stepper};
+use crate::mmio::Doorbell;
+
+/// The least that an NVM subsystem reset is given: the link may go down meanwhile.
+const SHORTEST_SUBSYSTEM_RESET: Duration = Duration::from_secs(10);
+
+impl Controller {
+    /// Stops a controller that does not follow [`Controller::disable`], or is gone: cuts its function off from memory.
+    /// It is the same to its queue pairs.
+    ///
+    /// A function that answers may be found in order again by [`Controller::restart`]. One that does not is given back to
+    /// the system, since that is the only proof left that it reaches nothing: everything that is asked of this controller
+    /// then says that it is gone, and a drive that comes back is opened anew.
+    ///
+    /// # Errors
+    /// When the function cannot be cut off. All memory stays where it is then.
+    pub fn isolate(&mut self) -> Result<Stopped, ControllerError> {
+        self.run.end();
+        if let Err(error) = self.function.forbid_dma() {
+            tracing::warn!(%error, "a function that does not answer is given back to the system");
+            let closed = Closed { name: self.function.name().to_owned(), domain: self.domain().clone() };
+            mem::replace(&mut self.function, Box::new(closed)).close()?;
+        }
+        Ok(self.is_stopped())
+    }
+
+    /// Resets the function alone (function-level reset, on PCI), which stops the controller whatever state it is in.
+    /// [`Controller::restart`] brings it up again.
+    ///
+    /// # Errors
+    /// [`FunctionError::Unsupported`] when the function cannot be reset alone; else when the reset fails, or the controller
+    /// is not disabled after it.
+    pub fn function_level_reset(&mut self) -> Result<Stopped, ControllerError> {
+        self.run.end();
+        self.function.reset()?;
+        self.registers().disable(self.capabilities)?;
+        Ok(self.is_stopped())
+    }
+
+    /// Resets the NVM subsystem, all of its controllers, which stops this one. [`Controller::restart`] brings it up again;
+    /// that of the others is up to who drives them.
+    ///
+    /// The subsystem is given as long as the controller states for getting ready, and 10 s at least.
+    ///
+    /// # Errors
+    /// [`ControllerError::Unsupported`] when the controller has no such reset (CAP.NSSRS), [`ControllerError::Timeout`] when
+    /// it does not say that the reset occurred (CSTS.NSSRO).
+    pub fn subsystem_reset(&mut self) -> Result<Stopped, ControllerError> {
+        if !self.capabilities.nssrs() {
+            return Err(self.unsupported("it has no NVM subsystem reset (CAP.NSSRS is 0)"));
+        }
+        let limit = self.registers().ready_timeout(self.capabilities)?.max(SHORTEST_SUBSYSTEM_RESET);
+        self.run.end();
+        // One that occurred before is not to be taken for this one: it is cleared by writing a one to it.
+        let occurred = ControllerStatus::new().with_nssro(true);
+        self.function.write_register32(CSTS, occurred.into_bits())?;
+        self.function.write_register32(NSSR, NSSR_RESET)?;
+        let mut poll = Poll::new(limit);
+        loop {
+            match self.registers().status() {
+                Ok(status) if status.nssro() && !status.rdy() => break,
+                Ok(_) => {}
+                // It does not answer while its link is down, and not before its memory decoding is on again.
+                Err(ControllerError::Function(FunctionError::Gone { .. })) => self.function.revive()?,
+                Err(error) => return Err(error),
+            }
+            if !poll.again() {
+                let function = self.function_name().to_owned();
+                let action = "reset its NVM subsystem (CSTS.NSSRO to 1)".into();
+                return Err(ControllerError::Timeout { function, action, limit });
+            }
+        }
+        self.function.revive()?;
+        self.function.write_register32(CSTS, occurred.into_bits())?;
+        Ok(self.is_stopped())
+    }
+
+    /// What tells of the drive's removal and of its errors before an access to it does.
+    pub fn notices(&self) -> Notices {
+        self.function.notices()
+    }
+}
+
+/// What stands in the place of a function that was given back.
+struct Closed {
+    name: String,
+    domain: DmaDomain,
+}
+
+impl Closed {
+    fn gone<T>(&self) -> Result<T, FunctionError> {
+        Err(FunctionError::Gone { function: self.name.clone() })
+    }
+}
+
+impl Function for Closed {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn domain(&self) -> &DmaDomain {
+        &self.domain
+    }
+
+    fn read_register32(&self, _offset: u32) -> Result<u32, FunctionError> {
+        self.gone()
+    }
+
+    fn write_register32(&self, _offset: u32, _value: u32) -> Result<(), FunctionError> {
+        self.gone()
+    }
+
+    fn doorbell(&self, _offset: u32) -> Result<Doorbell, FunctionError> {
+        self.gone()
+    }
+
+    fn allow_dma(&self) -> Result<(), FunctionError> {
+        self.gone()
+    }
+
+    fn forbid_dma(&self) -> Result<(), FunctionError> {
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), FunctionError> {
+        self.gone()
+    }
+
+    fn stepper(&self, _qid: u16) -> Option<Box<dyn Stepper>> {
+        None
+    }
+}
