@@ -5,6 +5,10 @@
 address=127.0.0.1
 port=4420
 
+# Which start of the guest this is, from 1.
+# shellcheck source=/dev/null
+. /host/boot.sh
+
 # ---- Saying what happens
 
 uptime_seconds() {

@@ -211,7 +211,7 @@ impl Machine for ThisMachine {
     fn log(&mut self, text: &str) {
         eprintln!("{text}");
         // udev shows what its programs say only when it debugs.
-        let line = format!("<4>gangway: {}", text.replace('\n', " "));
+        let line = format!("<4>gangway: {}", text.split_whitespace().collect::<Vec<_>>().join(" "));
         if let Ok(mut log) = File::options().write(true).open("/dev/kmsg") {
             let _ = log.write_all(line.as_bytes());
         }

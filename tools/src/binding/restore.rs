@@ -97,10 +97,9 @@ fn identify(roots: &Roots, machine: &mut dyn Machine, address: PciAddress) -> Re
 fn release(roots: &Roots, machine: &mut dyn Machine, outcome: &mut Outcome) {
     let Some(function) = PciFunction::read(roots, outcome.address) else { return };
     let ours = function.driver_override.as_deref() == Some(VFIO_PCI);
-    if !ours
-        || function.is_bound_to(VFIO_PCI)
-        || !matches!(outcome.refusals[..], [Refusal::OtherDrive { .. }])
-    {
+    // Without a standing binding udev went by a rule that is gone: it looks for changes every few seconds only.
+    let other = matches!(outcome.refusals[..], [Refusal::OtherDrive { .. } | Refusal::NotPersistent]);
+    if !ours || !other || function.is_bound_to(VFIO_PCI) {
         return;
     }
     let mut steps = vec![Step::override_with(roots, outcome.address, None)];
@@ -128,7 +127,14 @@ fn verify(
     let address = drive.address;
     let expected = drive.standing.record.serial_number.clone().unwrap_or_default();
     match machine.serial_number(address) {
-        Ok(found) if found == expected => {}
+        Ok(found) if found == expected => {
+            // vfio-pci may have been loaded for another drive and have taken this one by its override.
+            let record = drive.standing.record.clone();
+            let remember = Step::Remember { address, record };
+            if let Err(error) = step::execute(roots, machine, &mut Claims::default(), &remember) {
+                outcome.problems.push(error.to_string());
+            }
+        }
         Ok(found) => {
             let back = detach::give_back(roots, machine, address);
             *outcome = Outcome::refused(roots, address, vec![Refusal::OtherDrive { expected, found }]);

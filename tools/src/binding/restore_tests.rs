@@ -120,12 +120,38 @@ fn at_boot_the_drive_is_bound_then_asked_for_its_serial_number() {
     let report = run(&fake, &mut kernel);
     assert_eq!(report.outcomes[0].status, Status::Changed, "{report:?}");
     assert_eq!(fake.pci(ONE).driver.as_deref(), Some("vfio-pci"));
-    assert_eq!(kernel.journal.last().unwrap(), "ask 0000:01:00.0");
+    assert!(kernel.journal.contains(&"ask 0000:01:00.0".to_owned()), "{:?}", kernel.journal);
     // What was known of it is known again, and it is not asked twice.
     assert_eq!(Record::load(&fake.roots, &fake.pci(ONE)).unwrap().serial_number.as_deref(), Some("SN-nvme0"));
     let mut kernel = Kernel::new(&fake);
     assert_eq!(run(&fake, &mut kernel).outcomes[0].status, Status::Unchanged);
     assert_eq!(kernel.journal, Vec::<String>::new());
+}
+
+#[test]
+fn a_drive_that_vfio_pci_took_by_itself_is_compared_and_remembered() {
+    let fake = machine();
+    reboot(&fake, ONE);
+    fake.set_driver(ONE, "vfio-pci");
+    fake.vfio_group(11);
+    let mut kernel = Kernel::new(&fake);
+    kernel.serial = Some("SN-nvme0");
+    run(&fake, &mut kernel);
+    assert_eq!(kernel.journal, ["ask 0000:01:00.0", "save run/gangway/bind/0000:01:00.0"]);
+    let record = Record::load(&fake.roots, &fake.pci(ONE)).unwrap();
+    assert_eq!((record.driver.as_deref(), record.serial_number.as_deref()), (Some("nvme"), Some("SN-nvme0")));
+}
+
+#[test]
+fn a_drive_that_does_not_answer_stays_bound_and_is_reported() {
+    let fake = machine();
+    reboot(&fake, ONE);
+    let report = run(&fake, &mut Kernel::new(&fake));
+    assert_eq!(fake.pci(ONE).driver.as_deref(), Some("vfio-pci"));
+    assert!(
+        report.notes[0].contains("could not be compared with SN-nvme0: it does not answer"),
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -158,6 +184,16 @@ fn a_drive_that_the_kernel_had_first_is_compared_before_it_is_touched() {
     assert!(reason(&run(&fake, &mut kernel).outcomes[0]).contains("found SN-nvme1"));
     // Only what the rule has set is taken back.
     assert_eq!(kernel.journal, ["sys/bus/pci/devices/0000:01:00.0/driver_override = \"\\n\""]);
+}
+
+#[test]
+fn what_a_rule_did_that_is_gone_by_now_is_taken_back() {
+    let fake = machine();
+    reboot(&fake, ONE);
+    fake.remove("etc/gangway");
+    assert!(reason(&run(&fake, &mut Kernel::new(&fake)).outcomes[0]).contains("no standing binding"));
+    let function = fake.pci(ONE);
+    assert_eq!((function.driver.as_deref(), function.driver_override), (Some("nvme"), None));
 }
 
 #[test]
