@@ -114,6 +114,13 @@ impl DoorbellPage {
         self.registers.get(index).map(|register| register.load(Ordering::Acquire))
     }
 
+    /// What was written to a register since it was last taken; `None` when nothing was, or there is no such register. A
+    /// write of `u32::MAX`, which no doorbell can hold, counts as none.
+    pub(crate) fn take(&self, index: usize) -> Option<u32> {
+        let value = self.registers.get(index)?.swap(u32::MAX, Ordering::AcqRel);
+        (value != u32::MAX).then_some(value)
+    }
+
     /// Sets every register to zero, as a controller reset does.
     pub fn reset(&self) {
         for register in &self.registers {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::capabilities::Capabilities;
 use super::faults::{FaultError, FaultRule};
 
 /// Largest MDTS that an emulated drive may have: 2^12 pages of 4 KiB, 16 MiB.
@@ -47,6 +48,11 @@ pub enum Backing {
 /// | `depth` | entries of a queue, at most | `1024` |
 /// | `stride` | CAP.DSTRD, distance of doorbells: 2^(2+n) bytes | `0` |
 /// | `latency` | time that each I/O command takes, with ns, us, ms or s | none |
+/// | `sgl` | I/O commands may name their memory by SGLs | |
+/// | `shadow-doorbells` | Doorbell Buffer Config is supported | |
+/// | `page` | CAP.MPSMIN, the smallest memory page size in bytes; with more than 4096 a driver has to refuse the drive | `4096` |
+/// | `ready-timeout` | CAP.TO, how long CSTS.RDY may take to follow CC.EN, in steps of 500 ms | `10s` |
+/// | `crto` | CRTO.CRWMT, the same for drives that state it there | none |
 /// | `fault` | what the drive does wrong, and when: see [`FaultRule`]. May be given several times | none |
 /// | `serial` | serial number | derived from the path of the file, or random |
 /// | `model` | model number | `Gangway Emulated NVMe Drive` |
@@ -70,6 +76,8 @@ pub struct EmulatedConfig {
     pub stride: u8,
     /// How long each I/O command takes. `None`: it is done when the doorbell is seen.
     pub latency: Option<Duration>,
+    /// What the controller can do, beyond what every one can.
+    pub capabilities: Capabilities,
     /// What the drive does wrong.
     pub faults: Vec<FaultRule>,
     /// Serial number, at most 20 printable ASCII characters. The identifiers of subsystem and namespaces are derived
@@ -91,6 +99,7 @@ impl Default for EmulatedConfig {
             depth: 1024,
             stride: 0,
             latency: None,
+            capabilities: Capabilities::default(),
             faults: Vec::new(),
             serial: None,
             model: "Gangway Emulated NVMe Drive".to_owned(),
@@ -104,7 +113,7 @@ pub enum ConfigError {
     /// No such option.
     #[error(
         "there is no option \"{option}\"; there are size, block, namespaces, file, null, mdts, queues, depth, stride, \
-         latency, fault, serial and model"
+         latency, sgl, shadow-doorbells, page, ready-timeout, crto, fault, serial and model"
     )]
     UnknownOption {
         /// What was given.
@@ -147,7 +156,11 @@ pub enum ConfigError {
     },
 }
 
-fn wrong(option: &'static str, value: impl fmt::Display, expected: impl Into<String>) -> ConfigError {
+pub(super) fn wrong(
+    option: &'static str,
+    value: impl fmt::Display,
+    expected: impl Into<String>,
+) -> ConfigError {
     ConfigError::Value { option, value: value.to_string(), expected: expected.into() }
 }
 
@@ -188,6 +201,7 @@ impl EmulatedConfig {
             let latency = DisplayDuration(self.latency.unwrap_or_default());
             return Err(wrong("latency", latency, "at most 3600s"));
         }
+        self.validate_capabilities()?;
         for (option, value, most) in [("serial", self.serial.as_ref(), 20), ("model", Some(&self.model), 40)]
         {
             let Some(value) = value else { continue };
@@ -249,6 +263,7 @@ impl EmulatedConfig {
             "file" => self.backing = Backing::File(needed("file", "file=PATH")?.into()),
             "null" if value.is_none() => self.backing = Backing::Null,
             "null" => return Err(ConfigError::Form { option: "null", form: "null, without a value" }),
+            _ if self.capabilities.apply(name, value)? => {}
             _ => return Err(ConfigError::UnknownOption { option: name.to_owned() }),
         }
         Ok(())
@@ -279,9 +294,13 @@ impl fmt::Display for EmulatedConfig {
         if let Some(latency) = self.latency {
             option(true, "latency", &DisplayDuration(latency));
         }
-        for fault in &self.faults {
-            option(true, "fault", fault);
-        }
+        self.capabilities.show(&mut options);
+        options.extend(self.faults.iter().map(|fault| format!("fault={fault}")));
+        let mut option = |differs: bool, name: &str, value: &dyn fmt::Display| {
+            if differs {
+                options.push(format!("{name}={value}"));
+            }
+        };
         if let Some(serial) = &self.serial {
             option(true, "serial", serial);
         }
@@ -369,7 +388,8 @@ mod tests {
     #[test]
     fn every_option_is_understood_and_printed_again() {
         let text = "file=/tmp/a b.img,size=3MiB,block=512,namespaces=2,mdts=5,queues=4,depth=64,stride=2,\
-                    latency=1500us,fault=drop:read:nth=3,fault=not-ready:once,serial=S1,model=A Drive";
+                    latency=1500us,sgl,shadow-doorbells,page=8192,\
+                    ready-timeout=1s,crto=2s,fault=drop:read:nth=3,fault=not-ready:once,serial=S1,model=A Drive";
         let config: EmulatedConfig = text.parse().unwrap();
         assert_eq!(config.backing, Backing::File("/tmp/a b.img".into()));
         assert_eq!(config.latency, Some(Duration::from_micros(1500)));
@@ -421,6 +441,13 @@ mod tests {
             ("null=1", "without a value"),
             ("null,file=a", "exclude"),
             ("size=1G,size=2G", "twice"),
+            ("sgl=1", "without a value"),
+            ("page=4097", "a power of two"),
+            ("page=268435456", "134217728"),
+            ("ready-timeout=600ms", "multiple of 500ms"),
+            ("ready-timeout=128s", "127500ms at most"),
+            ("crto=1", "500ms or 2s"),
+            ("shadow-doorbells,queues=512", "fit 4096"),
             ("fault=drop:reed", "\"reed\" is neither"),
             ("fault", "fault=drop:read:nth=3"),
             ("sise=1G", "size, block, namespaces"),

@@ -22,6 +22,7 @@ use super::namespace::Namespaces;
 use super::prp::PAGE;
 use super::registers::Registers;
 use super::ring::{CompletionQueue, SubmissionQueue};
+use super::shadow::ShadowDoorbells;
 use super::store::Store;
 use crate::mmio::DoorbellPage;
 
@@ -64,6 +65,10 @@ pub(super) struct Device {
     /// Events that the admin queue has not taken over yet.
     events: Mutex<Vec<AsyncEvent>>,
     pub(super) faults: Faults,
+    /// Doorbells that the host keeps in memory.
+    pub(super) shadow: Mutex<Option<ShadowDoorbells>>,
+    /// Whether commands are looked at one by one: some may wait or meet a fault, or doorbells are in memory.
+    pub(super) attentive: AtomicBool,
     pub(super) since: Instant,
 }
 
@@ -110,6 +115,8 @@ impl Device {
             error_log: Mutex::new(ErrorLog::default()),
             events: Mutex::default(),
             faults: Faults::new(&config.faults),
+            shadow: Mutex::new(None),
+            attentive: AtomicBool::new(config.latency.is_some() || !config.faults.is_empty()),
             since: Instant::now(),
             name,
             config,
@@ -165,6 +172,17 @@ impl Device {
     pub(super) fn ring(&self, sq: &mut SubmissionQueue, cq: &mut CompletionQueue) -> bool {
         let tail = self.doorbells.load(Self::doorbell_index(sq.id, false)).unwrap_or(0);
         let head = self.doorbells.load(Self::doorbell_index(sq.completion_queue, true)).unwrap_or(0);
+        self.ring_to(sq, cq, (tail, head))
+    }
+
+    /// Takes over a tail of a submission queue and a head of its completion queue.
+    #[inline]
+    pub(super) fn ring_to(
+        &self,
+        sq: &mut SubmissionQueue,
+        cq: &mut CompletionQueue,
+        (tail, head): (u32, u32),
+    ) -> bool {
         if sq.ring(tail).is_err() {
             self.fail(&format!("tail doorbell of submission queue {} has the invalid value {tail}", sq.id));
             return false;
@@ -260,12 +278,6 @@ impl Device {
         true
     }
 
-    /// Whether commands are to be looked at one by one, as some may wait or meet a fault.
-    #[inline]
-    pub(super) fn is_attentive(&self) -> bool {
-        self.config.latency.is_some() | self.faults.are_possible()
-    }
-
     /// Reports an event at the next step of the admin queue that finds a request for it. To be called from anywhere,
     /// whatever is locked.
     pub(super) fn raise(&self, event: AsyncEvent) {
@@ -324,7 +336,9 @@ impl Device {
             *lock(&queue.0) = None;
         }
         self.doorbells.reset();
-        self.faults.reset();
+        *lock(&self.shadow) = None;
+        let faults = self.faults.reset();
+        self.attentive.store(faults || self.config.latency.is_some(), Ordering::Release);
         self.take_events();
         self.fatal.store(false, Ordering::Release);
         self.write_cache.store(true, Ordering::Relaxed);

@@ -26,6 +26,7 @@
 //!   mixed.
 
 mod admin;
+mod capabilities;
 mod config;
 mod counters;
 mod device;
@@ -41,10 +42,13 @@ mod namespace;
 mod prp;
 mod registers;
 mod ring;
+mod sgl;
+mod shadow;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use capabilities::Capabilities;
 pub use config::{Backing, ConfigError, DEPTH_MAX, EmulatedConfig, MDTS_MAX, NAMESPACES_MAX, QUEUES_MAX};
 pub use error::EmulatedError;
 pub use faults::{

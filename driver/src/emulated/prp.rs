@@ -1,6 +1,8 @@
-//! Physical Region Pages as the drive reads them (NVMe Base 2.0, 4.1.1), with every rule checked.
+//! Data pointers as the drive reads them, with every rule checked: here Physical Region Pages (NVMe Base 2.0, 4.1.1), in
+//! [`sgl`](super::sgl) the others.
 
-use gangway_spec::Status;
+use gangway_spec::command::PSDT_PRP;
+use gangway_spec::{SglDescriptor, Status, SubmissionQueueEntry};
 
 use super::memory::{Access, DmaMemory};
 use super::store::dma_status;
@@ -17,10 +19,33 @@ pub(super) struct Span {
     pub(super) len: usize,
 }
 
+/// What a command's data pointer is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum DataPointer {
+    /// PRP entries 1 and 2.
+    Prp(u64, u64),
+    /// The first SGL descriptor.
+    Sgl(SglDescriptor),
+}
+
+impl DataPointer {
+    /// That of a command whose PSDT was found to be one of those that there are.
+    #[inline]
+    pub(super) fn of(entry: &SubmissionQueueEntry) -> Self {
+        if entry.psdt() == PSDT_PRP { Self::Prp(entry.prp1(), entry.prp2()) } else { Self::Sgl(entry.sgl()) }
+    }
+}
+
+impl From<(u64, u64)> for DataPointer {
+    fn from((prp1, prp2): (u64, u64)) -> Self {
+        Self::Prp(prp1, prp2)
+    }
+}
+
 /// Turns data pointers into spans. Its memory is taken once, for the largest transfer.
 pub(super) struct PrpReader {
-    spans: Vec<Span>,
-    list: Box<[u8; PAGE]>,
+    pub(super) spans: Vec<Span>,
+    pub(super) list: Box<[u8; PAGE]>,
 }
 
 impl PrpReader {
@@ -33,15 +58,28 @@ impl PrpReader {
     /// The host memory of a transfer of `len` bytes; all of it may be accessed as asked for.
     ///
     /// # Errors
-    /// PRP Offset Invalid, or Data Transfer Error when anything is not mapped for the access.
+    /// PRP Offset Invalid, what is wrong with an SGL, or Data Transfer Error when anything is not mapped for the access.
     #[inline]
     pub(super) fn resolve(
         &mut self,
         host: &DmaMemory,
-        (prp1, prp2): (u64, u64),
+        pointer: impl Into<DataPointer>,
         len: usize,
         access: Access,
     ) -> Result<&[Span], Status> {
+        match pointer.into() {
+            DataPointer::Prp(prp1, prp2) => self.follow(host, (prp1, prp2), len)?,
+            DataPointer::Sgl(descriptor) => self.follow_sgl(host, descriptor, len)?,
+        }
+        for span in &self.spans {
+            host.check(span.iova, span.len, access).map_err(dma_status)?;
+        }
+        Ok(&self.spans)
+    }
+
+    /// Lists the memory that two PRP entries describe.
+    #[inline]
+    fn follow(&mut self, host: &DmaMemory, (prp1, prp2): (u64, u64), len: usize) -> Result<(), Status> {
         if !prp1.is_multiple_of(4) {
             return Err(Status::INVALID_PRP_OFFSET.with_dnr());
         }
@@ -54,10 +92,7 @@ impl PrpReader {
         } else if rest > 0 {
             self.append(prp2, rest)?;
         }
-        for span in &self.spans {
-            host.check(span.iova, span.len, access).map_err(dma_status)?;
-        }
-        Ok(&self.spans)
+        Ok(())
     }
 
     /// Adds a page, or its beginning, to the spans.

@@ -3,15 +3,21 @@
 use std::sync::atomic::Ordering;
 
 use gangway_spec::registers::{
-    self, AdminQueueAttributes, ControllerCapabilities, ControllerConfiguration, ControllerStatus, Version,
+    self, AdminQueueAttributes, ControllerCapabilities, ControllerConfiguration, ControllerReadyTimeouts,
+    ControllerStatus, Version,
 };
 
+use super::capabilities::timeout_units;
 use super::config::EmulatedConfig;
 use super::device::{Device, lock};
 use super::faults::Unready;
+use super::prp::PAGE;
 
 /// The version of the specification that the drive follows.
 pub(super) const VERSION: Version = Version::V1_4;
+
+/// CAP.CRMS: the controller is ready once its media is.
+const CONTROLLER_READY_WITH_MEDIA: u8 = 0b01;
 
 /// Bits of CC that have a meaning for this controller, all others being reserved or not supported.
 const CC_KNOWN: u32 = 0x00ff_fff1;
@@ -23,6 +29,7 @@ const ADMIN_QUEUES_END: u32 = registers::ACQ + 4;
 #[derive(Default)]
 pub(super) struct Registers {
     capabilities: ControllerCapabilities,
+    ready_timeouts: ControllerReadyTimeouts,
     configuration: ControllerConfiguration,
     ready: bool,
     /// A fault holds up what CC.EN asked for last.
@@ -40,21 +47,25 @@ pub(super) struct Registers {
 
 impl Registers {
     pub(super) fn new(config: &EmulatedConfig) -> Self {
+        let crto = config.capabilities.crto;
         let capabilities = ControllerCapabilities::new()
             .with_mqes((config.depth - 1) as u16)
             .with_cqr(true)
-            // Nothing here takes time, but a host must not give up on a busy machine either: 10 s.
-            .with_to(20)
+            .with_to(timeout_units(config.capabilities.ready_timeout) as u8)
+            .with_mpsmin((config.capabilities.page / PAGE as u32).trailing_zeros() as u8)
+            .with_mpsmax((config.capabilities.page / PAGE as u32).trailing_zeros() as u8)
+            .with_crms(if crto.is_some() { CONTROLLER_READY_WITH_MEDIA } else { 0 })
             .with_dstrd(config.stride)
             .with_nssrs(true)
             .with_css(ControllerCapabilities::CSS_NVM);
-        Self { capabilities, ..Self::default() }
+        let ready_timeouts = ControllerReadyTimeouts::new().with_crwmt(crto.map_or(0, timeout_units));
+        Self { capabilities, ready_timeouts, ..Self::default() }
     }
 
     /// Back to what they are when the power comes on.
     pub(super) fn clear(&mut self) {
-        let (capabilities, starts) = (self.capabilities, self.starts);
-        *self = Self { capabilities, starts, ..Self::default() };
+        let Self { capabilities, ready_timeouts, starts, .. } = *self;
+        *self = Self { capabilities, ready_timeouts, starts, ..Self::default() };
     }
 
     fn status(&self, fatal: bool) -> ControllerStatus {
@@ -96,6 +107,7 @@ impl Device {
             registers::CC => registers.configuration.into_bits(),
             registers::CSTS => registers.status(self.fatal.load(Ordering::Acquire)).into_bits(),
             registers::AQA => registers.aqa,
+            registers::CRTO => registers.ready_timeouts.into_bits(),
             registers::ASQ | 0x2c => half(registers.asq, offset),
             registers::ACQ | 0x34 => half(registers.acq, offset),
             _ => 0,
@@ -173,7 +185,8 @@ impl Device {
         self.reset_all(&mut lock(&self.registers));
     }
 
-    fn reset_all(&self, registers: &mut Registers) {
+    /// As when the power comes on, but for the data.
+    pub(super) fn reset_all(&self, registers: &mut Registers) {
         self.reset();
         registers.clear();
         self.configuration.store(0, Ordering::Release);
@@ -206,8 +219,10 @@ impl Device {
             Some("CC has bits set that are reserved, or that CAP does not offer")
         } else if configuration.css() != ControllerConfiguration::CSS_NVM {
             Some("CC.CSS selects command sets that CAP.CSS does not offer")
+        } else if configuration.mps() != registers.capabilities.mpsmin() {
+            Some("CC.MPS is not the page size that CAP offers")
         } else if configuration.mps() != 0 {
-            Some("CC.MPS is not the 4 KiB that CAP offers")
+            Some("the drive has no memory pages but those of 4 KiB, whatever CAP says")
         } else if configuration.ams() != 0 {
             Some("CC.AMS selects an arbitration that CAP.AMS does not offer")
         } else if registers.aqa & 0xf000_f000 != 0 || attributes.asqs() == 0 || attributes.acqs() == 0 {

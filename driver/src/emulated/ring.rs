@@ -25,11 +25,13 @@ pub(super) struct SubmissionQueue {
     size: u32,
     head: u32,
     tail: u32,
+    /// The drive does not look at shadow doorbells until the register is written.
+    pub(super) asleep: bool,
 }
 
 impl SubmissionQueue {
     pub(super) fn new(id: u16, completion_queue: u16, base: u64, size: u32) -> Self {
-        Self { id, completion_queue, base, size, head: 0, tail: 0 }
+        Self { id, completion_queue, base, size, head: 0, tail: 0, asleep: false }
     }
 
     /// Whether the drive may read a submission queue there.
@@ -40,6 +42,16 @@ impl SubmissionQueue {
     /// How many entries it has.
     pub(super) fn size(&self) -> u32 {
         self.size
+    }
+
+    /// Whether all commands that the drive knows of were taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+
+    /// The tail, as far as the drive knows of it.
+    pub(super) fn tail(&self) -> u32 {
+        self.tail
     }
 
     /// Takes over what the tail doorbell says.

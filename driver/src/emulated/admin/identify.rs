@@ -1,7 +1,8 @@
 //! Identify (NVMe Base 1.4, 5.15). What is promised here, works; what does not work is not promised.
 
 use gangway_spec::identify::{
-    IDENTIFY_LENGTH, LbaFormat, Lpa, NamespaceIdDescriptor, NamespaceIdDescriptorBuilder, Oncs, Vwc, cns,
+    IDENTIFY_LENGTH, LbaFormat, Lpa, NamespaceIdDescriptor, NamespaceIdDescriptorBuilder, Oacs, Oncs, Sgls,
+    Vwc, cns,
 };
 use gangway_spec::{IdentifyController, IdentifyNamespace, Status};
 use zerocopy::IntoBytes;
@@ -76,6 +77,12 @@ fn identify_controller(device: &Device) -> IdentifyController {
     controller.rtd3r = 1_000_000.into();
     controller.rtd3e = 10_000_000.into();
     controller.cntrltype = IdentifyController::TYPE_IO;
+    let mut oacs = Oacs::empty();
+    oacs.set(Oacs::DOORBELL_BUFFER_CONFIG, config.capabilities.shadow_doorbells);
+    controller.oacs = oacs.bits().into();
+    if config.capabilities.sgl {
+        controller.sgls = Sgls::SUPPORTED.bits().into();
+    }
     controller.acl = ABORT_LIMIT - 1;
     controller.aerl = EVENT_REQUEST_LIMIT - 1;
     controller.frmw = ONE_READ_ONLY_SLOT;

@@ -206,6 +206,7 @@ impl AdminCommand<'_> {
             opcode::admin::GET_FEATURES => self.get_features(),
             opcode::admin::SET_FEATURES => self.set_features(),
             opcode::admin::ABORT => self.abort(),
+            opcode::admin::DOORBELL_BUFFER_CONFIG => self.configure_doorbell_buffers(),
             opcode::admin::ASYNC_EVENT_REQUEST => {
                 if self.admin.events.request(self.entry.cid.get()) {
                     return Outcome::Kept;

@@ -6,8 +6,12 @@ use gangway_spec::Status;
 use gangway_spec::registers::ControllerConfiguration;
 
 use super::{AdminCommand, Answer, invalid_field};
+use crate::emulated::device::lock;
+use crate::emulated::memory::Access;
 use crate::emulated::prp::PAGE;
 use crate::emulated::ring::{CompletionQueue, SubmissionQueue};
+use crate::emulated::shadow::ShadowDoorbells;
+use crate::emulated::store::dma_status;
 
 /// PC: the queue is physically contiguous (CDW11 of both Create commands).
 const PHYSICALLY_CONTIGUOUS: u32 = 1 << 0;
@@ -113,6 +117,22 @@ impl AdminCommand<'_> {
         if let Some(mut queue) = self.device.completion_queue(qid) {
             *queue = None;
         }
+        Ok(0)
+    }
+
+    /// Doorbell Buffer Config (NVMe Base 1.4, 5.7).
+    pub(super) fn configure_doorbell_buffers(&mut self) -> Answer {
+        if !self.device.config.capabilities.shadow_doorbells {
+            return Err(Status::INVALID_OPCODE.with_dnr());
+        }
+        let (doorbells, events) = (self.entry.prp1(), self.entry.prp2());
+        if !doorbells.is_multiple_of(PAGE as u64) || !events.is_multiple_of(PAGE as u64) {
+            return invalid_field();
+        }
+        self.host.check(doorbells, PAGE, Access::Read).map_err(dma_status)?;
+        self.host.check(events, PAGE, Access::Write).map_err(dma_status)?;
+        *lock(&self.device.shadow) = Some(ShadowDoorbells { doorbells, events });
+        self.device.attentive.store(true, Ordering::Release);
         Ok(0)
     }
 

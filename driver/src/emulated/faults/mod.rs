@@ -1,7 +1,7 @@
 //! Faults that are declared: a drive that does what drives should not, at the command that was named.
 //!
-//! Without rules, and without a latency, queues take their way past all of this by one branch on
-//! [`Faults::are_possible`].
+//! Without rules, and without a latency, queues take their way past all of this by one branch, on
+//! [`Device::attentive`].
 
 mod probe;
 mod rule;
@@ -23,7 +23,7 @@ use super::device::{Device, lock};
 /// The faults that are declared at present, and what the drive is in for because of them.
 #[derive(Default)]
 pub(super) struct Faults {
-    /// Whether commands may have to be looked at one by one: something is declared, or was since the last reset.
+    /// Whether something is declared, or was since the last reset.
     possible: AtomicBool,
     rules: Mutex<Vec<Declared>>,
     next_id: AtomicU64,
@@ -93,12 +93,6 @@ impl Faults {
         faults
     }
 
-    /// Whether commands may have to be looked at one by one.
-    #[inline]
-    pub(super) fn are_possible(&self) -> bool {
-        self.possible.load(Ordering::Relaxed)
-    }
-
     fn add(&self, rule: FaultRule) -> u64 {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         lock(&self.rules).push(Declared { id, rule, matched: 0, fired: 0 });
@@ -107,9 +101,11 @@ impl Faults {
     }
 
     /// A reset leaves no command behind that was kept: when nothing is declared any more, nothing is to be looked at.
-    pub(super) fn reset(&self) {
+    /// Says whether something is.
+    pub(super) fn reset(&self) -> bool {
         let rules = lock(&self.rules);
         self.possible.store(!rules.is_empty(), Ordering::Release);
+        !rules.is_empty()
     }
 
     /// What the rules say of a command that was just taken.
@@ -190,7 +186,7 @@ impl FaultAction {
 impl Device {
     /// What is to happen to a command that was just taken. `None`: it ended the controller.
     pub(super) fn treat(&self, sq_id: u16, entry: &SubmissionQueueEntry) -> Option<Treatment> {
-        if !self.faults.are_possible() {
+        if !self.faults.possible.load(Ordering::Relaxed) {
             return Some(Treatment::default());
         }
         let judged = self.faults.judge((sq_id, entry), self.since.elapsed(), |event| self.raise(event));
@@ -227,8 +223,7 @@ impl Device {
         let mut registers = lock(&self.registers);
         // Another thread may have seen the same and been quicker; what the host did since is not to be undone.
         if self.faults.gone.load(Ordering::Acquire) {
-            registers.clear();
-            self.reset();
+            self.reset_all(&mut registers);
             self.faults.gone.store(false, Ordering::Release);
         }
     }

@@ -1,5 +1,6 @@
 //! Faults declared, withdrawn and watched while the drive runs.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::FaultRule;
@@ -22,7 +23,9 @@ pub struct FaultCounts {
 impl EmulatedProbe {
     /// Declares a fault; it concerns commands that the drive takes from now on.
     pub fn add_fault(&self, rule: FaultRule) -> FaultId {
-        FaultId(self.device.faults.add(rule))
+        let id = self.device.faults.add(rule);
+        self.device.attentive.store(true, Ordering::Release);
+        FaultId(id)
     }
 
     /// Withdraws a fault, and says how often it was met; `None` when it was withdrawn before. What it did to commands

@@ -9,7 +9,7 @@ use crate::emulated::counters::Counters;
 use crate::emulated::device::Device;
 use crate::emulated::memory::{Access, DmaMemory};
 use crate::emulated::namespace::ByteRange;
-use crate::emulated::prp::PrpReader;
+use crate::emulated::prp::{DataPointer, PrpReader};
 use crate::emulated::store::dma_status;
 
 /// Most ranges of a Dataset Management command.
@@ -52,8 +52,7 @@ struct Execution<'a> {
 impl Execution<'_> {
     #[inline]
     fn run(&mut self) -> Result<u64, Status> {
-        // Neither fused operations nor SGLs are promised by Identify; the other bits are reserved.
-        if self.entry.flags != 0 {
+        if self.entry.flags != 0 && !self.device.takes_sgl(self.entry) {
             return Err(Status::INVALID_FIELD.with_dnr());
         }
         match self.entry.opcode {
@@ -91,8 +90,8 @@ impl Execution<'_> {
     }
 
     #[inline]
-    fn prp(&self) -> (u64, u64) {
-        (self.entry.prp1(), self.entry.prp2())
+    fn prp(&self) -> DataPointer {
+        DataPointer::of(self.entry)
     }
 
     /// Whether the command must be on the media when it completes.

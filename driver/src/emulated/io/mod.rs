@@ -2,6 +2,7 @@
 
 mod execute;
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use gangway_spec::Status;
@@ -60,7 +61,9 @@ impl IoQueue {
         let Some(mut active) = self.active.take() else { return };
         let Some(mut cq) = device.completion_queue(active.sq.completion_queue) else { return };
         let Some(cq) = cq.as_mut() else { return };
-        if !device.ring(&mut active.sq, cq) {
+        // The host may have made room since the last step.
+        active.sq.asleep = false;
+        if !device.ring_from_memory(host, &mut active.sq, cq, &active.held) {
             return;
         }
         for command in active.held.drain() {
@@ -83,12 +86,16 @@ impl Device {
         let Some(active) = queue.active.as_mut().filter(|_| self.is_running()) else { return };
         let Some(mut cq) = self.completion_queue(active.sq.completion_queue) else { return };
         let Some(cq) = cq.as_mut() else { return };
-        if !self.ring(&mut active.sq, cq) {
-            return;
-        }
-        if self.is_attentive() {
-            self.run_attentively(active, &mut queue.counters, cq, host);
-        } else {
+        if self.attentive.load(Ordering::Acquire) {
+            if self.ring_from_memory(host, &mut active.sq, cq, &active.held) {
+                loop {
+                    self.run_attentively(active, &mut queue.counters, cq, host);
+                    if self.rest(host, &mut active.sq, cq, &active.held) {
+                        return;
+                    }
+                }
+            }
+        } else if self.ring(&mut active.sq, cq) {
             self.run(active, &mut queue.counters, cq, host);
         }
     }

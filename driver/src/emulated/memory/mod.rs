@@ -192,6 +192,36 @@ impl DmaMemory {
         })
     }
 
+    /// Reads a 32-bit word that the host may change at any time.
+    ///
+    /// # Errors
+    /// It may not be read, or is not aligned.
+    pub(super) fn read_word(&self, iova: u64) -> Result<u32, DmaFault> {
+        let mut value = 0;
+        self.word(iova, Purpose::DataRead, |word| value = u32::from_le(word.load(Ordering::Acquire)))?;
+        Ok(value)
+    }
+
+    /// Writes a 32-bit word that the host may look at at any time.
+    ///
+    /// # Errors
+    /// It may not be written, or is not aligned.
+    pub(super) fn write_word(&self, iova: u64, value: u32) -> Result<(), DmaFault> {
+        self.word(iova, Purpose::DataWrite, |word| word.store(value.to_le(), Ordering::Release))
+    }
+
+    fn word(&self, iova: u64, purpose: Purpose, mut visit: impl FnMut(&AtomicU32)) -> Result<(), DmaFault> {
+        self.pieces(iova, size_of::<u32>(), purpose, |memory, len| {
+            let word = memory.cast::<AtomicU32>();
+            if len < size_of::<u32>() || !word.is_aligned() {
+                return Err(self.violation(iova, size_of::<u32>(), purpose.access()));
+            }
+            // SAFETY: `pieces` vouches for 4 bytes, and they are aligned; the host accesses them as an atomic too.
+            visit(unsafe { word.as_ref() });
+            Ok(())
+        })
+    }
+
     /// Reads a submission queue entry.
     ///
     /// # Errors

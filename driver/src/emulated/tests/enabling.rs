@@ -162,3 +162,34 @@ fn doorbells_follow_the_stride() {
     let mut queue = host.create_queue(3);
     assert_eq!(queue.run(&io_command(opcode::nvm::FLUSH, 0, 1)).status(), Status::SUCCESS);
 }
+
+#[test]
+fn a_subsystem_reset_is_as_power_on_and_is_told_of_until_it_is_acknowledged() {
+    let mut host = Host::new("");
+    let cap = ControllerCapabilities::from_bits(host.function.read_register64(registers::CAP).unwrap());
+    assert!(cap.nssrs());
+    host.function.write_register32(registers::NSSR, 0x1234_5678).unwrap();
+    assert!(host.identify(1, 0).is_ok(), "only one value resets");
+    host.function.write_register32(registers::NSSR, registers::NSSR_RESET).unwrap();
+    assert_eq!(host.status(), ControllerStatus::new().with_nssro(true));
+    for register in [registers::CC, registers::AQA, registers::ASQ, registers::ACQ] {
+        assert_eq!(host.function.read_register32(register).unwrap(), 0);
+    }
+    host.start_again();
+    assert!(host.status().rdy() && host.status().nssro());
+    host.function
+        .write_register32(registers::CSTS, ControllerStatus::new().with_nssro(true).into_bits())
+        .unwrap();
+    assert!(host.status().rdy() && !host.status().nssro());
+    assert!(host.identify(1, 0).is_ok());
+}
+
+#[test]
+fn a_drive_says_what_page_size_and_time_it_was_told_to_say() {
+    let host = Host::disabled("page=8192,ready-timeout=1500ms,crto=2s");
+    let cap = ControllerCapabilities::from_bits(host.function.read_register64(registers::CAP).unwrap());
+    assert_eq!((cap.mpsmin(), cap.to(), cap.crms()), (1, 3, 1));
+    assert_eq!(host.function.read_register32(registers::CRTO).unwrap(), 4);
+    host.configure(good_configuration());
+    assert!(host.status().cfs(), "a driver that does not look at MPSMIN is found out");
+}

@@ -6,6 +6,7 @@ mod enabling;
 mod faults;
 mod io;
 mod queues;
+mod scatter;
 
 use gangway_spec::registers::{self, ControllerConfiguration, ControllerStatus};
 use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry, nvm, opcode};
