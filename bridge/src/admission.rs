@@ -63,6 +63,8 @@ pub struct NamespaceView {
     pub format: Format,
     /// Whether commands that change data are refused.
     pub read_only: bool,
+    /// Whether all commands are refused: the namespace is gone, or its block format is another one by now.
+    pub withdrawn: bool,
 }
 
 /// What an export shows to the reactors: an immutable snapshot, replaced as a whole.
@@ -123,7 +125,10 @@ impl ExportView {
                 length: 0,
             });
         }
-        let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        let namespace = self
+            .namespace(nsid)
+            .filter(|namespace| !namespace.withdrawn)
+            .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
         let (direction, length) = transfer(entry, &namespace.format)?;
         if namespace.read_only && changes_data(opcode) {
             return Err(Status::NAMESPACE_IS_WRITE_PROTECTED.with_dnr());
@@ -207,8 +212,15 @@ mod tests {
 
     fn view() -> ExportView {
         let format = Format { block_size: 512, metadata_size: 0, protected: false };
-        let namespace =
-            NamespaceView { nsid: 3, drive: 1, drive_nsid: 7, queue: 5, format, read_only: false };
+        let namespace = NamespaceView {
+            nsid: 3,
+            drive: 1,
+            drive_nsid: 7,
+            queue: 5,
+            format,
+            read_only: false,
+            withdrawn: false,
+        };
         let locked = NamespaceView { nsid: 4, read_only: true, ..namespace.clone() };
         ExportView { namespaces: vec![namespace, locked], max_transfer: 128 * 1024, ..ExportView::default() }
     }

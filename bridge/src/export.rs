@@ -7,7 +7,7 @@ use gangway_spec::fabrics::Nqn;
 use gangway_spec::identify::Vwc;
 
 use crate::admission::{ExportView, NamespaceView};
-use crate::drive::{Drive, DriveInfo};
+use crate::drive::{Drive, DriveInfo, DriveNamespace};
 use crate::reactor::ReactorConfig;
 
 /// Which hosts may connect.
@@ -75,6 +75,20 @@ impl Export {
         }
     }
 
+    /// What it shows when the drive has these namespaces: those that are gone, or have another block format, are
+    /// withdrawn until the drive is exported anew. New ones are not shown.
+    pub(crate) fn view_with(&self, version: u64, namespaces: &[DriveNamespace]) -> ExportView {
+        let mut view = ExportView { version, ..(*self.view).clone() };
+        for shown in &mut view.namespaces {
+            let now = namespaces.iter().find(|now| now.nsid == shown.drive_nsid);
+            shown.withdrawn = now.and_then(|now| now.format) != Some(shown.format);
+        }
+        // All namespaces are no longer those that are shown.
+        view.broadcast_flush &=
+            namespaces.len() == view.namespaces.len() && view.namespaces.iter().all(|shown| !shown.withdrawn);
+        view
+    }
+
     /// Whether namespace `nsid` is part of the export.
     pub(crate) fn shows(&self, nsid: u32) -> bool {
         self.view.namespaces.binary_search_by_key(&nsid, |namespace| namespace.nsid).is_ok()
@@ -111,6 +125,7 @@ fn view(
             queue: first_queue + namespaces.len(),
             format,
             read_only: config.read_only,
+            withdrawn: false,
         });
     }
     namespaces.sort_by_key(|namespace| namespace.nsid);

@@ -38,6 +38,6 @@ mod reactor;
 mod remote;
 
 pub use control::{Target, TargetConfig, TargetError};
-pub use drive::{Drive, DriveError, DriveInfo, DriveNamespace};
+pub use drive::{Drive, DriveError, DriveEvent, DriveInfo, DriveNamespace, OpenError, Opener};
 pub use export::{Access, ExportConfig};
 pub use reactor::{Poll, ReactorConfig, ReactorError};

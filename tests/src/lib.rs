@@ -190,9 +190,11 @@ async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>
     let mut infos = Vec::new();
     for (index, config) in setup.drives.into_iter().enumerate() {
         let (function, probe) = EmulatedFunction::with_probe(config, &domain).expect("an emulated drive");
+        let mut function = Some(function);
+        let open = Box::new(move || function.take().ok_or_else(|| "it does not come back".into()));
         let options =
             ControllerOptions { io_queues_wanted: setup.reactors as u16, ..ControllerOptions::default() };
-        let drive = Drive::start(index, function, options).expect("the drive starts");
+        let drive = Drive::start(index, open, options).expect("the drive starts");
         infos.push(Arc::clone(drive.info()));
         let config = ExportConfig {
             nqn: subsystem(index),

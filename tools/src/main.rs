@@ -31,7 +31,7 @@ macro_rules! with_exit_codes {
         concat!(
             $text,
             "\n\nExit codes:\n  0  done, or nothing to do\n  1  failed or refused\n  2  the command line is wrong\n",
-            "  3  refused because a drive is in use"
+            "  3  refused because a drive is in use\n  4  ended, but a drive was not shut down in order (serve)"
         )
     };
 }

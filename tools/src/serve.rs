@@ -200,16 +200,28 @@ impl Serve {
                 return Ok(Exit::Success);
             }
         };
-        let result = match target.announced {
-            Ok(()) => {
-                let name = signals.next().await;
-                tracing::info!("{name}: ending in order");
-                Ok(Exit::Success)
+        let announced = target.announced.context("cannot say that the target is ready");
+        if announced.is_ok() {
+            let name = signals.next().await;
+            tracing::info!("{name}: ending in order; a second signal ends at once");
+        }
+        let not_in_order = tokio::select! {
+            not_in_order = target.target.shutdown() => not_in_order,
+            name = signals.next() => {
+                eprintln!("error: {name} came while the drives were shut down: they are left as they are");
+                // Threads that wait for a drive would hold up any other end. The kernel takes the drives' memory away.
+                std::process::exit(Exit::NotInOrder.code().into());
             }
-            Err(error) => Err(error).context("cannot say that the target is ready"),
         };
-        target.target.shutdown().await;
-        result
+        announced?;
+        if not_in_order.is_empty() {
+            return Ok(Exit::Success);
+        }
+        eprintln!(
+            "error: not shut down in order: {}; what was in a volatile write cache may be lost",
+            not_in_order.join(", ")
+        );
+        Ok(Exit::NotInOrder)
     }
 
     async fn start(&self, access: Access, reactors: Vec<usize>) -> anyhow::Result<Started> {
@@ -315,8 +327,8 @@ async fn start(
     let domain = domain.clone();
     let options = Options { io_queues_wanted: reactors as u16, interrupts, ..Options::default() };
     let mut starting = tokio::task::spawn_blocking(move || {
-        let function = device.open(&domain)?;
-        anyhow::Ok(Drive::start(index, function, options)?)
+        let open = move || device.open(&domain).map_err(Into::into);
+        anyhow::Ok(Drive::start(index, Box::new(open), options)?)
     });
     let mut seconds = 0;
     loop {

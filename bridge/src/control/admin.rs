@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use gangway_fabric::properties::Effect;
 use gangway_fabric::target::Slot;
 use gangway_spec::command::SubmissionQueueEntry;
-use gangway_spec::completion::CompletionQueueEntry;
 use gangway_spec::status::Status;
 use tokio::sync::mpsc;
 
@@ -132,10 +131,7 @@ fn forward(
     let (answers, slot, entry) = (answers.clone(), arrived.slot, arrived.entry);
     tokio::spawn(async move {
         let answer = export.drive.admin(command, length as usize, limits::ADMIN_TIMEOUT).await;
-        let answer = answer.unwrap_or_else(|| AdminReply {
-            entry: CompletionQueueEntry::new(0, Status::INTERNAL_PATH_ERROR),
-            data: Vec::new(),
-        });
+        let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
         // The queue may have ended meanwhile; then nobody waits for the answer.
         let _ = answers.send(Forwarded { slot, entry, finish, length, answer });
     });

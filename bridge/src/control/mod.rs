@@ -15,12 +15,12 @@ use std::time::Duration;
 use gangway_driver::dma::DmaDomain;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use self::registry::Registry;
 use crate::association::Association;
-use crate::drive::{Drive, DriveError};
+use crate::drive::{Drive, DriveError, NamespaceChange};
 use crate::export::{Export, ExportConfig};
 use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, Scope};
 
@@ -230,6 +230,11 @@ impl Target {
             listeners.spawn(accept(socket, Arc::clone(&shared)));
         }
         listeners.spawn(tidy_up(Arc::clone(&shared)));
+        for export in &shared.exports {
+            if let Some(changes) = export.drive.changes() {
+                listeners.spawn(follow(Arc::clone(&shared), Arc::clone(export), changes));
+            }
+        }
         Ok(Self { shared, listeners, _threads: threads })
     }
 
@@ -243,8 +248,10 @@ impl Target {
         self.shared.registry.all().len()
     }
 
-    /// Ends in order: no new connections, hosts dropped, commands on the drives completed, drives shut down.
-    pub async fn shutdown(mut self) {
+    /// Ends in order: no new connections, hosts dropped, commands on the drives completed, drives shut down. Gives the
+    /// names of the drives that could not be shut down in order: they may not have kept all data that they had promised
+    /// to keep.
+    pub async fn shutdown(mut self) -> Vec<String> {
         self.listeners.shutdown().await;
         for association in self.shared.registry.all() {
             self.shared.close(&association).await;
@@ -257,9 +264,38 @@ impl Target {
         if tokio::time::timeout(FAREWELL, drained).await.is_err() {
             tracing::warn!("drives still have commands of hosts that are gone; they are stopped with them");
         }
+        let mut not_in_order = Vec::new();
         for export in &self.shared.exports {
-            export.drive.shutdown().await;
+            if !export.drive.shutdown().await {
+                not_in_order.push(export.drive.info().name.clone());
+            }
         }
+        not_in_order
+    }
+}
+
+/// Puts changes of a drive's namespaces in force on all reactors.
+async fn follow(
+    shared: Arc<Shared>,
+    export: Arc<Export>,
+    mut changes: mpsc::UnboundedReceiver<NamespaceChange>,
+) {
+    let mut version = export.view.version;
+    while let Some(NamespaceChange { namespaces, done }) = changes.recv().await {
+        version += 1;
+        let view = Arc::new(export.view_with(version, &namespaces));
+        for namespace in view.namespaces.iter().filter(|namespace| namespace.withdrawn) {
+            tracing::error!(
+                subsystem = %export.nqn,
+                nsid = namespace.nsid,
+                "the namespace is gone or has another block format; commands to it are refused until gangway is \
+                 started again"
+            );
+        }
+        let index = export.index;
+        shared.tell_all(|done| Message::Publish { export: index, view: Arc::clone(&view), done }).await;
+        // The manager may have lost its patience.
+        let _ = done.send(());
     }
 }
 

@@ -92,9 +92,17 @@ pub(super) struct DriveSlot {
     pub(super) pair: Option<QueuePair>,
     /// Whether its completions end a sleep.
     pub(super) interrupts: bool,
-    pub(super) failed: bool,
+    /// By what its manager knows this reactor, and the queue pair.
+    place: usize,
+    issue: u64,
+    /// There is no drive: what its commands end with.
+    pub(super) refuses: Option<Status>,
+    /// Commands may have to be refused: for `refuses`, or because a namespace was withdrawn.
+    guarded: bool,
     /// A fault was reported; the manager's freeze is to come.
-    pub(super) faulted: bool,
+    faulted: bool,
+    /// Commands that were reported to be overdue.
+    late: Vec<u16>,
     /// Software queues with commands in them, in the order in which they have their turn.
     backlog: VecDeque<usize>,
     /// Commands to it that wait for a buffer, first come first served, for each [`Way`].
@@ -104,6 +112,16 @@ pub(super) struct DriveSlot {
 }
 
 impl DriveSlot {
+    /// It works, with this queue pair.
+    pub(super) fn works(&mut self, pair: QueuePair, issue: u64, interrupts: bool) {
+        self.pair = Some(pair);
+        self.issue = issue;
+        self.interrupts = interrupts;
+        self.refuses = None;
+        self.faulted = false;
+        self.late.clear();
+    }
+
     /// Whether `length` bytes more are within its share. One command always has its way.
     #[inline]
     fn is_within(&self, share: &[usize; 2], way: Way, length: usize) -> bool {
@@ -133,6 +151,17 @@ impl Way {
 #[derive(Debug, Default)]
 struct SoftwareQueue {
     pending: VecDeque<usize>,
+    /// Its namespace is not what commands were admitted for.
+    withdrawn: bool,
+}
+
+/// What commands to a withdrawn namespace end with.
+pub(super) const WITHDRAWN: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+
+/// What a command ends with that must not go to its drive.
+#[cold]
+fn refusal(slot: &DriveSlot, queue: &SoftwareQueue) -> Option<Status> {
+    slot.refuses.or(queue.withdrawn.then_some(WITHDRAWN))
 }
 
 /// Commands for which there is room in any case.
@@ -237,11 +266,12 @@ impl Engine {
     /// Makes software queue number `queue` exist.
     pub(super) fn ensure_queue(&mut self, queue: usize) {
         while self.queues.len() <= queue {
-            self.queues.push(SoftwareQueue { pending: VecDeque::with_capacity(self.depth) });
+            self.queues
+                .push(SoftwareQueue { pending: VecDeque::with_capacity(self.depth), withdrawn: false });
         }
     }
 
-    pub(super) fn link(&mut self, drive: usize, link: DriveLink) {
+    pub(super) fn link(&mut self, drive: usize, link: DriveLink, place: usize) {
         while self.drives.len() <= drive {
             self.drives.push(None);
         }
@@ -249,8 +279,12 @@ impl Engine {
             link,
             pair: None,
             interrupts: false,
-            failed: false,
+            place,
+            issue: 0,
+            refuses: None,
+            guarded: false,
             faulted: false,
+            late: Vec::new(),
             backlog: VecDeque::with_capacity(64),
             waiting: [VecDeque::with_capacity(self.depth), VecDeque::with_capacity(self.depth)],
             taken: [0; 2],
@@ -442,8 +476,10 @@ impl Engine {
         let Some(Some(slot)) = self.drives.get_mut(drive) else {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
         };
-        if slot.failed {
-            return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
+        if slot.guarded
+            && let Some(status) = refusal(slot, &self.queues[queue])
+        {
+            return Some(GivenUp { command: index, status });
         }
         let direct = slot.backlog.is_empty() && slot.pair.as_ref().is_some_and(QueuePair::has_room);
         if direct {
@@ -483,21 +519,39 @@ impl Engine {
     pub(super) fn pump(&mut self, given_up: &mut Vec<GivenUp>) {
         for drive in 0..self.drives.len() {
             while let Some(slot) = self.drives[drive].as_mut() {
-                if !slot.failed && !slot.pair.as_ref().is_some_and(QueuePair::has_room) {
+                if slot.refuses.is_none() && !slot.pair.as_ref().is_some_and(QueuePair::has_room) {
                     break;
                 }
-                let failed = slot.failed;
+                let refuses = slot.refuses;
                 let Some(queue) = slot.backlog.pop_front() else { break };
                 let Some(index) = self.queues[queue].pending.pop_front() else { continue };
                 if !self.queues[queue].pending.is_empty() {
                     slot.backlog.push_back(queue);
                 }
-                if failed {
-                    given_up.push(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
-                } else {
-                    given_up.extend(self.submit(index));
+                match refuses {
+                    Some(status) => given_up.push(GivenUp { command: index, status }),
+                    None => given_up.extend(self.submit(index)),
                 }
             }
+        }
+    }
+
+    /// Says whether the namespace of a software queue is withdrawn. Gives up the commands that wait in it if so.
+    pub(super) fn set_withdrawn(&mut self, queue: usize, withdrawn: bool, given_up: &mut Vec<GivenUp>) {
+        let Some(software) = self.queues.get_mut(queue) else { return };
+        software.withdrawn = withdrawn;
+        if withdrawn {
+            // An emptied queue stays in the backlog and is passed over when its turn comes.
+            let pending = software.pending.drain(..);
+            given_up.extend(pending.map(|command| GivenUp { command, status: WITHDRAWN }));
+        }
+    }
+
+    /// Notes for which drives commands may have to be refused.
+    pub(super) fn guard(&mut self) {
+        let withdrawn = self.queues.iter().any(|queue| queue.withdrawn);
+        for slot in self.drives.iter_mut().flatten() {
+            slot.guarded = withdrawn || slot.refuses.is_some();
         }
     }
 
@@ -526,22 +580,25 @@ impl Engine {
             }
             if let Err(fault) = pair.reap(&mut self.completions) {
                 slot.faulted = true;
-                slot.link.report_fault(fault.to_string());
+                slot.link.report_fault(slot.place, slot.issue, fault.to_string());
             }
         }
         self.completions.len() - before
     }
 
-    /// Reports drives that let a command's time limit pass.
+    /// Reports commands whose time limits have passed, each once.
     pub(super) fn check_deadlines(&mut self, now: Instant) {
         for slot in self.drives.iter_mut().flatten() {
-            let Some(pair) = slot.pair.as_ref() else { continue };
-            if slot.faulted {
+            let DriveSlot { pair: Some(pair), late, link, place, issue, faulted: false, .. } = slot else {
                 continue;
-            }
-            if let Some(overdue) = pair.overdue(now) {
-                slot.faulted = true;
-                slot.link.report_fault(overdue.to_string());
+            };
+            // Identifiers come again.
+            late.retain(|cid| pair.all_overdue(now).any(|overdue| overdue.cid == *cid));
+            for overdue in pair.all_overdue(now) {
+                if !late.contains(&overdue.cid) {
+                    late.push(overdue.cid);
+                    link.report_overdue(*place, *issue, pair.qid(), overdue);
+                }
             }
         }
     }

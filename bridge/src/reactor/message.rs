@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use gangway_driver::dma::CommandData;
-use gangway_driver::queue::QueuePair;
+use gangway_driver::queue::{Completion, QueuePair};
 use gangway_fabric::target;
+use gangway_spec::status::Status;
 use tokio::sync::oneshot;
 
 use super::commands::Origin;
@@ -62,10 +63,10 @@ impl Scope {
 
 /// What became of a drive.
 pub(crate) enum DriveState {
-    /// It works; this is the reactor's new queue pair.
-    Ready(Box<QueuePair>),
-    /// It is lost: commands to it fail.
-    Failed,
+    /// It works; this is the reactor's new queue pair, the `issue`-th that it got.
+    Works { pair: Box<QueuePair>, issue: u64 },
+    /// There is none: commands to it end with this status.
+    Refuses(Status),
 }
 
 /// One instruction to a reactor.
@@ -88,21 +89,29 @@ pub(crate) enum Message {
         view: Arc<ExportView>,
         done: oneshot::Sender<()>,
     },
-    /// A drive that the reactor may use from now on.
+    /// A drive that the reactor may use from now on. `place`: by what the drive's manager knows the reactor.
     Link {
         drive: usize,
         link: DriveLink,
+        place: usize,
     },
-    /// Stop using a drive's queue pair and give it back.
+    /// Stop using a drive's queue pair and give it back; with `late`, only if the command of this identifier is
+    /// overdue.
     Freeze {
         drive: usize,
-        reply: mpsc::Sender<(usize, Option<QueuePair>)>,
+        late: Option<u16>,
+        reply: mpsc::Sender<Option<QueuePair>>,
     },
-    /// End of a freeze. `interrupted` are commands that the drive never completed, by their user value.
+    /// Commands that ended on a queue pair which is gone: those that the drive completed, and those that it never will,
+    /// by their user value.
+    Ended {
+        completed: Vec<Completion>,
+        interrupted: Vec<(u64, CommandData)>,
+    },
+    /// What is to be done with commands to a drive from now on.
     Thaw {
         drive: usize,
         state: DriveState,
-        interrupted: Vec<(u64, CommandData)>,
     },
     Stop,
 }

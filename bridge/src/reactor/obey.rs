@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, mpsc};
 
 use gangway_driver::dma::CommandData;
+use gangway_driver::queue::QueuePair;
 use gangway_fabric::target::Reply;
 use gangway_spec::status::Status;
 
@@ -11,6 +12,7 @@ use super::connection::Connection;
 use super::message::{Adoption, DriveState, Message};
 use super::sockets::Receive;
 use super::{Drain, Reactor};
+use crate::admission::ExportView;
 
 impl Reactor {
     pub(super) fn read_inbox(&mut self) {
@@ -56,44 +58,66 @@ impl Reactor {
                 while self.exports.len() <= export {
                     self.exports.push(Arc::default());
                 }
+                self.withdraw_namespaces(&view);
                 self.exports[export] = view;
                 let _ = done.send(());
             }
-            Message::Link { drive, link } => self.engine.link(drive, link),
-            Message::Freeze { drive, reply } => {
-                let pair = self.engine.drive(drive).and_then(|slot| slot.pair.take());
-                if let Err(mpsc::SendError((_, Some(pair)))) = reply.send((self.index, pair)) {
-                    // Too late: the manager has given the drive up, and nobody else can answer these commands.
-                    for user in pair.abandon() {
-                        let reply = Reply::status(Status::INTERNAL_PATH_ERROR);
-                        self.complete(user, CommandData::None, &reply);
-                    }
+            Message::Link { drive, link, place } => self.engine.link(drive, link, place),
+            Message::Freeze { drive, late, reply } => self.freeze(drive, late, &reply),
+            Message::Ended { completed, interrupted } => {
+                self.engine.completions.extend(completed);
+                self.handle_completions();
+                for (user, data) in interrupted {
+                    self.complete(user, data, &Reply::status(Status::COMMAND_INTERRUPTED));
                 }
             }
-            Message::Thaw { drive, state, interrupted } => self.thaw(drive, state, interrupted),
+            Message::Thaw { drive, state } => self.thaw(drive, state),
             Message::Stop => self.stopped = true,
         }
     }
 
-    pub(super) fn thaw(&mut self, drive: usize, state: DriveState, interrupted: Vec<(u64, CommandData)>) {
-        if let Some(slot) = self.engine.drive(drive) {
-            slot.faulted = false;
-            match state {
-                DriveState::Ready(pair) => {
-                    let watched = pair.interrupt().map(|signal| self.sockets.watch(signal.as_fd()));
-                    if let Some(Err(error)) = &watched {
-                        tracing::warn!(drive, %error, "its interrupts cannot be watched; its completions are looked for");
-                    }
-                    slot.interrupts = matches!(watched, Some(Ok(())));
-                    slot.pair = Some(*pair);
-                }
-                DriveState::Failed => slot.failed = true,
+    /// Answers commands that wait for a namespace which is no longer what they were admitted for, and sees to it that
+    /// none follows of those that were admitted before.
+    fn withdraw_namespaces(&mut self, view: &ExportView) {
+        for namespace in &view.namespaces {
+            self.engine.set_withdrawn(namespace.queue, namespace.withdrawn, &mut self.given_up);
+        }
+        self.engine.guard();
+        self.answer_given_up();
+    }
+
+    /// Gives a drive's queue pair back: if there is one and, with `late`, the command of this identifier is overdue.
+    fn freeze(&mut self, drive: usize, late: Option<u16>, reply: &mpsc::Sender<Option<QueuePair>>) {
+        // What has completed by now has completed.
+        if self.engine.reap() > 0 {
+            self.handle_completions();
+        }
+        let now = self.now;
+        let wanted =
+            |pair: &QueuePair| late.is_none_or(|cid| pair.all_overdue(now).any(|overdue| overdue.cid == cid));
+        let pair = self.engine.drive(drive).and_then(|slot| slot.pair.take_if(|pair| wanted(pair)));
+        if let Err(mpsc::SendError(Some(pair))) = reply.send(pair) {
+            // Too late: the manager no longer waits for it, and nobody else can answer these commands.
+            for user in pair.abandon() {
+                self.complete(user, CommandData::None, &Reply::status(Status::COMMAND_INTERRUPTED));
             }
-            self.engine.make_room_for_completions();
         }
-        for (user, data) in interrupted {
-            self.complete(user, data, &Reply::status(Status::COMMAND_INTERRUPTED));
+    }
+
+    fn thaw(&mut self, drive: usize, state: DriveState) {
+        let Some(slot) = self.engine.drive(drive) else { return };
+        match state {
+            DriveState::Works { pair, issue } => {
+                let watched = pair.interrupt().map(|signal| self.sockets.watch(signal.as_fd()));
+                if let Some(Err(error)) = &watched {
+                    tracing::warn!(drive, %error, "its interrupts cannot be watched; its completions are looked for");
+                }
+                slot.works(*pair, issue, matches!(watched, Some(Ok(()))));
+            }
+            DriveState::Refuses(status) => slot.refuses = Some(status),
         }
+        self.engine.guard();
+        self.engine.make_room_for_completions();
     }
 
     pub(super) fn adopt(&mut self, adoption: Adoption) {

@@ -142,6 +142,11 @@ impl Reactor {
 
     pub(super) fn pump(&mut self) {
         self.engine.pump(&mut self.given_up);
+        self.answer_given_up();
+    }
+
+    /// Answers commands that will not go to a drive.
+    pub(super) fn answer_given_up(&mut self) {
         while let Some(GivenUp { command, status }) = self.given_up.pop() {
             self.answer(command, status);
         }
@@ -163,8 +168,8 @@ impl Reactor {
     pub(super) fn handle_completions(&mut self) {
         let mut completions = std::mem::take(&mut self.engine.completions);
         for Completion { user, entry, data } in completions.drain(..) {
-            // CRD points at the drive's own retry delays, which Identify does not show.
-            let status = entry.status().with_crd(0);
+            let status = entry.status();
+            let status = if status.is_success() { status } else { as_hosts_see_it(status) };
             self.complete(user, data, &Reply { status, result: entry.result() });
         }
         self.engine.completions = completions;
@@ -235,4 +240,15 @@ impl Reactor {
         self.starved.retain(|listed| *listed != key);
         self.unsettled.retain(|listed| *listed != key);
     }
+}
+
+/// The status of a command that the drive did not execute, for its host.
+#[cold]
+fn as_hosts_see_it(status: Status) -> Status {
+    // Aborted, or its queue deleted, because it took too long: not because its host asked for it. It may try again.
+    if status.is(Status::ABORT_REQUESTED) || status.is(Status::ABORTED_SQ_DELETION) {
+        return Status::COMMAND_INTERRUPTED;
+    }
+    // CRD points at the drive's own retry delays, which Identify does not show.
+    status.with_crd(0)
 }

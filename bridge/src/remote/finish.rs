@@ -116,8 +116,15 @@ mod tests {
     #[test]
     fn the_effects_log_promises_exactly_the_io_commands_that_admission_knows() {
         let format = Format { block_size: 512, metadata_size: 0, protected: false };
-        let namespace =
-            NamespaceView { nsid: 1, drive: 0, drive_nsid: 1, queue: 0, format, read_only: false };
+        let namespace = NamespaceView {
+            nsid: 1,
+            drive: 0,
+            drive_nsid: 1,
+            queue: 0,
+            format,
+            read_only: false,
+            withdrawn: false,
+        };
         let view = ExportView { namespaces: vec![namespace], max_transfer: 4096, ..ExportView::default() };
         for opcode in 0..=255 {
             let mut entry = SubmissionQueueEntry::new(opcode);

@@ -63,6 +63,15 @@ const SHORTEST_SHUTDOWN: Duration = Duration::from_secs(5);
 /// And at most: an exit must not hang on a number that makes no sense.
 const LONGEST_SHUTDOWN: Duration = Duration::from_secs(60);
 
+/// How a controller was shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// That it is stopped.
+    pub stopped: Stopped,
+    /// Whether it said that it is done, so that it kept all data it had promised to keep.
+    pub in_order: bool,
+}
+
 /// An NVMe controller that this process drives.
 pub struct Controller {
     // The admin queue stands before the function: it is dropped first.
@@ -265,15 +274,16 @@ impl Controller {
     /// and stops it. The controller writes out its volatile write cache in that; no Flush is needed before. Takes as long as the controller states (RTD3E), 60 seconds at most.
     ///
     /// # Errors
-    /// As [`Controller::disable`]. When only the shutdown does not finish, the controller is stopped all the same and
-    /// a warning is logged.
-    pub fn shutdown(&mut self) -> Result<Stopped, ControllerError> {
+    /// As [`Controller::disable`]. That only the shutdown does not finish is no error: the controller is stopped all the
+    /// same, and [`Shutdown::in_order`] tells.
+    pub fn shutdown(&mut self) -> Result<Shutdown, ControllerError> {
         let stated = Duration::from_micros(u64::from(self.identify.rtd3e.get()));
         let limit = stated.clamp(SHORTEST_SHUTDOWN, LONGEST_SHUTDOWN);
-        if let Err(error) = self.registers().shut_down(limit) {
+        let shut_down = self.registers().shut_down(limit);
+        if let Err(error) = &shut_down {
             tracing::warn!(%error, "the controller did not shut down in order");
         }
-        self.disable()
+        Ok(Shutdown { stopped: self.disable()?, in_order: shut_down.is_ok() })
     }
 
     /// Takes what is outstanding off the admin queue: callers get theirs back, and of the controller's own commands

@@ -273,7 +273,8 @@ fn a_queue_pair_of_an_earlier_run_does_not_ring_the_doorbells_of_the_next() {
 fn a_shutdown_stops_the_controller_and_it_can_be_started_again() {
     let (mut controller, probe) = start(small(), Options::default());
     let pair = controller.create_io_queue_pair().unwrap();
-    let stopped = controller.shutdown().unwrap();
+    let Shutdown { stopped, in_order } = controller.shutdown().unwrap();
+    assert!(in_order);
     assert!(pair.dismantle(&stopped).unwrap().is_empty());
     controller.restart().unwrap();
     assert_eq!(controller.io_queue_limit(), 3);

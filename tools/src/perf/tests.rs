@@ -38,7 +38,9 @@ impl Serving {
             runtime.block_on(async {
                 let domain = DmaDomain::new();
                 let function = EmulatedFunction::new(config, &domain).unwrap();
-                let drive = Drive::start(0, function, Options::default()).unwrap();
+                let mut function = Some(function);
+                let open = Box::new(move || function.take().ok_or("it is not opened again".into()));
+                let drive = Drive::start(0, open, Options::default()).unwrap();
                 let config = TargetConfig {
                     reactors: crate::cpus::allowed().unwrap().0.into_iter().take(1).collect(),
                     reactor: ReactorConfig::default(),

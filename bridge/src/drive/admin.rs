@@ -1,0 +1,150 @@
+//! Admin commands of hosts, on the drive's admin queue.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use gangway_driver::controller::{Controller, ControllerError};
+use gangway_driver::dma::{BufferPool, CommandData};
+use gangway_driver::queue::Completion;
+use gangway_spec::status::Status;
+use tokio::sync::oneshot;
+
+use super::limits;
+use super::link::{AdminReply, AdminRequest};
+
+/// The commands that hosts sent to the admin queue.
+pub(super) struct Admin {
+    memory: BufferPool,
+    waiting: VecDeque<AdminRequest>,
+    outstanding: HashMap<u64, oneshot::Sender<AdminReply>>,
+    next_user: u64,
+    completions: Vec<Completion>,
+    nap: Duration,
+}
+
+impl Admin {
+    pub(super) fn new(memory: BufferPool) -> Self {
+        Self {
+            memory,
+            waiting: VecDeque::new(),
+            outstanding: HashMap::new(),
+            next_user: 0,
+            completions: Vec::with_capacity(64),
+            nap: limits::SHORTEST_NAP,
+        }
+    }
+
+    pub(super) fn push(&mut self, request: AdminRequest) {
+        self.waiting.push_back(request);
+    }
+
+    /// Whether the drive has commands of hosts.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
+    /// How long to sleep until the queue of a drive that does not interrupt is looked at again.
+    pub(super) fn next_nap(&mut self) -> Duration {
+        let nap = self.nap;
+        self.nap = (nap * 2).min(limits::LONGEST_NAP);
+        nap
+    }
+
+    /// Something happened that others may follow soon.
+    pub(super) fn stays_awake(&mut self) {
+        self.nap = limits::SHORTEST_NAP;
+    }
+
+    /// Submits as many of the waiting commands as there is room for.
+    pub(super) fn submit(&mut self, controller: &mut Controller) {
+        while let Some(request) = self.waiting.pop_front() {
+            if !controller.admin_queue().has_room() {
+                self.waiting.push_front(request);
+                return;
+            }
+            let data = match request.length {
+                0 => Some(CommandData::None),
+                length => self.memory.take(length).map(|mut buffer| {
+                    // What a drive does not write must not show a host what was in the buffer before.
+                    buffer.fill(0);
+                    CommandData::Buffer(buffer)
+                }),
+            };
+            let Some(data) = data else {
+                if self.outstanding.is_empty() {
+                    answer(request.reply, Status::INVALID_FIELD.with_dnr());
+                    continue;
+                }
+                self.waiting.push_front(request);
+                return;
+            };
+            self.next_user += 1;
+            let user = self.next_user;
+            // What takes minutes by its nature is given them, however impatient who asks for it is.
+            let limit = controller.time_limits().admin(&request.entry).max(request.timeout);
+            let queue = controller.admin_queue();
+            match queue.submit(&request.entry, data, user, Instant::now() + limit) {
+                Ok(()) => {
+                    queue.ring();
+                    self.outstanding.insert(user, request.reply);
+                    self.stays_awake();
+                }
+                Err(rejected) => {
+                    tracing::error!(drive = controller.function_name(), reason = %rejected.reason, "an admin command was not submitted");
+                    self.release(rejected.data);
+                    answer(request.reply, Status::INTERNAL_ERROR);
+                }
+            }
+        }
+    }
+
+    /// Answers what the drive has completed.
+    ///
+    /// # Errors
+    /// When the admin queue went wrong.
+    pub(super) fn reap(&mut self, controller: &mut Controller) -> Result<(), ControllerError> {
+        let mut completions = std::mem::take(&mut self.completions);
+        let reaped = controller.reap_admin(&mut completions);
+        for Completion { user, entry, data } in completions.drain(..) {
+            self.stays_awake();
+            let bytes = match &data {
+                CommandData::Buffer(buffer) => buffer.to_vec(),
+                _ => Vec::new(),
+            };
+            self.release(data);
+            if let Some(reply) = self.outstanding.remove(&user) {
+                let _ = reply.send(AdminReply { entry, data: bytes });
+            }
+        }
+        self.completions = completions;
+        reaped.map(drop)
+    }
+
+    fn release(&mut self, data: CommandData) {
+        if let CommandData::Buffer(buffer) = data {
+            self.memory.put(buffer);
+        }
+    }
+
+    /// Answers what the drive had, which is stopped or gone: it will not complete it. `aborted` is the memory that comes
+    /// back.
+    pub(super) fn interrupt(&mut self, aborted: Vec<(u64, CommandData)>) {
+        for (_, data) in aborted {
+            self.release(data);
+        }
+        for (_, reply) in self.outstanding.drain() {
+            answer(reply, Status::COMMAND_INTERRUPTED);
+        }
+    }
+
+    /// Answers what waits: there is no drive to send it to.
+    pub(super) fn refuse(&mut self, status: Status) {
+        for request in self.waiting.drain(..) {
+            answer(request.reply, status);
+        }
+    }
+}
+
+fn answer(reply: oneshot::Sender<AdminReply>, status: Status) {
+    let _ = reply.send(AdminReply::status(status));
+}

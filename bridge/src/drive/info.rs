@@ -1,0 +1,82 @@
+//! What a drive says of itself.
+
+use gangway_driver::controller::{Controller, ControllerError};
+use gangway_spec::identify::{IdentifyController, IdentifyNamespace};
+use gangway_spec::registers::{ControllerCapabilities, Version};
+
+use crate::admission::Format;
+
+/// A namespace as the drive reports it.
+#[derive(Clone, Debug)]
+pub struct DriveNamespace {
+    /// Its NSID on the drive.
+    pub nsid: u32,
+    /// Identify Namespace.
+    pub identify: Box<IdentifyNamespace>,
+    /// Its block format; `None` when NVMe/TCP cannot carry it.
+    pub format: Option<Format>,
+}
+
+/// What a drive said of itself when it was started.
+#[derive(Clone, Debug)]
+pub struct DriveInfo {
+    /// Its address, such as `pci:0000:01:00.0`.
+    pub name: String,
+    /// Identify Controller.
+    pub identify: Box<IdentifyController>,
+    /// CAP.
+    pub capabilities: ControllerCapabilities,
+    /// VS.
+    pub version: Version,
+    /// Active namespaces, by NSID.
+    pub namespaces: Vec<DriveNamespace>,
+    /// Bytes that one command can transfer at most.
+    pub max_transfer: u32,
+}
+
+impl DriveInfo {
+    pub(super) fn read(name: String, controller: &mut Controller) -> Result<Self, ControllerError> {
+        let namespaces = read_namespaces(controller)?;
+        Ok(Self {
+            name,
+            identify: Box::new(controller.identify().clone()),
+            capabilities: controller.capabilities(),
+            version: controller.version(),
+            namespaces,
+            max_transfer: controller.max_transfer(),
+        })
+    }
+
+    /// Why `controller`, which was found in its place, cannot go on in its stead; `None` when it can.
+    pub(super) fn difference(&self, controller: &Controller, reactors: usize) -> Option<String> {
+        let (then, now) = (&self.identify, controller.identify());
+        let names = |identify: &IdentifyController| {
+            format!("{} with serial number {}", identify.model(), identify.serial())
+        };
+        if then.sn != now.sn || then.mn != now.mn {
+            return Some(format!("it is another drive: {} instead of {}", names(now), names(then)));
+        }
+        if controller.max_transfer() < self.max_transfer {
+            return Some(format!(
+                "it transfers {} bytes at most, and hosts were told {}",
+                controller.max_transfer(),
+                self.max_transfer
+            ));
+        }
+        let granted = controller.io_queue_limit();
+        if usize::from(granted) < reactors {
+            return Some(format!("it grants {granted} I/O queue pairs, and {reactors} are needed"));
+        }
+        None
+    }
+}
+
+/// The namespaces that are active now.
+pub(super) fn read_namespaces(controller: &mut Controller) -> Result<Vec<DriveNamespace>, ControllerError> {
+    let mut namespaces = Vec::new();
+    for nsid in controller.active_namespaces()? {
+        let identify = controller.identify_namespace(nsid)?;
+        namespaces.push(DriveNamespace { nsid, format: Format::of(&identify), identify });
+    }
+    Ok(namespaces)
+}

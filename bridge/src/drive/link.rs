@@ -1,0 +1,125 @@
+//! How others talk to the manager of a drive.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use gangway_driver::queue::Overdue;
+use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::completion::CompletionQueueEntry;
+use gangway_spec::status::Status;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use tokio::sync::oneshot;
+
+use super::DriveError;
+use crate::reactor::ReactorHandle;
+
+/// The end of an admin command.
+#[derive(Debug)]
+pub(crate) struct AdminReply {
+    pub(crate) entry: CompletionQueueEntry,
+    pub(crate) data: Vec<u8>,
+}
+
+impl AdminReply {
+    pub(crate) fn status(status: Status) -> Self {
+        Self { entry: CompletionQueueEntry::new(0, status), data: Vec::new() }
+    }
+}
+
+pub(super) struct AdminRequest {
+    pub(super) entry: SubmissionQueueEntry,
+    /// Bytes that it reads. Nothing that is forwarded brings data to the drive.
+    pub(super) length: usize,
+    pub(super) timeout: Duration,
+    pub(super) reply: oneshot::Sender<AdminReply>,
+}
+
+/// What is wrong with a queue pair.
+pub(super) enum Trouble {
+    /// It went wrong as a whole.
+    Fault(String),
+    /// A command is beyond its time limit.
+    Overdue { qid: u16, overdue: Overdue },
+}
+
+pub(super) enum Request {
+    Admin(AdminRequest),
+    /// About a reactor's queue pair, the `issue`-th that it got.
+    Trouble {
+        reactor: usize,
+        issue: u64,
+        trouble: Trouble,
+    },
+    Connect {
+        reactors: Vec<ReactorHandle>,
+        done: oneshot::Sender<Result<(), DriveError>>,
+    },
+    Shutdown {
+        done: oneshot::Sender<bool>,
+    },
+}
+
+/// A line to the manager of a drive.
+#[derive(Clone, Debug)]
+pub(crate) struct DriveLink {
+    sender: mpsc::Sender<Request>,
+    wake: Arc<OwnedFd>,
+}
+
+impl DriveLink {
+    /// A line, and the manager's end of it.
+    pub(super) fn new() -> io::Result<(Self, Inbox)> {
+        let (sender, receiver) = mpsc::channel();
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok((Self { sender, wake: Arc::clone(&wake) }, Inbox { receiver, wake }))
+    }
+
+    /// Sends a request; false when the manager has ended.
+    pub(super) fn send(&self, request: Request) -> bool {
+        let sent = self.sender.send(request).is_ok();
+        // A full counter (EAGAIN) means that the wake-up is pending already.
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        sent
+    }
+
+    /// Reports that a reactor's queue pair went wrong: a reset follows. `issue`: which of those it got.
+    pub(crate) fn report_fault(&self, reactor: usize, issue: u64, what: String) {
+        self.send(Request::Trouble { reactor, issue, trouble: Trouble::Fault(what) });
+    }
+
+    /// Reports a command that is beyond its time limit.
+    pub(crate) fn report_overdue(&self, reactor: usize, issue: u64, qid: u16, overdue: Overdue) {
+        self.send(Request::Trouble { reactor, issue, trouble: Trouble::Overdue { qid, overdue } });
+    }
+}
+
+/// The manager's end of the lines to it.
+pub(super) struct Inbox {
+    receiver: mpsc::Receiver<Request>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Inbox {
+    /// Sleeps until a request comes or one of `signals`, for `time` at most.
+    pub(super) fn wait(&self, signals: &[&dyn AsFd], time: Duration) {
+        let limit = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+        let mut all = vec![PollFd::new(&*self.wake, PollFlags::IN)];
+        all.extend(signals.iter().map(|signal| PollFd::from_borrowed_fd(signal.as_fd(), PollFlags::IN)));
+        // Whatever ends it: everything is looked at afterwards.
+        let _ = poll(&mut all, Some(&limit));
+        let mut counter = [0; 8];
+        for (index, _) in all.iter().enumerate().filter(|(_, fd)| fd.revents().contains(PollFlags::IN)) {
+            let _ = match index {
+                0 => rustix::io::read(&*self.wake, &mut counter),
+                _ => rustix::io::read(signals[index - 1].as_fd(), &mut counter),
+            };
+        }
+    }
+
+    /// The next request.
+    pub(super) fn next(&self) -> Option<Request> {
+        self.receiver.try_recv().ok()
+    }
+}

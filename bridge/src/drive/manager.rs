@@ -1,0 +1,328 @@
+//! The manager of a drive: its loop, and what it has to do with reactors.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use gangway_driver::controller::{Controller, ControllerError, Options, Stopped};
+use gangway_driver::dma::CommandData;
+use gangway_driver::function::FunctionError;
+use gangway_driver::queue::{Completion, QueuePair};
+use gangway_spec::status::Status;
+use tokio::sync::{broadcast, oneshot};
+
+use super::admin::Admin;
+use super::info::read_namespaces;
+use super::ladder::Ladder;
+use super::link::{DriveLink, Inbox, Request, Trouble};
+use super::removal::Search;
+use super::{DriveError, DriveEvent, DriveInfo, DriveNamespace, NamespaceChange, Opener, limits};
+use crate::reactor::{DriveState, Message, ReactorHandle};
+
+/// A queue pair that came back from the reactor at this place.
+pub(super) type Held = (usize, QueuePair);
+
+/// How a drive is.
+pub(super) enum Condition {
+    Works(Box<Controller>),
+    /// It was removed.
+    Gone(Search),
+    /// It was given up.
+    Failed,
+}
+
+/// Why a step did not bring the drive back.
+pub(super) enum Setback {
+    /// The drive is not there.
+    Gone(String),
+    /// It did not work.
+    Failed(String),
+}
+
+impl From<ControllerError> for Setback {
+    fn from(error: ControllerError) -> Self {
+        match error {
+            ControllerError::Function(FunctionError::Gone { .. }) => Self::Gone(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+pub(super) struct Manager {
+    index: usize,
+    pub(super) name: String,
+    pub(super) open: Opener,
+    pub(super) options: Options,
+    /// What the drive was like when it was started.
+    pub(super) info: Arc<DriveInfo>,
+    /// The namespaces as reactors know them.
+    namespaces: Vec<DriveNamespace>,
+    pub(super) condition: Condition,
+    pub(super) admin: Admin,
+    pub(super) ladder: Ladder,
+    link: DriveLink,
+    inbox: Inbox,
+    pub(super) reactors: Vec<ReactorHandle>,
+    /// How many queue pairs each reactor has got so far.
+    issues: Vec<u64>,
+    events: broadcast::Sender<DriveEvent>,
+    changes: tokio::sync::mpsc::UnboundedSender<NamespaceChange>,
+}
+
+impl Manager {
+    pub(super) fn new(
+        index: usize,
+        (open, options): (Opener, Options),
+        info: Arc<DriveInfo>,
+        controller: Controller,
+        admin: Admin,
+        (link, inbox): (DriveLink, Inbox),
+        (events, changes): (
+            broadcast::Sender<DriveEvent>,
+            tokio::sync::mpsc::UnboundedSender<NamespaceChange>,
+        ),
+    ) -> Self {
+        Self {
+            index,
+            name: info.name.clone(),
+            open,
+            options,
+            namespaces: info.namespaces.clone(),
+            info,
+            condition: Condition::Works(Box::new(controller)),
+            admin,
+            ladder: Ladder::default(),
+            link,
+            inbox,
+            reactors: Vec::new(),
+            issues: Vec::new(),
+            events,
+            changes,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            self.sleep();
+            while let Some(request) = self.inbox.next() {
+                if let Some(done) = self.obey(request) {
+                    let _ = done.send(self.shutdown());
+                    return;
+                }
+            }
+            if let Err(setback) = self.work() {
+                self.recover(setback);
+            }
+            self.look_for_it();
+        }
+    }
+
+    /// Sleeps until there may be something to do.
+    fn sleep(&mut self) {
+        match &self.condition {
+            Condition::Works(_) => {
+                let busy = self.admin.is_busy() || self.ladder.is_busy();
+                let time = if busy { self.admin.next_nap() } else { limits::HEALTH };
+                self.inbox.wait(&[], time);
+            }
+            Condition::Gone(search) => self.inbox.wait(&[], search.pause(Instant::now())),
+            Condition::Failed => self.inbox.wait(&[], Duration::from_secs(3600)),
+        }
+    }
+
+    /// Does what is asked for. Gives the channel to answer on when that is to end.
+    fn obey(&mut self, request: Request) -> Option<oneshot::Sender<bool>> {
+        match request {
+            Request::Admin(request) => self.admin.push(request),
+            Request::Trouble { reactor, issue, trouble } => {
+                // What was reported of a queue pair that is gone is settled.
+                if self.issues.get(reactor) == Some(&issue) {
+                    match trouble {
+                        Trouble::Fault(what) => self.reset(&what, Vec::new()),
+                        Trouble::Overdue { qid, overdue } => self.ladder.note(Some(reactor), qid, &overdue),
+                    }
+                }
+            }
+            Request::Connect { reactors, done } => {
+                let _ = done.send(self.connect(reactors));
+            }
+            Request::Shutdown { done } => return Some(done),
+        }
+        None
+    }
+
+    /// Admin commands, time limits and events.
+    fn work(&mut self) -> Result<(), Setback> {
+        match &mut self.condition {
+            Condition::Works(controller) => {
+                self.admin.submit(controller);
+                self.admin.reap(controller)?;
+            }
+            Condition::Gone(search) if search.holds() => return Ok(()),
+            Condition::Gone(_) | Condition::Failed => {
+                self.admin.refuse(Status::INTERNAL_PATH_ERROR);
+                return Ok(());
+            }
+        }
+        self.climb()
+    }
+
+    /// What follows when something did not work.
+    pub(super) fn recover(&mut self, setback: Setback) {
+        match setback {
+            Setback::Gone(why) => {
+                let (pairs, _) = self.freeze();
+                self.removed(&why, pairs);
+            }
+            Setback::Failed(why) => self.reset(&why, Vec::new()),
+        }
+    }
+
+    pub(super) fn tell(&self, event: DriveEvent) {
+        // Nobody may be interested.
+        let _ = self.events.send(event);
+    }
+
+    fn connect(&mut self, reactors: Vec<ReactorHandle>) -> Result<(), DriveError> {
+        let Condition::Works(controller) = &self.condition else {
+            return Err(DriveError::Gone { drive: self.name.clone() });
+        };
+        let granted = controller.io_queue_limit();
+        if usize::from(granted) < reactors.len() {
+            return Err(DriveError::Queues { drive: self.name.clone(), granted, wanted: reactors.len() });
+        }
+        for (place, reactor) in reactors.iter().enumerate() {
+            reactor.send(Message::Link { drive: self.index, link: self.link.clone(), place });
+        }
+        self.issues = vec![0; reactors.len()];
+        self.reactors = reactors;
+        let mut pairs = Vec::new();
+        let created = self.create_pairs(&mut pairs);
+        // Also when there are not enough of them: they are taken back at the end.
+        self.hand_out(pairs);
+        created.map_err(|source| DriveError::Controller { drive: self.name.clone(), source })
+    }
+
+    /// Creates a queue pair for every reactor.
+    pub(super) fn create_pairs(&mut self, pairs: &mut Vec<Held>) -> Result<(), ControllerError> {
+        let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
+        for place in 0..self.reactors.len() {
+            pairs.push((place, controller.create_io_queue_pair()?));
+        }
+        Ok(())
+    }
+
+    /// Gives reactors their queue pairs.
+    pub(super) fn hand_out(&mut self, pairs: Vec<Held>) {
+        for (place, pair) in pairs {
+            self.issues[place] += 1;
+            let state = DriveState::Works { pair: Box::new(pair), issue: self.issues[place] };
+            self.reactors[place].send(Message::Thaw { drive: self.index, state });
+        }
+    }
+
+    /// Lets all commands to the drive fail with a status.
+    pub(super) fn refuse(&mut self, status: Status) {
+        for reactor in &self.reactors {
+            reactor.send(Message::Thaw { drive: self.index, state: DriveState::Refuses(status) });
+        }
+        self.admin.refuse(Status::INTERNAL_PATH_ERROR);
+    }
+
+    /// Asks a reactor for its queue pair: if command `late` is overdue, or in any case.
+    pub(super) fn ask_back(&self, place: usize, late: Option<u16>) -> mpsc::Receiver<Option<QueuePair>> {
+        let (reply, answer) = mpsc::channel();
+        // A reactor that has ended drops the message, and so its answer comes at once: there is none.
+        self.reactors[place].send(Message::Freeze { drive: self.index, late, reply });
+        answer
+    }
+
+    /// Takes all queue pairs back from the reactors. False when one of them did not answer.
+    pub(super) fn freeze(&mut self) -> (Vec<Held>, bool) {
+        let answers: Vec<_> = (0..self.reactors.len()).map(|place| self.ask_back(place, None)).collect();
+        let deadline = Instant::now() + limits::FREEZE;
+        let mut pairs = Vec::new();
+        let mut complete = true;
+        for (place, answer) in answers.into_iter().enumerate() {
+            match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Some(pair)) => pairs.push((place, pair)),
+                Ok(None) | Err(mpsc::RecvTimeoutError::Disconnected) => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => complete = false,
+            }
+        }
+        (pairs, complete)
+    }
+
+    /// Tells a reactor of commands that ended without it: those that the drive completed, and those that it never will.
+    pub(super) fn end_commands(
+        &self,
+        place: usize,
+        completed: Vec<Completion>,
+        interrupted: Vec<(u64, CommandData)>,
+    ) {
+        if !completed.is_empty() || !interrupted.is_empty() {
+            self.reactors[place].send(Message::Ended { completed, interrupted });
+        }
+    }
+
+    /// Ends queue pairs of a controller that is known to be stopped; their commands are answered.
+    pub(super) fn dismantle(&mut self, stopped: &Stopped, pairs: &mut Vec<Held>) {
+        for (place, pair) in pairs.drain(..) {
+            match pair.dismantle(stopped) {
+                Ok(interrupted) => self.end_commands(place, Vec::new(), interrupted),
+                Err(pair) => self.abandon(place, pair),
+            }
+        }
+    }
+
+    /// Gives up a queue pair whose drive is not known to have stopped: its commands are answered, their memory is never
+    /// used again.
+    pub(super) fn abandon(&self, place: usize, pair: QueuePair) {
+        let interrupted = pair.abandon().into_iter().map(|user| (user, CommandData::None)).collect();
+        self.end_commands(place, Vec::new(), interrupted);
+    }
+
+    /// Reads the namespaces anew. When they are not what reactors go by, waits until these go by the new ones: with a
+    /// block size that is no longer true, lengths of transfers would be wrong.
+    pub(super) fn refresh_namespaces(&mut self) -> Result<(), Setback> {
+        let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
+        let namespaces = read_namespaces(controller)?;
+        let shape = |all: &[DriveNamespace]| -> Vec<_> {
+            all.iter().map(|one| (one.nsid, one.format, one.identify.nsze.get())).collect()
+        };
+        if shape(&namespaces) == shape(&self.namespaces) {
+            return Ok(());
+        }
+        self.namespaces.clone_from(&namespaces);
+        let namespaces: Arc<[DriveNamespace]> = namespaces.into();
+        let (done, answer) = mpsc::channel();
+        // When nobody receives it, nothing is served any more.
+        if self.changes.send(NamespaceChange { namespaces: Arc::clone(&namespaces), done }).is_ok()
+            && answer.recv_timeout(limits::PUBLISH) == Err(mpsc::RecvTimeoutError::Timeout)
+        {
+            return Err(Setback::Failed("a change of its namespaces is not in force in time".into()));
+        }
+        self.tell(DriveEvent::Namespaces(namespaces));
+        Ok(())
+    }
+
+    /// Whether the controller was shut down in order.
+    fn shutdown(mut self) -> bool {
+        let (mut pairs, complete) = self.freeze();
+        let mut in_order = complete;
+        if let Condition::Works(controller) = &mut self.condition {
+            match controller.shutdown() {
+                Ok(shutdown) => {
+                    in_order &= shutdown.in_order;
+                    self.dismantle(&shutdown.stopped, &mut pairs);
+                }
+                Err(error) => {
+                    tracing::warn!(drive = %self.name, %error, "the drive did not stop");
+                    in_order = false;
+                }
+            }
+        } else {
+            in_order = false;
+        }
+        in_order
+    }
+}

@@ -1,0 +1,230 @@
+//! A drive and its manager: the thread that owns the controller, its admin queue and its recovery.
+//!
+//! Reactors own the I/O queue pairs. To reset a drive the manager asks every reactor for its pair back (owning the
+//! pair is the proof that nobody else touches it), stops the controller, and only then frees what the drive could
+//! reach. Commands that arrive meanwhile wait in the reactors' software queues. [`limits`] lists the steps that are
+//! taken before that, and how long each may take.
+//!
+//! # What crosses threads
+//!
+//! Messages, in both directions, over channels that keep their order, and queue pairs, which move in them. There is
+//! no state that two threads share, so what has to be argued is which messages can be late:
+//!
+//! - What a reactor reports of its queue pair may arrive when that pair is gone. A report names the pair by the number
+//!   under which it was issued, and the manager drops those of another number.
+//! - A command that a reactor reported as overdue may complete while the manager has it aborted, and its identifier may
+//!   name another command by then. So the queue pair is asked for under the condition that the command of this identifier
+//!   is overdue, which the reactor, who owns it, looks at when it answers.
+//! - A reactor may answer when the manager no longer waits. Its answer, the pair, comes back to it then: it gives the
+//!   pair's memory up and answers the commands.
+
+mod admin;
+mod events;
+mod info;
+mod ladder;
+mod limits;
+mod link;
+mod manager;
+mod removal;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use gangway_driver::controller::{Controller, ControllerError, Options};
+use gangway_driver::dma::{BufferPool, Direction, DmaError};
+use gangway_driver::function::Function;
+use gangway_spec::command::SubmissionQueueEntry;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use self::admin::Admin;
+pub use self::events::DriveEvent;
+pub(crate) use self::events::NamespaceChange;
+pub use self::info::{DriveInfo, DriveNamespace};
+pub(crate) use self::link::{AdminReply, DriveLink};
+use self::link::{AdminRequest, Request};
+use self::manager::Manager;
+use crate::reactor::ReactorHandle;
+
+/// Memory for data of admin commands.
+const ADMIN_MEMORY: usize = 2 << 20;
+/// Events that a subscriber may be behind before it misses some.
+const EVENTS: usize = 64;
+
+/// Why a drive cannot be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// Its function could not be opened.
+    #[error(transparent)]
+    Open(OpenError),
+    /// The controller did not start or work. Its own errors name the drive.
+    #[error("{source}")]
+    Controller {
+        /// The drive.
+        drive: String,
+        /// What went wrong.
+        source: ControllerError,
+    },
+    /// No memory for admin commands.
+    #[error("{drive}: cannot set aside memory for admin commands: {source}")]
+    Memory {
+        /// The drive.
+        drive: String,
+        /// What went wrong.
+        source: DmaError,
+    },
+    /// Fewer queue pairs than reactors.
+    #[error(
+        "{drive} grants {granted} I/O queue pairs, but {wanted} reactors need one each; name at most {granted} CPUs with --reactors"
+    )]
+    Queues {
+        /// The drive.
+        drive: String,
+        /// What it grants.
+        granted: u16,
+        /// What is needed.
+        wanted: usize,
+    },
+    /// The kernel refused what the manager needs.
+    #[error("{drive}: cannot start its manager: {source}")]
+    Manager {
+        /// The drive.
+        drive: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The manager's thread has ended.
+    #[error("{drive}: its manager is not running")]
+    Gone {
+        /// The drive.
+        drive: String,
+    },
+}
+
+/// Why a function could not be opened.
+pub type OpenError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Opens the function of a drive: when it is started, and again and again after it was removed.
+pub type Opener = Box<dyn FnMut() -> Result<Box<dyn Function>, OpenError> + Send>;
+
+/// A started drive.
+#[derive(Debug)]
+pub struct Drive {
+    index: usize,
+    info: Arc<DriveInfo>,
+    link: DriveLink,
+    events: broadcast::Sender<DriveEvent>,
+    changes: Mutex<Option<mpsc::UnboundedReceiver<NamespaceChange>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drive {
+    /// Starts the controller of the function that `open` gives, and a manager for it. Blocks until the controller is
+    /// ready. When the drive is removed, `open` is called until the drive is back.
+    ///
+    /// # Errors
+    /// [`DriveError`] when the function cannot be opened, or the controller does not start or does not identify itself.
+    pub fn start(index: usize, mut open: Opener, options: Options) -> Result<Self, DriveError> {
+        let function = open().map_err(DriveError::Open)?;
+        let name = function.name().to_owned();
+        let failed = |source| DriveError::Controller { drive: name.clone(), source };
+        let mut controller = Controller::start(function, options.clone()).map_err(failed)?;
+        let info = Arc::new(DriveInfo::read(name.clone(), &mut controller).map_err(failed)?);
+        let largest = (controller.max_transfer() as usize).clamp(4096, ADMIN_MEMORY);
+        let memory = BufferPool::new(controller.domain(), Direction::DeviceWrites, ADMIN_MEMORY, largest)
+            .map_err(|source| DriveError::Memory { drive: name.clone(), source })?;
+        let refused = |source| DriveError::Manager { drive: name.clone(), source };
+        let (link, inbox) = DriveLink::new().map_err(refused)?;
+        let (events, _) = broadcast::channel(EVENTS);
+        let (change, changes) = mpsc::unbounded_channel();
+        let manager = Manager::new(
+            index,
+            (open, options),
+            Arc::clone(&info),
+            controller,
+            Admin::new(memory),
+            (link.clone(), inbox),
+            (events.clone(), change),
+        );
+        let thread = std::thread::Builder::new()
+            .name(format!("drive-{index}"))
+            .spawn(move || manager.run())
+            .map_err(refused)?;
+        let (changes, thread) = (Mutex::new(Some(changes)), Mutex::new(Some(thread)));
+        Ok(Self { index, info, link, events, changes, thread })
+    }
+
+    /// Index of the drive in the process.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What it said of itself when it was started.
+    pub fn info(&self) -> &Arc<DriveInfo> {
+        &self.info
+    }
+
+    /// What happens to the drive from now on.
+    pub fn events(&self) -> broadcast::Receiver<DriveEvent> {
+        self.events.subscribe()
+    }
+
+    /// Changes of its namespaces, each to be acknowledged when it is in force. There is one receiver: whoever asks
+    /// first.
+    pub(crate) fn changes(&self) -> Option<mpsc::UnboundedReceiver<NamespaceChange>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Gives each reactor a queue pair of the drive.
+    pub(crate) async fn connect(&self, reactors: Vec<ReactorHandle>) -> Result<(), DriveError> {
+        let (done, wait) = oneshot::channel();
+        let gone = || DriveError::Gone { drive: self.info.name.clone() };
+        if !self.link.send(Request::Connect { reactors, done }) {
+            return Err(gone());
+        }
+        wait.await.map_err(|_| gone())?
+    }
+
+    /// Executes an admin command that reads `length` bytes. `None` when the manager has ended.
+    pub(crate) async fn admin(
+        &self,
+        entry: SubmissionQueueEntry,
+        length: usize,
+        timeout: Duration,
+    ) -> Option<AdminReply> {
+        let (reply, wait) = oneshot::channel();
+        self.link
+            .send(Request::Admin(AdminRequest { entry, length, timeout, reply }))
+            .then_some(wait)?
+            .await
+            .ok()
+    }
+
+    /// Takes the queue pairs back, shuts the controller down in order and ends the manager. Whether the controller was
+    /// shut down in order, so that it kept all data that it had promised to keep.
+    pub(crate) async fn shutdown(&self) -> bool {
+        let (done, wait) = oneshot::channel();
+        let in_order = self.link.send(Request::Shutdown { done }) && wait.await.unwrap_or(false);
+        self.join();
+        in_order
+    }
+
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!(drive = %self.info.name, "the drive's manager panicked");
+        }
+    }
+}
+
+impl Drop for Drive {
+    /// A drive that never came to be served, because something else failed, is shut down all the same.
+    fn drop(&mut self) {
+        let (done, _) = oneshot::channel();
+        self.link.send(Request::Shutdown { done });
+        self.join();
+    }
+}
