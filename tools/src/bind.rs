@@ -203,6 +203,9 @@ fn sentence(outcome: &Outcome, direction: Direction) -> String {
         (Status::Changed, Direction::Unbind) if outcome.driver == outcome.driver_before => {
             format!("{address}: {driver} has it already{controller}{more}")
         }
+        (Status::Changed, Direction::Unbind) if outcome.driver.is_none() => {
+            format!("{address}: taken from {VFIO_PCI}; it has no driver, as before{more}")
+        }
         (Status::Changed, Direction::Unbind) => format!("{address}: given back to {now}{controller}{more}"),
         (Status::Unchanged, Direction::Bind) => {
             format!("{address}: already bound to {VFIO_PCI}{group}{more}")

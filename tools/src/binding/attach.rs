@@ -120,7 +120,7 @@ impl<'a> Attempt<'a> {
                     let controller = controller_of(roots, &function);
                     let record = Record::load(roots, &function);
                     let bound = function.is_bound_to(VFIO_PCI);
-                    let mut found = Vec::new();
+                    let mut found: Vec<Refusal> = check::token(roots, &function).into_iter().collect();
                     if !bound {
                         found.extend(check::isolation(roots, &function, addresses));
                     }

@@ -27,11 +27,6 @@ pub(super) fn isolation(roots: &Roots, function: &PciFunction, named: &[PciAddre
         found.push(if no_groups { Refusal::IommuOff } else { Refusal::NoIommuGroup });
         return found;
     };
-    // The use of the physical function is no obstacle: it stays with its driver.
-    let physical = function.physical_function.and_then(|physical| PciFunction::read(roots, physical));
-    if let Some(physical) = physical.filter(|physical| physical.is_bound_to(VFIO_PCI)) {
-        found.push(Refusal::NeedsToken { physical: physical.address });
-    }
     let members = group_members(roots, group);
     let together: Vec<PciAddress> = members
         .iter()
@@ -45,6 +40,13 @@ pub(super) fn isolation(roots: &Roots, function: &PciFunction, named: &[PciAddre
         found.push(Refusal::GroupNotViable { group, others, together });
     }
     found
+}
+
+/// Whether nobody but the program that drives its physical function may open this function. Other uses of the
+/// physical function are no obstacle: it stays with its driver.
+pub(super) fn token(roots: &Roots, function: &PciFunction) -> Option<Refusal> {
+    let physical = PciFunction::read(roots, function.physical_function?)?;
+    physical.is_bound_to(VFIO_PCI).then_some(Refusal::NeedsToken { physical: physical.address })
 }
 
 /// A member of the group that stays with a kernel driver which may use its memory.

@@ -6,7 +6,7 @@ use super::{
     step::{self, Claims, Step},
 };
 use crate::{
-    sysfs::{PciAddress, PciFunction, Roots, controller_of, functions},
+    sysfs::{PciAddress, PciFunction, Roots, attribute, controller_of, functions},
     usage::System,
 };
 
@@ -14,8 +14,8 @@ use crate::{
 struct Candidate {
     function: PciFunction,
     record: Option<Record>,
-    /// The driver to give it back to.
-    target: String,
+    /// The driver to give it back to, if any.
+    target: Option<String>,
 }
 
 /// Gives the functions back to their drivers. All are checked before the first is touched; one that fails
@@ -57,18 +57,21 @@ fn examine(
         Err(refusal) => return Err(vec![refusal]),
     };
     let record = Record::load(roots, &function);
-    let target = record.as_ref().and_then(|record| record.driver.clone()).unwrap_or_else(|| NVME.into());
+    let had = record.as_ref().and_then(|record| record.driver.clone());
+    let target = had.or_else(|| takes_drivers(roots, &function).then(|| NVME.to_owned()));
     let mut refusals = Vec::new();
     match function.driver.as_deref() {
         Some(VFIO_PCI) => refusals.extend(holder(roots, machine, system, &function)),
-        Some(driver) if driver == target || driver == NVME => {}
+        Some(driver) if Some(driver) == target.as_deref() || driver == NVME => {}
         Some(_) if standing => return Ok(None),
         Some(driver) => refusals.push(Refusal::ForeignDriver { driver: driver.to_owned() }),
         None if record.is_some() || standing => {}
         None => refusals.push(Refusal::NoDriver { address }),
     }
     let candidate = Candidate { function, record, target };
-    if !candidate.is_back() && !roots.pci_driver(&candidate.target).exists() {
+    if let Some(target) = candidate.target.as_ref().filter(|_| !candidate.is_back())
+        && !roots.pci_driver(target).exists()
+    {
         // Loading a driver hands it every function without one.
         let taken = |other: &PciFunction| {
             other.is_nvme() && other.driver.is_none() && other.driver_override.is_none()
@@ -79,10 +82,18 @@ fn examine(
             .map(|other| other.address)
             .collect();
         if !others.is_empty() {
-            refusals.push(Refusal::ModuleTakesOthers { module: candidate.target.clone(), others });
+            refusals.push(Refusal::ModuleTakesOthers { module: target.clone(), others });
         }
     }
     if refusals.is_empty() { Ok(Some(candidate)) } else { Err(refusals) }
+}
+
+/// Whether the kernel lets drivers take a function: virtual ones of a physical function with automatic probing off
+/// are for virtual machines, and have none.
+fn takes_drivers(roots: &Roots, function: &PciFunction) -> bool {
+    let physical = function.physical_function.map(|physical| roots.pci_function(physical));
+    let autoprobe = physical.and_then(|directory| attribute(&directory.join("sriov_drivers_autoprobe")));
+    autoprobe.as_deref() != Some("0")
 }
 
 impl Candidate {
@@ -232,12 +243,12 @@ fn plan(roots: &Roots, candidate: &Candidate) -> Vec<Step> {
     if candidate.record.is_none() {
         // It was bound by other means. Should we fail half-way, the next attempt knows where it belongs.
         let mut record = Record::of(&candidate.function, None);
-        record.driver = Some(candidate.target.clone());
+        record.driver.clone_from(&candidate.target);
         record.driver_override = None;
         plan.push(Step::Remember { address, record });
     }
     let before = candidate.record.as_ref().and_then(|record| record.driver_override.as_deref());
-    plan.extend(steps(roots, address, Some(&candidate.target), before));
+    plan.extend(steps(roots, address, candidate.target.as_deref(), before));
     plan.push(Step::Forget { address });
     plan
 }

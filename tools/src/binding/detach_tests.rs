@@ -182,3 +182,19 @@ fn a_dry_run_says_every_step_and_does_none() {
     }
     assert!(kernel.journal.is_empty());
 }
+
+#[test]
+fn a_virtual_function_that_takes_no_driver_goes_back_to_none() {
+    for (autoprobe, driver) in [("0", None), ("1", Some("nvme"))] {
+        let fake = Fake::new();
+        fake.drive(ONE, 11, "nvme0");
+        fake.write("sys/devices/pci0000:00/0000:01:00.0/sriov_drivers_autoprobe", &format!("{autoprobe}\n"));
+        fake.function(TWO, "010802", Some(12));
+        fake.link("sys/devices/pci0000:00/0000:02:00.0/physfn", "../0000:01:00.0");
+        bind(&fake.roots, &mut Kernel::new(&fake), &addresses(&[TWO]), &Options::default());
+        let report = run(&fake, &mut Kernel::new(&fake), &[TWO]);
+        assert_eq!(statuses(&report), [Status::Changed], "{report:?}");
+        let function = fake.pci(TWO);
+        assert_eq!((function.driver.as_deref(), function.driver_override), (driver, None));
+    }
+}
