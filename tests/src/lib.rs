@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: a target in this process with emulated drives, and hosts that connect to it.
 
+pub mod drive_check;
 pub mod meeting;
 pub mod process;
 pub mod system_calls;
