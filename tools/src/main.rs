@@ -3,11 +3,13 @@
 mod bind;
 mod binding;
 mod cpus;
+mod device;
 mod exit;
 #[cfg(test)]
 mod fake;
 mod files;
 mod list;
+mod nvme;
 mod output;
 mod perf;
 mod serve;
@@ -20,7 +22,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::{binding::ThisMachine, exit::Exit, sysfs::Roots};
@@ -67,7 +69,7 @@ Examples:
 
 /// Exports NVMe SSDs over NVMe/TCP from user space.
 #[derive(Debug, Parser)]
-#[command(name = "gangway", version, max_term_width = 100, after_help = HELP)]
+#[command(name = "gangway", version, max_term_width = 100)]
 struct Cli {
     /// Say more of what is done; twice: everything. RUST_LOG, when set, decides instead.
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
@@ -90,13 +92,16 @@ enum Command {
     Bench(perf::bench::Bench),
     #[command(hide = true)]
     BenchFloor(perf::floor::Floor),
+    #[command(flatten)]
+    Nvme(nvme::Command),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_log(cli.verbose);
-    files::raise_limit();
+    let matches = command_line().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let command = cli.command.unwrap_or_else(|| Command::Serve(serve::Serve::default()));
+    start_log(cli.verbose, matches!(command, Command::Nvme(_)));
+    files::raise_limit();
     match run(&command) {
         Ok(exit) => exit.into(),
         // As when the output goes to `head`: nobody is there to read a message.
@@ -106,6 +111,11 @@ fn main() -> ExitCode {
             Exit::Failure.into()
         }
     }
+}
+
+/// The command line, with the commands for a drive in groups: in one list, nobody would find anything.
+fn command_line() -> clap::Command {
+    Cli::command().after_help(format!("{}\n\n{HELP}", nvme::overview()))
 }
 
 fn run(command: &Command) -> anyhow::Result<Exit> {
@@ -118,11 +128,14 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Perf(perf) => perf.run(),
         Command::Bench(bench) => bench.run(),
         Command::BenchFloor(floor) => floor.run(),
+        Command::Nvme(command) => command.run(),
     }
 }
 
-fn start_log(verbose: u8) {
+/// `brief`: a command that shows an answer, where nobody waits for news of the driver.
+fn start_log(verbose: u8, brief: bool) {
     let level = match verbose {
+        0 if brief => "warn",
         0 => "info",
         1 => "debug",
         _ => "trace",
@@ -146,13 +159,11 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command_line().debug_assert();
     }
 
     #[test]

@@ -51,6 +51,13 @@ pub struct TimeLimits {
     activation: Duration,
 }
 
+impl Default for TimeLimits {
+    /// Of a controller of which nothing is known.
+    fn default() -> Self {
+        Self::new(&Options::default(), Duration::ZERO, 0)
+    }
+}
+
 impl TimeLimits {
     pub(super) fn new(options: &Options, erasure: Duration, mtfa: u16) -> Self {
         Self {

@@ -202,6 +202,22 @@ impl Controller {
         self.interrupts.first()
     }
 
+    /// Reads the 32-bit register at `offset`, such as [`CSTS`](gangway_spec::registers::CSTS).
+    ///
+    /// # Errors
+    /// [`ControllerError::Function`] when the controller does not answer or has no such register.
+    pub fn read_register32(&self, offset: u32) -> Result<u32, ControllerError> {
+        Ok(self.function.read_register32(offset)?)
+    }
+
+    /// Reads the 64-bit register at `offset`, such as [`CAP`](gangway_spec::registers::CAP).
+    ///
+    /// # Errors
+    /// As [`Controller::read_register32`].
+    pub fn read_register64(&self, offset: u32) -> Result<u64, ControllerError> {
+        Ok(self.function.read_register64(offset)?)
+    }
+
     /// The admin queue, for commands that are not waited for. Tags must be below 2^63, and completions are to be
     /// fetched with [`Controller::reap_admin`].
     pub fn admin_queue(&mut self) -> &mut QueuePair {

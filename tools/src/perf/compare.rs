@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::device::Device;
 use super::report::Report;
 use super::run::Run;
 use super::spread::Spread;
 use super::units::{grouped, time};
+use crate::device::Address;
 use crate::output;
 
 /// One device's run, and the other's right after it.
@@ -33,7 +33,7 @@ pub(crate) struct Comparison {
 /// A device, and the process that serves it if its CPU time is of interest.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject<'a> {
-    pub(crate) device: &'a Device,
+    pub(crate) device: &'a Address,
     pub(crate) target: Option<u32>,
 }
 

@@ -3,7 +3,6 @@
 pub(crate) mod bench;
 mod compare;
 mod cpu;
-mod device;
 mod distance;
 pub(crate) mod floor;
 mod local;
@@ -32,12 +31,12 @@ use gangway_fabric::pdu::DigestFlags;
 use gangway_spec::fabrics::Nqn;
 
 use self::compare::Subject;
-use self::device::Device;
 use self::report::Report;
 use self::run::Run;
 use self::worker::Limit;
 use self::workload::Pattern;
 use crate::cpus::{self, CpuList};
+use crate::device::Address;
 use crate::exit::Exit;
 use crate::output::{self, Format};
 
@@ -68,7 +67,7 @@ Depth and block size are those of each queue and command; --size and --offset ch
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Perf {
     /// What to measure
-    device: Device,
+    device: Address,
     /// What to do
     #[arg(long, value_enum, default_value_t)]
     rw: Pattern,
@@ -129,7 +128,7 @@ pub(crate) struct Perf {
     target_pid: Option<u32>,
     /// Another device, to be measured in turn with the first
     #[arg(long, value_name = "DEVICE")]
-    compare: Option<Device>,
+    compare: Option<Address>,
     /// Process that serves the other device
     #[arg(long, value_name = "PID", requires = "compare")]
     compare_pid: Option<u32>,

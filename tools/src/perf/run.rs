@@ -12,7 +12,6 @@ use gangway_fabric::pdu::DigestFlags;
 use gangway_spec::fabrics::Nqn;
 
 use super::cpu::{self, ProcessClock, Usage};
-use super::device::{Device, resolve};
 use super::local::LocalSession;
 use super::queue::{QueueShape, Session};
 use super::tally::Tally;
@@ -21,6 +20,7 @@ use super::units;
 use super::verify::{Geometry, Verifier};
 use super::worker::{Lane, Limit, Progress, Signals, Task, Worker};
 use super::workload::{Pattern, Source, share};
+use crate::device::{Address, resolve};
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -84,9 +84,9 @@ impl Run {
     ///
     /// # Errors
     /// The device cannot be opened or does not take the workload, a command failed, or data was wrong.
-    pub(crate) fn against(&self, device: &Device) -> anyhow::Result<Outcome> {
+    pub(crate) fn against(&self, device: &Address) -> anyhow::Result<Outcome> {
         match device {
-            Device::Tcp { target, subsystem } => {
+            Address::Tcp { target, subsystem } => {
                 let host = HostOptions {
                     nqn: self.host.clone(),
                     flow_control: self.flow_control,
@@ -95,7 +95,7 @@ impl Run {
                 };
                 self.on(TcpSession::open(resolve(target)?, subsystem, self.nsid, &host)?)
             }
-            Device::Local(address) => {
+            Address::Local(address) => {
                 self.on(LocalSession::open(address, self.nsid, self.queues, self.depth)?)
             }
         }

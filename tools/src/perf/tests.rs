@@ -12,18 +12,18 @@ use gangway_fabric::pdu::DigestFlags;
 use tokio::sync::oneshot;
 
 use super::compare;
-use super::device::Device;
 use super::floor::{SUBSYSTEM, Server};
 use super::report::tests::run;
 use super::run::Run;
 use super::worker::Limit;
 use super::workload::Pattern;
+use crate::device::Address;
 
 const EXPORT: &str = "nqn.2014-08.org.example:perf";
 
 /// A target with an emulated drive, on a free port.
 struct Serving {
-    device: Device,
+    device: Address,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -77,7 +77,7 @@ impl Drop for Serving {
 }
 
 /// The floor, which lives until the test program ends.
-fn floor(poll: bool) -> Device {
+fn floor(poll: bool) -> Address {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || Server::new(listener, poll).unwrap().serve());
@@ -178,7 +178,7 @@ fn more_queues_than_a_host_gets_take_more_associations() {
 fn a_local_drive_gives_what_was_written() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().with_extension("img");
-    let device: Device = format!("emulated:size=8MiB,file={}", path.display()).parse().unwrap();
+    let device: Address = format!("emulated:size=8MiB,file={}", path.display()).parse().unwrap();
     let once =
         |run: &Run| run.against(&device).map(|outcome| outcome.tally).map_err(|error| format!("{error:#}"));
     write_and_check(once, &Run { queues: 2, ..counted(Pattern::Write, 4096, 1) });
@@ -187,7 +187,7 @@ fn a_local_drive_gives_what_was_written() {
 
 #[test]
 fn a_time_limit_ends_a_run_and_warmup_does_not_count() {
-    let device: Device = "emulated:null".parse().unwrap();
+    let device: Address = "emulated:null".parse().unwrap();
     let (warmup, time) = (Duration::from_millis(100), Duration::from_millis(100));
     let timed = Run { warmup, limit: Limit::Time(time), ..counted(Pattern::Randread, 4096, 1) };
     let outcome = Run { target: Some(std::process::id()), ..timed }.against(&device).unwrap();
@@ -217,7 +217,8 @@ fn the_floor_answers_every_shape() {
 
 #[test]
 fn pairs_are_compared_in_turn() {
-    let (a, b): (Device, Device) = ("emulated:null".parse().unwrap(), "emulated:size=1MiB".parse().unwrap());
+    let (a, b): (Address, Address) =
+        ("emulated:null".parse().unwrap(), "emulated:size=1MiB".parse().unwrap());
     let (a, b) =
         (compare::Subject { device: &a, target: None }, compare::Subject { device: &b, target: None });
     let comparison = compare::compare(&counted(Pattern::Randread, 4096, 1000), &a, &b, 3).unwrap();
@@ -230,7 +231,7 @@ fn pairs_are_compared_in_turn() {
 
 #[test]
 fn workloads_that_do_not_fit_are_refused_before_anything_is_sent() {
-    let device: Device = "emulated:size=1MiB,mdts=1,queues=2".parse().unwrap();
+    let device: Address = "emulated:size=1MiB,mdts=1,queues=2".parse().unwrap();
     let base = counted(Pattern::Read, 4096, 1);
     for (wrong, why) in [
         (Run { block_size: 512, ..base.clone() }, "multiple of the namespace's block size"),
@@ -250,7 +251,7 @@ fn workloads_that_do_not_fit_are_refused_before_anything_is_sent() {
     let error = format!(
         "{:#}",
         "tcp:127.0.0.1:1/nqn.2014-08.org.example:a"
-            .parse::<Device>()
+            .parse::<Address>()
             .map(|device| base.against(&device))
             .unwrap()
             .unwrap_err()

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
+use crate::device::Address;
 use crate::perf::cpu;
-use crate::perf::device::Device;
 
 /// How long a process may take until it listens.
 const START: Duration = Duration::from_secs(20);
@@ -24,7 +24,7 @@ pub(super) struct Children {
 /// A target that listens.
 #[derive(Clone, Debug)]
 pub(super) struct Running {
-    pub(super) device: Device,
+    pub(super) device: Address,
     pub(super) pid: u32,
 }
 
@@ -121,7 +121,7 @@ impl Drop for Children {
 }
 
 /// The device of a line such as `Ready: NQN at ADDRESS (...)`.
-fn ready(line: &str) -> Option<Device> {
+fn ready(line: &str) -> Option<Address> {
     let (subsystem, rest) = line.strip_prefix("Ready: ")?.split_once(" at ")?;
     let address = rest.split_whitespace().next()?;
     format!("tcp:{address}/{subsystem}").parse().ok()

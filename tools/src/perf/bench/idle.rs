@@ -9,9 +9,9 @@ use gangway_fabric::pdu::DigestFlags;
 use serde::Serialize;
 
 use super::children::Running;
+use crate::device::{Address, resolve};
 use crate::output;
 use crate::perf::cpu::ProcessClock;
-use crate::perf::device::{Device, resolve};
 use crate::perf::queue::{QueueShape, Session};
 use crate::perf::run::Load;
 use crate::perf::tcp::{HostOptions, TcpSession};
@@ -59,7 +59,7 @@ impl Idle {
         connections: usize,
         duration: Duration,
     ) -> anyhow::Result<Self> {
-        let Device::Tcp { target, subsystem } = &running.device else { bail!("a target is wanted") };
+        let Address::Tcp { target, subsystem } = &running.device else { bail!("a target is wanted") };
         let host = HostOptions {
             nqn: None,
             flow_control: true,

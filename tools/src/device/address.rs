@@ -1,4 +1,4 @@
-//! What can be measured: a drive on this machine, or one that a target exports.
+//! How a person names a device: a drive of this machine, or one that a target exports.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,7 +13,7 @@ const PORT: u16 = 4420;
 
 /// The address of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Device {
+pub(crate) enum Address {
     /// A subsystem behind NVMe/TCP.
     Tcp {
         /// Name or address, and port, of the target.
@@ -25,7 +25,7 @@ pub(crate) enum Device {
     Local(DeviceAddress),
 }
 
-impl Device {
+impl Address {
     /// Whether there is data on it that somebody could miss.
     pub(crate) fn keeps_data(&self) -> bool {
         !matches!(self, Self::Local(DeviceAddress::Emulated(config))
@@ -39,7 +39,7 @@ pub(crate) fn resolve(target: &str) -> anyhow::Result<SocketAddr> {
     addresses.next().with_context(|| format!("{target} has no address"))
 }
 
-impl FromStr for Device {
+impl FromStr for Address {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
@@ -74,7 +74,7 @@ impl FromStr for Device {
     }
 }
 
-impl fmt::Display for Device {
+impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { target, subsystem } => write!(f, "tcp:{target}/{subsystem}"),
@@ -97,7 +97,7 @@ mod tests {
             "vfio-user:/run/nvme.sock",
             "emulated:null",
         ] {
-            assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
 
@@ -107,7 +107,7 @@ mod tests {
             ("tcp:host/nqn.2014-08.org.example:a", "tcp:host:4420/nqn.2014-08.org.example:a"),
             ("tcp:[::1]/nqn.2014-08.org.example:a", "tcp:[::1]:4420/nqn.2014-08.org.example:a"),
         ] {
-            assert_eq!(text.parse::<Device>().unwrap().to_string(), whole);
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), whole);
         }
     }
 
@@ -122,10 +122,10 @@ mod tests {
             "tcp:host:99999/nqn.a",
             "tcp::1/nqn.a",
         ] {
-            let error = format!("{:#}", text.parse::<Device>().unwrap_err());
+            let error = format!("{:#}", text.parse::<Address>().unwrap_err());
             assert!(error.contains("tcp:HOST:PORT/NQN"), "{text}: {error}");
         }
-        assert!("tcp:host:1/disk".parse::<Device>().is_err());
+        assert!("tcp:host:1/disk".parse::<Address>().is_err());
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
             ("vfio-user:/run/nvme.sock", true),
             ("tcp:h/nqn.a", true),
         ] {
-            assert_eq!(text.parse::<Device>().unwrap().keeps_data(), keeps, "{text}");
+            assert_eq!(text.parse::<Address>().unwrap().keeps_data(), keeps, "{text}");
         }
     }
 }

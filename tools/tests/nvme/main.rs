@@ -1,0 +1,7 @@
+//! The local tools, as people run them: the program itself, on emulated drives and on what `gangway serve` exports.
+
+#![allow(clippy::unwrap_used)] // A test that cannot go on fails.
+
+mod data;
+mod inspect;
+mod support;
