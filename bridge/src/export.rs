@@ -8,7 +8,9 @@ use gangway_spec::identify::Vwc;
 
 use crate::admission::{ExportView, NamespaceView};
 use crate::drive::{Drive, DriveInfo, DriveNamespace};
+use crate::policy::HostPolicies;
 use crate::reactor::ReactorConfig;
+use crate::remote::FirmwareLock;
 
 /// Which hosts may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct ExportConfig {
     pub read_only: bool,
     /// I/O queues that one host may have at most.
     pub max_io_queues: u16,
+    /// What hosts may do besides I/O.
+    pub policies: HostPolicies,
 }
 
 /// A drive as it is exported.
@@ -51,6 +55,8 @@ pub(crate) struct Export {
     pub(crate) access: Access,
     pub(crate) read_only: bool,
     pub(crate) max_io_queues: u16,
+    pub(crate) policies: HostPolicies,
+    pub(crate) firmware: FirmwareLock,
     pub(crate) view: Arc<ExportView>,
 }
 
@@ -70,6 +76,8 @@ impl Export {
             access: config.access,
             read_only: config.read_only,
             max_io_queues: config.max_io_queues,
+            policies: config.policies,
+            firmware: FirmwareLock::default(),
             drive,
             view,
         }
@@ -92,6 +100,11 @@ impl Export {
     /// Whether namespace `nsid` is part of the export.
     pub(crate) fn shows(&self, nsid: u32) -> bool {
         self.view.namespaces.binary_search_by_key(&nsid, |namespace| namespace.nsid).is_ok()
+    }
+
+    /// Whether it shows every namespace of the drive.
+    pub(crate) fn shows_whole_drive(&self) -> bool {
+        self.view.namespaces.len() == self.drive.info().namespaces.len()
     }
 
     /// Bytes that one command may transfer at most.

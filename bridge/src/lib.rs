@@ -34,10 +34,12 @@ mod association;
 mod control;
 mod drive;
 mod export;
+pub mod policy;
 mod reactor;
 mod remote;
 
 pub use control::{Target, TargetConfig, TargetError};
 pub use drive::{Drive, DriveError, DriveEvent, DriveInfo, DriveNamespace, OpenError, Opener};
 pub use export::{Access, ExportConfig};
+pub use policy::{HostPolicies, Policy};
 pub use reactor::{Poll, ReactorConfig, ReactorError};

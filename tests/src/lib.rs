@@ -13,7 +13,9 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, ReactorConfig, Target, TargetConfig};
+use gangway_bridge::{
+    Access, Drive, DriveInfo, ExportConfig, HostPolicies, ReactorConfig, Target, TargetConfig,
+};
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::{EmulatedConfig, EmulatedFunction, EmulatedProbe};
@@ -35,6 +37,8 @@ pub struct Setup {
     pub access: Access,
     /// Refuse writes.
     pub read_only: bool,
+    /// What hosts may do besides I/O.
+    pub policies: HostPolicies,
     /// I/O queues that one host may have.
     pub max_io_queues: u16,
     /// Connections that all hosts may have.
@@ -52,6 +56,7 @@ impl Default for Setup {
             memory: ReactorConfig { data_memory: 8 << 20, receive_chunks: 16, ..ReactorConfig::default() },
             access: Access::AnyHost,
             read_only: false,
+            policies: HostPolicies::default(),
             max_io_queues: 16,
             max_connections: 4096,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -201,6 +206,7 @@ async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>
             nqn: subsystem(index),
             access: setup.access.clone(),
             read_only: setup.read_only,
+            policies: setup.policies.clone(),
             max_io_queues: setup.max_io_queues,
         };
         drives.push((drive, config));

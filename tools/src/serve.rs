@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use gangway_bridge::policy::table::Class;
+use gangway_bridge::policy::{HostPolicies, Item, Policy};
 use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, Poll, ReactorConfig, Target, TargetConfig};
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
@@ -34,7 +36,9 @@ Examples:
   gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-host nqn.2014-08.org.nvmexpress:uuid:...
       A real drive (bound with `gangway bind 0000:01:00.0`) for one host; its NQN is in /etc/nvme/hostnqn there.
   gangway serve --device emulated:size=8GiB,block=4096,namespaces=2,file=disk.img
-      An emulated drive that keeps its data in a file.";
+      An emulated drive that keeps its data in a file.
+  gangway serve --device pci:0000:01:00.0 --allow tune --allow-for nqn.2014-08.org.example:admin=tune,firmware
+      Hosts may set features and start self-tests; one of them may also update the firmware.";
 
 /// Exports drives over NVMe/TCP until SIGINT or SIGTERM.
 ///
@@ -62,6 +66,17 @@ pub(crate) struct Serve {
     /// Refuse every command that changes data
     #[arg(long)]
     read_only: bool,
+    /// What hosts may do besides I/O and looking at the drive: classes (`tune`: features, self-test, telemetry; `firmware`;
+    /// `vendor`: vendor commands; `manage`: sanitize, security, write protection), or single ones, such as `admin:14h`,
+    /// `feature:06h`, `log:07h`
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    allow: Vec<Item>,
+    /// What of that hosts may not do
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    refuse: Vec<Item>,
+    /// What one host may do instead of what --allow says, such as `nqn.2014-08.org.example:admin=tune,firmware`
+    #[arg(long, value_name = "NQN=WHAT", value_parser = host_policy)]
+    allow_for: Vec<(Nqn, Vec<Item>)>,
     /// CPUs to serve I/O on, such as `2` or `0,2-4`, one thread each [default: one CPU, the last that is allowed]
     #[arg(long, value_name = "LIST")]
     reactors: Option<CpuList>,
@@ -102,11 +117,10 @@ impl From<PollArg> for Poll {
 impl Serve {
     /// Serves until a signal.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        let checked = self
-            .check_names()
-            .and_then(|()| self.check_devices())
-            .and_then(|()| Ok((self.access()?, self.reactors()?)));
-        let (access, reactors) = match checked {
+        let checked = self.check_names().and_then(|()| self.check_devices()).and_then(|()| {
+            Ok((Rights { access: self.access()?, policies: self.policies()? }, self.reactors()?))
+        });
+        let (rights, reactors) = match checked {
             Ok(checked) => checked,
             Err(problem) => {
                 eprintln!("error: {}", output::explain(&problem));
@@ -117,7 +131,7 @@ impl Serve {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let result = runtime.block_on(self.serve(access, reactors));
+        let result = runtime.block_on(self.serve(rights, reactors));
         // A start that was interrupted may go on in a thread of its own; nobody waits for it.
         runtime.shutdown_background();
         result
@@ -179,6 +193,25 @@ impl Serve {
         }
     }
 
+    /// What hosts may do besides I/O.
+    fn policies(&self) -> anyhow::Result<HostPolicies> {
+        let policy = |allow: &[Item]| {
+            let allow = allow.iter().copied().chain([Item::Class(Class::Inspect)]);
+            Policy::new(allow, self.refuse.iter().copied())
+        };
+        let mut policies = HostPolicies::all(policy(&self.allow));
+        for (host, allow) in &self.allow_for {
+            if !self.allow_host.is_empty() && !self.allow_host.contains(host) {
+                bail!("--allow-for {host}: this host may not connect, as no --allow-host names it");
+            }
+            policies.name(host, policy(allow));
+        }
+        if self.read_only && policies.change_data() {
+            bail!("--read-only contradicts the classes manage and vendor: their commands may change data");
+        }
+        Ok(policies)
+    }
+
     fn reactors(&self) -> anyhow::Result<Vec<usize>> {
         let allowed = cpus::allowed()?;
         let Some(CpuList(wanted)) = &self.reactors else {
@@ -190,11 +223,11 @@ impl Serve {
         Ok(wanted.clone())
     }
 
-    async fn serve(&self, access: Access, reactors: Vec<usize>) -> anyhow::Result<Exit> {
+    async fn serve(&self, rights: Rights, reactors: Vec<usize>) -> anyhow::Result<Exit> {
         // Before anything is started, so that no signal can end the program in the middle.
         let mut signals = Signals::listen()?;
         let target = tokio::select! {
-            started = self.start(access, reactors) => started?,
+            started = self.start(rights, reactors) => started?,
             name = signals.next() => {
                 tracing::info!("{name}: ending before the start was complete");
                 return Ok(Exit::Success);
@@ -224,7 +257,7 @@ impl Serve {
         Ok(Exit::NotInOrder)
     }
 
-    async fn start(&self, access: Access, reactors: Vec<usize>) -> anyhow::Result<Started> {
+    async fn start(&self, rights: Rights, reactors: Vec<usize>) -> anyhow::Result<Started> {
         let domain = DmaDomain::new();
         let devices = if self.device.is_empty() { vec!["emulated".parse()?] } else { self.device.clone() };
         let mut drives = Vec::new();
@@ -238,7 +271,8 @@ impl Serve {
             };
             let config = ExportConfig {
                 nqn,
-                access: access.clone(),
+                access: rights.access.clone(),
+                policies: rights.policies.clone(),
                 read_only: self.read_only,
                 max_io_queues: MAX_IO_QUEUES,
             };
@@ -286,6 +320,12 @@ impl Serve {
     }
 }
 
+/// What hosts may.
+struct Rights {
+    access: Access,
+    policies: HostPolicies,
+}
+
 /// A target that runs, and whether that could be said on standard output.
 struct Started {
     target: Target,
@@ -313,6 +353,18 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
         }
     }
+}
+
+/// `NQN=WHAT,WHAT`: names have no `=`, or what follows the last one is no list.
+fn host_policy(text: &str) -> Result<(Nqn, Vec<Item>), String> {
+    let (host, items) =
+        text.rsplit_once('=').ok_or("write NQN=WHAT, as in nqn.2014-08.org.example:admin=tune")?;
+    let host = host.parse::<Nqn>().map_err(|error| error.to_string())?;
+    let items = items.split(',').filter(|item| !item.is_empty()).map(str::parse);
+    let items = items
+        .collect::<Result<_, _>>()
+        .map_err(|error: gangway_bridge::policy::ItemError| error.to_string())?;
+    Ok((host, items))
 }
 
 /// Opens a device and starts its controller, saying so when it takes long.

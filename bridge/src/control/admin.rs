@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use gangway_fabric::properties::Effect;
 use gangway_fabric::target::Slot;
-use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
+use gangway_spec::fabrics::Nqn;
 use gangway_spec::status::Status;
 use tokio::sync::mpsc;
 
 use super::Shared;
 use super::link::{Arrived, Link, LinkEnd};
 use crate::association::Association;
-use crate::drive::AdminReply;
-use crate::remote::policy::Finish;
-use crate::remote::{Action, RemoteController, limits};
+use crate::drive::{AdminReply, AdminTransfer};
+use crate::remote::decide::Forward;
+use crate::remote::{Action, RemoteController};
 
 /// Commands of one host that the drive has at a time; further ones wait unread.
 const MOST_FORWARDED: usize = 16;
@@ -26,8 +27,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 struct Forwarded {
     slot: Slot,
     entry: SubmissionQueueEntry,
-    finish: Finish,
-    length: u32,
+    forward: Forward,
     answer: AdminReply,
 }
 
@@ -94,10 +94,10 @@ async fn run(
                 match controller.handle(*slot, entry, *declared, data, Instant::now()) {
                     Action::Answer { reply, data } => link.respond_with(*slot, &reply, &data),
                     Action::Hold => {}
-                    Action::Forward { entry: command, length, finish } => {
+                    Action::Forward { entry: command, forward } => {
                         forwarded += 1;
-                        bytes += length as usize;
-                        forward(controller, &answers, &arrived, command, length, finish);
+                        bytes += forward.length as usize;
+                        self::forward(controller, &answers, arrived, command, forward);
                     }
                     Action::Effect { reply, effect } => {
                         apply(effect, link, controller, shared).await;
@@ -105,10 +105,10 @@ async fn run(
                     }
                 }
             }
-            Some(Forwarded { slot, entry, finish, length, answer }) = answered.recv() => {
+            Some(Forwarded { slot, entry, forward, answer }) = answered.recv() => {
                 forwarded -= 1;
-                bytes -= length as usize;
-                if let Action::Answer { reply, data } = controller.finish(&entry, finish, answer) {
+                bytes -= forward.length as usize;
+                if let Action::Answer { reply, data } = controller.finish(&entry, forward.finish, answer) {
                     link.respond_with(slot, &reply, &data);
                 }
             }
@@ -122,19 +122,44 @@ async fn run(
 fn forward(
     controller: &RemoteController,
     answers: &mpsc::UnboundedSender<Forwarded>,
-    arrived: &Arrived,
+    arrived: Arrived,
     command: SubmissionQueueEntry,
-    length: u32,
-    finish: Finish,
+    forward: Forward,
 ) {
     let Some(export) = controller.export().cloned() else { return };
-    let (answers, slot, entry) = (answers.clone(), arrived.slot, arrived.entry);
+    let (answers, association) = (answers.clone(), Arc::clone(controller.association()));
+    let Arrived { slot, entry, data, .. } = arrived;
+    let transfer = match forward.direction {
+        TransferDirection::HostToController => AdminTransfer::ToDrive(data),
+        _ => AdminTransfer::FromDrive(forward.length as usize),
+    };
     tokio::spawn(async move {
-        let answer = export.drive.admin(command, length as usize, limits::ADMIN_TIMEOUT).await;
+        let answer = export.drive.admin(command, transfer).await;
         let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
+        if forward.changes {
+            audit(&association, &export.nqn, &entry, answer.entry.status());
+        }
         // The queue may have ended meanwhile; then nobody waits for the answer.
-        let _ = answers.send(Forwarded { slot, entry, finish, length, answer });
+        let _ = answers.send(Forwarded { slot, entry, forward, answer });
     });
+}
+
+/// Writes down who changed what on a drive. The target of these lines is `audit`, so that a filter can tell them.
+fn audit(association: &Association, subsystem: &Nqn, entry: &SubmissionQueueEntry, status: Status) {
+    let (host, cntlid) = (&association.connect.host, association.cntlid);
+    let (nsid, cdw10, cdw11) = (entry.nsid.get(), entry.cdw10.get(), entry.cdw11.get());
+    tracing::info!(
+        target: "audit",
+        %subsystem,
+        %host,
+        cntlid,
+        command = %entry.display_admin(),
+        nsid,
+        cdw10 = format_args!("{cdw10:#010x}"),
+        cdw11 = format_args!("{cdw11:#010x}"),
+        %status,
+        "a host changed the drive, or tried"
+    );
 }
 
 /// Carries out what a change of CC asks for.

@@ -15,8 +15,9 @@ use crate::remote::limits;
 
 /// Replies that may wait to be sent before no more commands are read.
 const MOST_UNSENT: usize = 256 << 10;
-/// Data that an admin command may bring at most. Nothing that is open from afar needs more.
-const MOST_DATA: u32 = 8192;
+/// Data that an admin command may bring at most, and all that are arriving together.
+const MOST_DATA: u32 = 128 << 10;
+const MOST_ARRIVING: usize = 1 << 20;
 
 /// Why a connection on the control plane ends.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +177,12 @@ impl Link {
             }
             CapsuleData::Transport { len } if !brings_data(&entry) => Some(bring(len)),
             CapsuleData::Transport { len } if len <= MOST_DATA => {
+                let arriving: usize = self.pending.values().map(|pending| pending.data.len()).sum();
+                if arriving + len as usize > MOST_ARRIVING {
+                    // No Do Not Retry: there is room again soon.
+                    self.respond(slot, &Reply::status(Status::COMMAND_INTERRUPTED));
+                    return None;
+                }
                 self.pending.insert(slot, Pending { entry, data: vec![0; len as usize] });
                 self.fabric.request_data(slot, &mut self.out);
                 None

@@ -4,13 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use gangway_driver::controller::{Controller, ControllerError};
-use gangway_driver::dma::{BufferPool, CommandData};
-use gangway_driver::queue::Completion;
+use gangway_driver::dma::{BufferPool, CommandData, Direction, DmaDomain};
+use gangway_driver::queue::{Completion, SubmitError, guarded_start};
 use gangway_spec::status::Status;
 use tokio::sync::oneshot;
 
 use super::limits;
-use super::link::{AdminReply, AdminRequest};
+use super::link::{AdminReply, AdminRequest, AdminTransfer};
 
 /// The commands that hosts sent to the admin queue.
 pub(super) struct Admin {
@@ -62,15 +62,7 @@ impl Admin {
                 self.waiting.push_front(request);
                 return;
             }
-            let data = match request.length {
-                0 => Some(CommandData::None),
-                length => self.memory.take(length).map(|mut buffer| {
-                    // What a drive does not write must not show a host what was in the buffer before.
-                    buffer.fill(0);
-                    CommandData::Buffer(buffer)
-                }),
-            };
-            let Some(data) = data else {
+            let Some(data) = self.memory_for(&request.transfer, controller.domain()) else {
                 if self.outstanding.is_empty() {
                     answer(request.reply, Status::INVALID_FIELD.with_dnr());
                     continue;
@@ -80,8 +72,7 @@ impl Admin {
             };
             self.next_user += 1;
             let user = self.next_user;
-            // What takes minutes by its nature is given them, however impatient who asks for it is.
-            let limit = controller.time_limits().admin(&request.entry).max(request.timeout);
+            let limit = controller.time_limits().admin(&request.entry);
             let queue = controller.admin_queue();
             match queue.submit(&request.entry, data, user, Instant::now() + limit) {
                 Ok(()) => {
@@ -90,9 +81,17 @@ impl Admin {
                     self.stays_awake();
                 }
                 Err(rejected) => {
-                    tracing::error!(drive = controller.function_name(), reason = %rejected.reason, "an admin command was not submitted");
                     self.release(rejected.data);
-                    answer(request.reply, Status::INTERNAL_ERROR);
+                    let status = match rejected.reason {
+                        // A vendor's command of a length that no pointers keep it to.
+                        SubmitError::Unguarded { .. } => Status::INVALID_FIELD.with_dnr(),
+                        reason => {
+                            let drive = controller.function_name();
+                            tracing::error!(drive, %reason, "an admin command was not submitted");
+                            Status::INTERNAL_ERROR
+                        }
+                    };
+                    answer(request.reply, status);
                 }
             }
         }
@@ -108,7 +107,7 @@ impl Admin {
         for Completion { user, entry, data } in completions.drain(..) {
             self.stays_awake();
             let bytes = match &data {
-                CommandData::Buffer(buffer) => buffer.to_vec(),
+                CommandData::Buffer(buffer) if buffer.direction().device_writes() => buffer.to_vec(),
                 _ => Vec::new(),
             };
             self.release(data);
@@ -120,8 +119,39 @@ impl Admin {
         reaped.map(drop)
     }
 
+    /// Memory for the data of a command, placed so that a drive which moves more than was asked for finds nothing behind
+    /// it. `None`: there is none now.
+    fn memory_for(&mut self, transfer: &AdminTransfer, domain: &DmaDomain) -> Option<CommandData> {
+        let len = match transfer {
+            AdminTransfer::FromDrive(len) => *len,
+            AdminTransfer::ToDrive(data) => data.len(),
+        };
+        if len == 0 {
+            return Some(CommandData::None);
+        }
+        let start = guarded_start(len).unwrap_or(0);
+        let mut buffer = match transfer {
+            AdminTransfer::FromDrive(_) => self.memory.take(start + len)?,
+            // Rare, so it is made for each.
+            AdminTransfer::ToDrive(_) => domain
+                .buffer(start + len, Direction::DeviceReads)
+                .inspect_err(|error| tracing::warn!(%error, "an admin command waits for memory"))
+                .ok()?,
+        };
+        buffer.set_len(len);
+        buffer.begin_at(start);
+        match transfer {
+            // What a drive does not write must not show a host what was in the buffer before.
+            AdminTransfer::FromDrive(_) => buffer.fill(0),
+            AdminTransfer::ToDrive(data) => buffer.copy_from_slice(data),
+        }
+        Some(CommandData::Buffer(buffer))
+    }
+
     fn release(&mut self, data: CommandData) {
-        if let CommandData::Buffer(buffer) = data {
+        if let CommandData::Buffer(buffer) = data
+            && buffer.direction() == self.memory.direction()
+        {
             self.memory.put(buffer);
         }
     }

@@ -28,11 +28,18 @@ impl AdminReply {
     }
 }
 
+/// The data of an admin command.
+#[derive(Debug)]
+pub(crate) enum AdminTransfer {
+    /// So many bytes come from the drive; none is possible.
+    FromDrive(usize),
+    /// These go to it; none is possible.
+    ToDrive(Vec<u8>),
+}
+
 pub(super) struct AdminRequest {
     pub(super) entry: SubmissionQueueEntry,
-    /// Bytes that it reads. Nothing that is forwarded brings data to the drive.
-    pub(super) length: usize,
-    pub(super) timeout: Duration,
+    pub(super) transfer: AdminTransfer,
     pub(super) reply: oneshot::Sender<AdminReply>,
 }
 

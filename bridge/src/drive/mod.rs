@@ -42,7 +42,7 @@ use self::admin::Admin;
 pub use self::events::DriveEvent;
 pub(crate) use self::events::NamespaceChange;
 pub use self::info::{DriveInfo, DriveNamespace};
-pub(crate) use self::link::{AdminReply, DriveLink};
+pub(crate) use self::link::{AdminReply, AdminTransfer, DriveLink};
 use self::link::{AdminRequest, Request};
 use self::manager::Manager;
 use crate::reactor::ReactorHandle;
@@ -131,9 +131,9 @@ impl Drive {
         let failed = |source| DriveError::Controller { drive: name.clone(), source };
         let mut controller = Controller::start(function, options.clone()).map_err(failed)?;
         let info = Arc::new(DriveInfo::read(name.clone(), &mut controller).map_err(failed)?);
-        let largest = (controller.max_transfer() as usize).clamp(4096, ADMIN_MEMORY);
-        let memory = BufferPool::new(controller.domain(), Direction::DeviceWrites, ADMIN_MEMORY, largest)
-            .map_err(|source| DriveError::Memory { drive: name.clone(), source })?;
+        let memory =
+            BufferPool::new(controller.domain(), Direction::DeviceWrites, ADMIN_MEMORY, ADMIN_MEMORY)
+                .map_err(|source| DriveError::Memory { drive: name.clone(), source })?;
         let refused = |source| DriveError::Manager { drive: name.clone(), source };
         let (link, inbox) = DriveLink::new().map_err(refused)?;
         let (events, _) = broadcast::channel(EVENTS);
@@ -186,19 +186,14 @@ impl Drive {
         wait.await.map_err(|_| gone())?
     }
 
-    /// Executes an admin command that reads `length` bytes. `None` when the manager has ended.
+    /// Executes an admin command. `None` when the manager has ended.
     pub(crate) async fn admin(
         &self,
         entry: SubmissionQueueEntry,
-        length: usize,
-        timeout: Duration,
+        transfer: AdminTransfer,
     ) -> Option<AdminReply> {
         let (reply, wait) = oneshot::channel();
-        self.link
-            .send(Request::Admin(AdminRequest { entry, length, timeout, reply }))
-            .then_some(wait)?
-            .await
-            .ok()
+        self.link.send(Request::Admin(AdminRequest { entry, transfer, reply })).then_some(wait)?.await.ok()
     }
 
     /// Takes the queue pairs back, shuts the controller down in order and ends the manager. Whether the controller was

@@ -9,17 +9,20 @@ use gangway_fabric::properties::{Capabilities, Effect, Properties};
 use gangway_fabric::target::{Reply, Slot};
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::fabrics::{PropertyGet, PropertySet, fctype};
+use gangway_spec::feature::select;
 use gangway_spec::log::{GetLogPage, lid};
 use gangway_spec::opcode::admin;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 use gangway_spec::status::Status;
 
+use super::decide::{self, Finish, Forward};
 use super::discovery::DiscoveryService;
-use super::policy::{self, Finish};
+use super::firmware::FirmwareClaim;
 use super::{features, finish, identity, limits};
 use crate::association::Association;
 use crate::drive::AdminReply;
 use crate::export::Export;
+use crate::policy::Policy;
 
 /// What the owner of the connection has to do about a command.
 #[derive(Debug)]
@@ -28,8 +31,8 @@ pub(crate) enum Action {
     Answer { reply: Reply, data: Vec<u8> },
     /// Keep it: an event will answer it.
     Hold,
-    /// Let the drive execute it, then give its answer to [`RemoteController::finish`].
-    Forward { entry: SubmissionQueueEntry, length: u32, finish: Finish },
+    /// Let the drive execute it, with what it brings, then give its answer to [`RemoteController::finish`].
+    Forward { entry: SubmissionQueueEntry, forward: Forward },
     /// Answer, then do what the property change asks for.
     Effect { reply: Reply, effect: Effect },
 }
@@ -61,6 +64,9 @@ pub(crate) struct RemoteController {
     pub(super) properties: Properties,
     pub(super) events: AsyncEvents<Slot>,
     pub(super) keep_alive: KeepAlive,
+    policy: Arc<Policy>,
+    /// Held from its first Firmware Image Download to its Firmware Commit.
+    firmware: Option<FirmwareClaim>,
 }
 
 impl RemoteController {
@@ -72,6 +78,7 @@ impl RemoteController {
         now: Instant,
     ) -> Self {
         let version = identity::version(export.drive.info().version);
+        let policy = export.policies.of(&association.connect.host);
         let capabilities = capabilities(version);
         Self {
             association,
@@ -79,6 +86,8 @@ impl RemoteController {
             properties: Properties::new(capabilities, version),
             events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
             keep_alive: KeepAlive::new(kato, now),
+            policy,
+            firmware: None,
         }
     }
 
@@ -96,6 +105,8 @@ impl RemoteController {
             properties: Properties::discovery(capabilities(version), version),
             events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
             keep_alive: KeepAlive::discovery(kato, now),
+            policy: Arc::default(),
+            firmware: None,
         }
     }
 
@@ -152,11 +163,9 @@ impl RemoteController {
             }),
             // Bit 0: the command was not aborted. What is on the drive is left to complete.
             admin::ABORT => Ok(Action::result(1)),
-            admin::SET_FEATURES => features::set(self, entry, data, now),
-            admin::GET_FEATURES if policy::feature_is_ours((entry.cdw10.get() & 0xff) as u8) => {
-                features::get(self, entry, declared)
-            }
-            _ => self.look(entry, declared),
+            admin::SET_FEATURES if features::is_ours(entry) => features::set(self, entry, data, now),
+            admin::GET_FEATURES if features::is_ours(entry) => features::get(self, entry, declared),
+            _ => self.ask(entry, declared),
         };
         outcome.unwrap_or_else(Action::status)
     }
@@ -181,8 +190,8 @@ impl RemoteController {
         }
     }
 
-    /// Commands that look: at the drive, at the discovery log, at what is kept here.
-    fn look(&mut self, entry: &SubmissionQueueEntry, declared: u32) -> Result<Action, Status> {
+    /// Commands for what stands behind: the drive, the discovery log, what is kept here.
+    fn ask(&mut self, entry: &SubmissionQueueEntry, declared: u32) -> Result<Action, Status> {
         if let Role::Discovery(service) = &mut self.role {
             let answer = service.answer(entry, declared, &self.association)?;
             self.note_log_read(entry);
@@ -197,7 +206,7 @@ impl RemoteController {
             self.note_log_read(entry);
             return Ok(Action::data(data));
         }
-        let forward = policy::inspect(entry)?;
+        let forward = decide::decide(&self.policy, entry, declared)?;
         if forward.length != declared {
             return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
         }
@@ -207,8 +216,16 @@ impl RemoteController {
         if names_foreign_namespace(entry, export) {
             return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
         }
-        let entry = policy::to_drive(entry, export.drive.info().version);
-        Ok(Action::Forward { entry, length: forward.length, finish: forward.finish })
+        if decide::reaches_beyond(&forward, entry) && !export.shows_whole_drive() {
+            return Err(Status::OPERATION_DENIED.with_dnr());
+        }
+        if matches!(entry.opcode, admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT)
+            && self.firmware.is_none()
+        {
+            self.firmware = Some(export.firmware.claim(&self.association)?);
+        }
+        let entry = decide::to_drive(entry, export.drive.info().version);
+        Ok(Action::Forward { entry, forward })
     }
 
     fn note_log_read(&mut self, entry: &SubmissionQueueEntry) {
@@ -225,6 +242,9 @@ impl RemoteController {
         finish: Finish,
         answer: AdminReply,
     ) -> Action {
+        if entry.opcode == admin::FIRMWARE_COMMIT {
+            self.firmware = None;
+        }
         let AdminReply { entry: completion, data } = answer;
         let status = completion.status().with_crd(0);
         let mut reply = Reply { status, result: completion.result() };
@@ -239,11 +259,13 @@ impl RemoteController {
             version: self.properties.version(),
             max_transfer: export.max_transfer(),
             broadcast_flush: export.view.broadcast_flush,
+            policy: &self.policy,
         };
         let data = finish::data(finish, data, &identity, export);
-        if finish == Finish::FeatureCapabilities {
-            // Set Features is refused, so nothing can be saved or changed: bits 0 and 2.
-            reply.result &= !0b101;
+        if let Finish::FeatureCapabilities { id } = finish
+            && !self.policy.sets_feature(id)
+        {
+            reply.result &= !u64::from(select::SUPPORTED_SAVEABLE | select::SUPPORTED_CHANGEABLE);
         }
         Action::Answer { reply, data }
     }

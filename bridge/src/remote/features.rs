@@ -3,25 +3,30 @@
 use std::time::Instant;
 
 use gangway_spec::command::SubmissionQueueEntry;
-use gangway_spec::feature::fid;
+use gangway_spec::feature::{feature_id, feature_save, feature_select, fid, select};
 use gangway_spec::status::Status;
 
 use super::controller::{Action, RemoteController};
-use super::policy::{SELECT_CAPABILITIES, feature_is_ours};
+use crate::policy::table::{self, Place};
 
-/// Set Features. Features of the drive are not changed from afar: the class `tune` is not open.
+/// Whether a feature is kept here.
+pub(super) fn is_ours(entry: &SubmissionQueueEntry) -> bool {
+    matches!(table::set_feature(feature_id(entry)), Place::Here(_))
+}
+
+/// Set Features of what is kept here.
 pub(super) fn set(
     controller: &mut RemoteController,
     entry: &SubmissionQueueEntry,
     data: &[u8],
     now: Instant,
 ) -> Result<Action, Status> {
-    let id = (entry.cdw10.get() & 0xff) as u8;
+    let id = feature_id(entry);
     let value = entry.cdw11.get();
-    if !feature_is_ours(id) || id == fid::HOST_IDENTIFIER {
+    if id == fid::HOST_IDENTIFIER {
         return Err(Status::FEATURE_NOT_CHANGEABLE.with_dnr());
     }
-    if entry.cdw10.get() & (1 << 31) != 0 {
+    if feature_save(entry) {
         return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
     }
     if !data.is_empty() {
@@ -52,18 +57,17 @@ pub(super) fn set(
     }
 }
 
-/// Get Features of what [`feature_is_ours`] names.
+/// Get Features of what is kept here.
 pub(super) fn get(
     controller: &mut RemoteController,
     entry: &SubmissionQueueEntry,
     declared: u32,
 ) -> Result<Action, Status> {
-    let id = (entry.cdw10.get() & 0xff) as u8;
-    let select = (entry.cdw10.get() >> 8) & 0x7;
-    if select > SELECT_CAPABILITIES {
+    let (id, selected) = (feature_id(entry), feature_select(entry));
+    if selected > select::SUPPORTED_CAPABILITIES {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    let has_data = id == fid::HOST_IDENTIFIER && select != SELECT_CAPABILITIES;
+    let has_data = id == fid::HOST_IDENTIFIER && selected != select::SUPPORTED_CAPABILITIES;
     // EXHID: a fabrics host has a 128-bit identifier (NVMe Base 2.0, 5.27.1.25).
     if has_data && entry.cdw11.get() & 1 == 0 {
         return Err(Status::INVALID_FIELD.with_dnr());
@@ -71,9 +75,9 @@ pub(super) fn get(
     if declared != if has_data { 16 } else { 0 } {
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
-    if select == SELECT_CAPABILITIES {
-        // Bit 2: changeable.
-        return Ok(Action::result(if id == fid::HOST_IDENTIFIER { 0 } else { 1 << 2 }));
+    if selected == select::SUPPORTED_CAPABILITIES {
+        let changeable = if id == fid::HOST_IDENTIFIER { 0 } else { select::SUPPORTED_CHANGEABLE };
+        return Ok(Action::result(changeable));
     }
     Ok(match id {
         fid::HOST_IDENTIFIER => Action::data(controller.association.connect.host_id.0.to_vec()),

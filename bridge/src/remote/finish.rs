@@ -4,14 +4,15 @@ use gangway_spec::identify::{CommandSetIndependentNamespace, IdentifyController,
 use gangway_spec::opcode::{admin, nvm};
 use zerocopy::FromBytes;
 
+use super::decide::{self, Finish};
 use super::identity::{self, Identity};
-use super::policy::{self, Finish};
 use crate::export::Export;
+use crate::policy::Policy;
 
 /// Applies `finish` to the data of a successful command.
 pub(super) fn data(finish: Finish, mut data: Vec<u8>, identity: &Identity<'_>, export: &Export) -> Vec<u8> {
     match finish {
-        Finish::AsItIs | Finish::FeatureCapabilities => {}
+        Finish::AsItIs | Finish::FeatureCapabilities { .. } => {}
         Finish::Controller => {
             if let Ok(structure) = IdentifyController::mut_from_bytes(&mut data) {
                 identity::controller(structure, identity);
@@ -38,8 +39,8 @@ pub(super) fn data(finish: Finish, mut data: Vec<u8>, identity: &Identity<'_>, e
             }
         }
         Finish::NamespaceList => keep_shown(&mut data, export),
-        Finish::EffectsLog { offset } => refuse_in_effects(&mut data, offset),
-        Finish::SupportedLogPages { offset } => refuse_in_log_pages(&mut data, offset),
+        Finish::EffectsLog { offset } => refuse_in_effects(identity.policy, &mut data, offset),
+        Finish::SupportedLogPages { offset } => refuse_in_log_pages(identity.policy, &mut data, offset),
     }
     data
 }
@@ -64,11 +65,11 @@ const SUPPORTED: u32 = 1;
 
 /// Commands Supported and Effects: 256 dwords for admin commands, 256 for I/O commands. Clearing CSUPP (bit 0) and the
 /// rest of a dword says that the command is not supported. Keep Alive is supported here, whatever the drive says.
-fn refuse_in_effects(data: &mut [u8], offset: u64) {
+fn refuse_in_effects(policy: &Policy, data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
         let index = offset / 4 + index as u64;
         let open = match index {
-            0..=255 => policy::admin_opcode_is_open(index as u8),
+            0..=255 => decide::admin_opcode_is_open(policy, index as u8),
             256..=511 => io_opcode_is_open((index - 256) as u8),
             _ => true,
         };
@@ -97,10 +98,10 @@ fn io_opcode_is_open(opcode: u8) -> bool {
 }
 
 /// Supported Log Pages: a dword per log page.
-fn refuse_in_log_pages(data: &mut [u8], offset: u64) {
+fn refuse_in_log_pages(policy: &Policy, data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
         let id = offset / 4 + index as u64;
-        if id < 256 && !policy::log_page_is_listed(id as u8) {
+        if id < 256 && !decide::log_page_is_open(policy, id as u8) {
             dword.fill(0);
         }
     }
@@ -137,12 +138,24 @@ mod tests {
     #[test]
     fn refused_commands_are_not_promised_wherever_the_log_is_read_from() {
         let mut page = vec![0xff; 2048];
-        refuse_in_effects(&mut page, 0);
+        let policy = Policy::default();
+        refuse_in_effects(&policy, &mut page, 0);
         let at = |opcode: u8| usize::from(opcode) * 4;
         assert_eq!(page[at(admin::FORMAT_NVM)..][..4], [0; 4]);
         assert_eq!(page[at(admin::IDENTIFY)..][..4], [0xff; 4]);
         let mut piece = vec![0xff; 4];
-        refuse_in_effects(&mut piece, at(admin::FORMAT_NVM) as u64);
+        refuse_in_effects(&policy, &mut piece, at(admin::FORMAT_NVM) as u64);
         assert_eq!(piece, [0; 4]);
+
+        let mut page = vec![0xff; 2048];
+        refuse_in_effects(
+            &Policy::new(["inspect", "vendor"].map(|class| class.parse().unwrap()), []),
+            &mut page,
+            0,
+        );
+        assert_eq!(
+            (&page[at(0xc0)..][..4], &page[at(admin::SANITIZE)..][..4]),
+            (&[0xff; 4][..], &[0; 4][..])
+        );
     }
 }

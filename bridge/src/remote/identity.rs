@@ -3,13 +3,17 @@
 
 use gangway_fabric::keep_alive::KAS;
 use gangway_spec::fabrics::Nqn;
+use gangway_spec::feature::fid;
 use gangway_spec::identify::{
     Cmic, CommandSetIndependentNamespace, Ctratt, Fuses, IdentifyController, IdentifyNamespace, Lpa, Nmic,
     Oacs, Oaes, Ofcs, Oncs, Sgls, Vwc,
 };
+use gangway_spec::log::lid;
+use gangway_spec::opcode::admin;
 use gangway_spec::registers::Version;
 
 use super::limits;
+use crate::policy::Policy;
 
 /// What Identify Controller depends on besides the drive.
 pub(crate) struct Identity<'a> {
@@ -20,6 +24,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) max_transfer: u32,
     /// Whether Flush may name all namespaces at once.
     pub(crate) broadcast_flush: bool,
+    /// What the host may do.
+    pub(crate) policy: &'a Policy,
 }
 
 /// The version to show for a drive of `version`: at least 1.2.1, which fabrics need, at most what is implemented here.
@@ -59,18 +65,29 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
     data.crdt2 = 0.into();
     data.crdt3 = 0.into();
 
-    // Not promised, because the policy refuses it or this target has no place for it.
-    let keep = |bits: u32, kept: u32| bits & kept;
-    data.oacs = (keep(data.oacs.get().into(), Oacs::GET_LBA_STATUS.bits().into()) as u16).into();
-    let oncs = Oncs::COMPARE
+    promise(data, identity.policy);
+}
+
+/// Takes back what the policy refuses, or this target has no place for.
+fn promise(data: &mut IdentifyController, policy: &Policy) {
+    let opens = |opcodes: &[u8]| opcodes.iter().all(|opcode| policy.admin(*opcode));
+    let mut oacs = Oacs::empty();
+    oacs.set(Oacs::GET_LBA_STATUS, opens(&[admin::GET_LBA_STATUS]));
+    oacs.set(Oacs::SECURITY, opens(&[admin::SECURITY_SEND, admin::SECURITY_RECEIVE]));
+    oacs.set(Oacs::FIRMWARE, opens(&[admin::FIRMWARE_COMMIT, admin::FIRMWARE_IMAGE_DOWNLOAD]));
+    oacs.set(Oacs::DEVICE_SELF_TEST, opens(&[admin::DEVICE_SELF_TEST]));
+    oacs.set(Oacs::LOCKDOWN, opens(&[admin::LOCKDOWN]));
+    data.oacs = (data.oacs.get() & oacs.bits()).into();
+    let mut oncs = Oncs::COMPARE
         | Oncs::WRITE_UNCORRECTABLE
         | Oncs::DATASET_MANAGEMENT
         | Oncs::WRITE_ZEROES
-        | Oncs::FEATURE_SAVE
         | Oncs::VERIFY
         | Oncs::COPY
         | Oncs::COPY_ATOMIC;
-    data.oncs = (keep(data.oncs.get().into(), oncs.bits().into()) as u16).into();
+    oncs.set(Oncs::FEATURE_SAVE, policy.sets_any_feature());
+    oncs.set(Oncs::TIMESTAMP, policy.sets_feature(fid::TIMESTAMP));
+    data.oncs = (data.oncs.get() & oncs.bits()).into();
     data.oaes = Oaes::empty().bits().into();
     let ctratt = Ctratt::NVM_SETS
         | Ctratt::READ_RECOVERY_LEVELS
@@ -78,29 +95,23 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
         | Ctratt::UUID_LIST
         | Ctratt::MDTS_WITHOUT_METADATA;
     let ours = Ctratt::HOST_ID_128 | Ctratt::TRAFFIC_BASED_KEEP_ALIVE;
-    data.ctratt = (keep(data.ctratt.get(), ctratt.bits()) | ours.bits()).into();
-    let lpa = Lpa::SMART_PER_NAMESPACE
+    data.ctratt = (data.ctratt.get() & ctratt.bits() | ours.bits()).into();
+    let mut lpa = Lpa::SMART_PER_NAMESPACE
         | Lpa::COMMANDS_SUPPORTED_AND_EFFECTS
         | Lpa::EXTENDED_DATA
         | Lpa::SUPPORTED_LOG_PAGES;
+    let telemetry = policy.log_page(lid::TELEMETRY_HOST) && policy.log_page(lid::TELEMETRY_CONTROLLER);
+    lpa.set(Lpa::TELEMETRY | Lpa::TELEMETRY_AREA_4, telemetry);
+    lpa.set(Lpa::PERSISTENT_EVENT, policy.log_page(lid::PERSISTENT_EVENT));
     data.lpa &= lpa.bits();
     data.fuses = Fuses::empty().bits().into();
     // Copy formats 2h and 3h name source namespaces.
     data.ocfs = (data.ocfs.get() & 0b11).into();
-    data.apsta = 0;
     data.hmpre = 0.into();
     data.hmmin = 0.into();
     data.hmminds = 0.into();
     data.hmmaxd = 0.into();
     data.rpmbs = 0.into();
-    data.edstt = 0.into();
-    data.dsto = 0;
-    data.hctma = 0.into();
-    data.mntmt = 0.into();
-    data.mxtmt = 0.into();
-    data.sanicap = 0.into();
-    data.nwpc = 0;
-    data.pels = 0.into();
     data.nvmsr = 0;
     data.mec = 0;
     data.anatt = 0;
@@ -108,8 +119,31 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
     data.anagrpmax = 0.into();
     data.nanagrpid = 0.into();
     data.crcap = 0;
-    // The number of firmware slots stays to be seen; activation without reset is not offered.
-    data.frmw &= 0b1111;
+    if !oacs.contains(Oacs::FIRMWARE) {
+        // The number of firmware slots stays to be seen; activation without reset is not offered.
+        data.frmw &= 0b1111;
+    }
+    if !oacs.contains(Oacs::DEVICE_SELF_TEST) {
+        data.edstt = 0.into();
+        data.dsto = 0;
+    }
+    if !policy.sets_feature(fid::APST) {
+        data.apsta = 0;
+    }
+    if !policy.sets_feature(fid::HCTM) {
+        data.hctma = 0.into();
+        data.mntmt = 0.into();
+        data.mxtmt = 0.into();
+    }
+    if !opens(&[admin::SANITIZE]) {
+        data.sanicap = 0.into();
+    }
+    if !policy.sets_feature(fid::NAMESPACE_WRITE_PROTECTION) {
+        data.nwpc = 0;
+    }
+    if !policy.log_page(lid::PERSISTENT_EVENT) {
+        data.pels = 0.into();
+    }
 }
 
 /// Turns a drive's Identify Namespace into the one that a host sees (NVM Command Set 1.0, 4.1.5.1).

@@ -17,8 +17,6 @@ pub(crate) const ABORTS: u8 = 4;
 pub(crate) const MAX_H2C_DATA: u32 = 1 << 20;
 /// Bytes at most of one read of a log page that is kept here. MDTS of the discovery controller says so.
 pub(crate) const OWN_LOG_PAGE: u32 = 128 << 10;
-/// How long a drive may take for an admin command of the class `inspect`.
-pub(crate) const ADMIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a peer may take from the TCP connection to a complete Connect.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// CAP.TO: what enabling a controller takes at most.

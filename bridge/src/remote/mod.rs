@@ -3,14 +3,16 @@
 //! A remote controller decides what each admin command means (answered here, forwarded, refused) and how the drive's
 //! answers look to the host. It does no I/O: the task that owns the connection carries out what it decides.
 
+pub(crate) mod decide;
 pub(crate) mod identity;
 pub(crate) mod limits;
-pub(crate) mod policy;
 
 mod controller;
 mod discovery;
 mod features;
 mod finish;
+mod firmware;
 
 pub(crate) use controller::{Action, RemoteController};
 pub(crate) use discovery::DiscoveryService;
+pub(crate) use firmware::FirmwareLock;

@@ -51,6 +51,7 @@ impl Serving {
                     nqn: EXPORT.parse().unwrap(),
                     access: Access::AnyHost,
                     read_only: false,
+                    policies: gangway_bridge::HostPolicies::default(),
                     max_io_queues: 4,
                 };
                 let target = Target::start(config, &domain, vec![(drive, export)]).await.unwrap();

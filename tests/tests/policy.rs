@@ -1,0 +1,159 @@
+//! What a policy opens works, and is promised; what it does not open is neither.
+#![allow(clippy::unwrap_used)] // Tests end where something fails.
+
+use gangway_bridge::policy::Item;
+use gangway_bridge::policy::table::Class;
+use gangway_bridge::{HostPolicies, Policy};
+use gangway_driver::emulated::EmulatedConfig;
+use gangway_fabric::host::client::{AdminQueue, Transfer};
+use gangway_spec::feature::{fid, select};
+use gangway_spec::identify::{Oacs, Oncs};
+use gangway_spec::log::{CommandsSupportedAndEffectsLog, lid};
+use gangway_spec::opcode::admin;
+use gangway_spec::{Status, SubmissionQueueEntry};
+use gangway_tests::{Setup, TestTarget, identity};
+use zerocopy::FromBytes;
+
+fn policy(items: &[&str]) -> Policy {
+    let allow = items.iter().map(|item| item.parse().unwrap()).chain([Item::Class(Class::Inspect)]);
+    Policy::new(allow, [])
+}
+
+fn serve(policies: HostPolicies) -> TestTarget {
+    let drive = EmulatedConfig { size: 8 << 20, ..EmulatedConfig::default() };
+    TestTarget::with(Setup { drives: vec![drive], policies, ..Setup::default() })
+}
+
+fn entry(opcode: u8, nsid: u32, cdw10: u32, cdw11: u32) -> SubmissionQueueEntry {
+    let mut entry = SubmissionQueueEntry::new(opcode);
+    entry.nsid.set(nsid);
+    entry.cdw10.set(cdw10);
+    entry.cdw11.set(cdw11);
+    entry
+}
+
+fn status(admin: &mut AdminQueue, entry: &SubmissionQueueEntry, transfer: Transfer) -> Status {
+    admin.command(entry, transfer).unwrap().0.status()
+}
+
+fn write_cache(admin: &mut AdminQueue) -> u64 {
+    let get = entry(admin::GET_FEATURES, 0, fid::VOLATILE_WRITE_CACHE.into(), 0);
+    admin.command(&get, Transfer::None).unwrap().0.result()
+}
+
+fn promised(admin: &mut AdminQueue, opcode: u8) -> bool {
+    let data = admin.log_page(lid::COMMANDS_SUPPORTED_AND_EFFECTS, 0, 0, 4096, true).unwrap();
+    let log = CommandsSupportedAndEffectsLog::read_from_bytes(&data).unwrap();
+    log.admin[usize::from(opcode)].get() & 1 == 1
+}
+
+#[test]
+fn features_of_the_drive_can_be_set_where_tune_is_open_and_every_host_sees_it() {
+    let target = serve(HostPolicies::all(policy(&["tune"])));
+    let (mut one, mut other) = (target.host(1), target.host(2));
+    let set = |value| entry(admin::SET_FEATURES, 0, fid::VOLATILE_WRITE_CACHE.into(), value);
+    for value in [0, 1, 0] {
+        assert_eq!(status(&mut one, &set(value), Transfer::None), Status::SUCCESS);
+        assert_eq!((write_cache(&mut one), write_cache(&mut other)), (value.into(), value.into()));
+    }
+    // With data, which has the length that the feature says.
+    let set = entry(admin::SET_FEATURES, 0, fid::TIMESTAMP.into(), 0);
+    let time = 1_700_000_000_000_u64;
+    assert_eq!(
+        status(&mut one, &set, Transfer::Write(time.to_le_bytes()[..4].into())),
+        Status::DATA_SGL_LENGTH_INVALID.with_dnr()
+    );
+    assert_eq!(
+        status(&mut one, &set, Transfer::Write(time.to_le_bytes().as_slice().into())),
+        Status::SUCCESS
+    );
+    let get = entry(admin::GET_FEATURES, 0, fid::TIMESTAMP.into(), 0);
+    let (_, data) = other.command(&get, Transfer::Read(8)).unwrap();
+    let told = u64::from_le_bytes([data[0], data[1], data[2], data[3], data[4], data[5], 0, 0]);
+    assert!((time..time + 3_600_000).contains(&told), "the drive's clock says {told}");
+    target.assert_no_violations();
+}
+
+#[test]
+fn one_feature_can_be_opened_or_refused_by_itself() {
+    let set = |admin: &mut AdminQueue, id: u8| {
+        status(admin, &entry(admin::SET_FEATURES, 0, id.into(), 0), Transfer::None)
+    };
+    let changeable = |admin: &mut AdminQueue, id: u8| {
+        let cdw10 = u32::from(id) | u32::from(select::SUPPORTED_CAPABILITIES) << 8;
+        let (entry, _) = admin.command(&entry(admin::GET_FEATURES, 0, cdw10, 0), Transfer::None).unwrap();
+        entry.result() & u64::from(select::SUPPORTED_CHANGEABLE) != 0
+    };
+    let refused = Status::FEATURE_NOT_CHANGEABLE.with_dnr();
+    let only = policy(&["feature:06h"]);
+    let tune = ["tune".parse().unwrap(), Item::Class(Class::Inspect)];
+    let without = Policy::new(tune, ["feature:06h".parse().unwrap()]);
+    for (policy, cache, arbitration) in [(only, true, false), (without, false, true)] {
+        let target = serve(HostPolicies::all(policy));
+        let mut admin = target.host(1);
+        for (id, open) in [(fid::VOLATILE_WRITE_CACHE, cache), (fid::ARBITRATION, arbitration)] {
+            assert_eq!(set(&mut admin, id), if open { Status::SUCCESS } else { refused }, "feature {id:#x}");
+            assert_eq!(changeable(&mut admin, id), open, "feature {id:#x}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_open_is_denied_and_not_promised_to_the_host_concerned() {
+    let mut policies = HostPolicies::default();
+    policies.name(&identity(1).nqn, policy(&["tune", "firmware", "vendor", "manage"]));
+    let target = serve(policies);
+    let drive = &target.infos[0].identify;
+    let (mut trusted, mut other) = (target.host(1), target.host(2));
+    let classes: &[(u8, Oacs)] = &[
+        (admin::DEVICE_SELF_TEST, Oacs::DEVICE_SELF_TEST),
+        (admin::FIRMWARE_COMMIT, Oacs::FIRMWARE),
+        (admin::SECURITY_RECEIVE, Oacs::SECURITY),
+        (admin::LOCKDOWN, Oacs::LOCKDOWN),
+    ];
+    for &(opcode, bit) in classes {
+        let of =
+            |admin: &mut AdminQueue| Oacs::from_bits_retain(admin.identify_controller().unwrap().oacs.get());
+        assert_eq!(of(&mut trusted).contains(bit), Oacs::from_bits_retain(drive.oacs.get()).contains(bit));
+        assert!(!of(&mut other).contains(bit));
+        let entry = entry(opcode, 0, 0, 0);
+        assert!(!status(&mut trusted, &entry, Transfer::None).is(Status::OPERATION_DENIED), "{opcode:#x}");
+        assert_eq!(status(&mut other, &entry, Transfer::None), Status::OPERATION_DENIED.with_dnr());
+        assert!(!promised(&mut other, opcode), "{opcode:#x}");
+    }
+    // Whatever is open: our own use of the drive, and its namespaces.
+    for opcode in [admin::CREATE_IO_SQ, admin::DELETE_IO_CQ, admin::DOORBELL_BUFFER_CONFIG, admin::FORMAT_NVM]
+    {
+        for host in [&mut trusted, &mut other] {
+            let refused = status(host, &entry(opcode, 1, 0, 0), Transfer::None);
+            assert_eq!(refused, Status::INVALID_OPCODE.with_dnr(), "{opcode:#x}");
+            assert!(!promised(host, opcode), "{opcode:#x}");
+        }
+    }
+    let oncs =
+        |admin: &mut AdminQueue| Oncs::from_bits_retain(admin.identify_controller().unwrap().oncs.get());
+    let own = Oncs::from_bits_retain(drive.oncs.get());
+    assert_eq!(oncs(&mut trusted).contains(Oncs::TIMESTAMP), own.contains(Oncs::TIMESTAMP));
+    assert!(!oncs(&mut other).contains(Oncs::TIMESTAMP));
+    target.assert_no_violations();
+}
+
+#[test]
+fn one_host_at_a_time_downloads_firmware() {
+    let target = serve(HostPolicies::all(policy(&["firmware"])));
+    let download = entry(admin::FIRMWARE_IMAGE_DOWNLOAD, 0, 1023, 0);
+    let piece = vec![0; 4096];
+    let denied = |admin: &mut AdminQueue| {
+        status(admin, &download, Transfer::Write(piece.as_slice().into())) == Status::OPERATION_DENIED
+    };
+    let (mut one, mut other) = (target.host(1), target.host(2));
+    assert!(!denied(&mut one));
+    assert!(denied(&mut other) && !denied(&mut one), "the first goes on");
+    // A commit ends it, whatever the drive makes of it.
+    status(&mut one, &entry(admin::FIRMWARE_COMMIT, 0, 0, 0), Transfer::None);
+    assert!(!denied(&mut other) && denied(&mut one));
+    // So does leaving.
+    other.shutdown().unwrap();
+    gangway_tests::eventually("the other host's claim to end", || !denied(&mut one));
+    target.assert_no_violations();
+}
