@@ -22,7 +22,7 @@
 //!
 //! # What this does not do yet
 //!
-//! - Only commands that look at the drive are forwarded from the admin queue; there is no way to open others.
+//! - Commands that change which namespaces there are, or their formats, are not forwarded whatever the policy says.
 //! - Abort answers that the command was not aborted; asynchronous events of the drive are not forwarded.
 //! - Reservations, TLS and in-band authentication.
 //! - Namespaces with metadata in a separate buffer, and command sets other than NVM, are left out of an export.

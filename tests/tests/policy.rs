@@ -36,8 +36,8 @@ fn status(admin: &mut AdminQueue, entry: &SubmissionQueueEntry, transfer: Transf
     admin.command(entry, transfer).unwrap().0.status()
 }
 
-fn write_cache(admin: &mut AdminQueue) -> u64 {
-    let get = entry(admin::GET_FEATURES, 0, fid::VOLATILE_WRITE_CACHE.into(), 0);
+fn atomicity(admin: &mut AdminQueue) -> u64 {
+    let get = entry(admin::GET_FEATURES, 0, fid::WRITE_ATOMICITY.into(), 0);
     admin.command(&get, Transfer::None).unwrap().0.result()
 }
 
@@ -51,10 +51,10 @@ fn promised(admin: &mut AdminQueue, opcode: u8) -> bool {
 fn features_of_the_drive_can_be_set_where_tune_is_open_and_every_host_sees_it() {
     let target = serve(HostPolicies::all(policy(&["tune"])));
     let (mut one, mut other) = (target.host(1), target.host(2));
-    let set = |value| entry(admin::SET_FEATURES, 0, fid::VOLATILE_WRITE_CACHE.into(), value);
+    let set = |value| entry(admin::SET_FEATURES, 0, fid::WRITE_ATOMICITY.into(), value);
     for value in [0, 1, 0] {
         assert_eq!(status(&mut one, &set(value), Transfer::None), Status::SUCCESS);
-        assert_eq!((write_cache(&mut one), write_cache(&mut other)), (value.into(), value.into()));
+        assert_eq!((atomicity(&mut one), atomicity(&mut other)), (value.into(), value.into()));
     }
     // With data, which has the length that the feature says.
     let set = entry(admin::SET_FEATURES, 0, fid::TIMESTAMP.into(), 0);
@@ -85,13 +85,13 @@ fn one_feature_can_be_opened_or_refused_by_itself() {
         entry.result() & u64::from(select::SUPPORTED_CHANGEABLE) != 0
     };
     let refused = Status::FEATURE_NOT_CHANGEABLE.with_dnr();
-    let only = policy(&["feature:06h"]);
+    let only = policy(&["feature:0ah"]);
     let tune = ["tune".parse().unwrap(), Item::Class(Class::Inspect)];
-    let without = Policy::new(tune, ["feature:06h".parse().unwrap()]);
-    for (policy, cache, arbitration) in [(only, true, false), (without, false, true)] {
+    let without = Policy::new(tune, ["feature:0ah".parse().unwrap()]);
+    for (policy, atomicity, arbitration) in [(only, true, false), (without, false, true)] {
         let target = serve(HostPolicies::all(policy));
         let mut admin = target.host(1);
-        for (id, open) in [(fid::VOLATILE_WRITE_CACHE, cache), (fid::ARBITRATION, arbitration)] {
+        for (id, open) in [(fid::WRITE_ATOMICITY, atomicity), (fid::ARBITRATION, arbitration)] {
             assert_eq!(set(&mut admin, id), if open { Status::SUCCESS } else { refused }, "feature {id:#x}");
             assert_eq!(changeable(&mut admin, id), open, "feature {id:#x}");
         }

@@ -30,7 +30,6 @@ mod removal;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use gangway_driver::controller::{Controller, ControllerError, Options};
 use gangway_driver::dma::{BufferPool, Direction, DmaError};

@@ -67,7 +67,7 @@ const OWN_USE: &str = "it steers the target's own use of the drive";
 const ALL_HOSTS: &str = "the drive takes all hosts for one, so it would be about all of them";
 const PER_HOST: &str = "it is kept for each host by the target";
 const NAMESPACES: &str = "the namespaces of an export do not change while it is served";
-const UNKNOWN: &str = "what it does, or how much it transfers, is not known here";
+const UNKNOWN: &str = "what it does or transfers is not known here";
 
 /// Where an admin command belongs.
 pub const fn admin(opcode: u8) -> Place {
