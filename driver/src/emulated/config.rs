@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::capabilities::Capabilities;
 use super::faults::{FaultError, FaultRule};
+use super::options::ZoneConfig;
 
 /// Largest MDTS that an emulated drive may have: 2^12 pages of 4 KiB, 16 MiB.
 pub const MDTS_MAX: u8 = 12;
@@ -56,6 +57,18 @@ pub enum Backing {
 /// | `fault` | what the drive does wrong, and when: see [`FaultRule`]. May be given several times | none |
 /// | `serial` | serial number | derived from the path of the file, or random |
 /// | `model` | model number | `Gangway Emulated NVMe Drive` |
+/// | `ms` | bytes of metadata of a block: 0, 8, 16 or 64 | `0` |
+/// | `pi` | end-to-end protection: type 1, 2 or 3 | `0`, none |
+/// | `pi-first` | protection information is in the first 8 bytes of the metadata | in the last |
+/// | `extended` | metadata is part of each block on its way | in a buffer of its own |
+/// | `capacity` | bytes of the drive; what namespaces leave is free for Namespace Management | their sum |
+/// | `max-namespaces` | largest namespace identifier | `namespaces` |
+/// | `operation` | time that Format NVM, Sanitize and self-tests take | none |
+/// | `zoned` | the namespaces are zoned | |
+/// | `zone-size` | bytes from one zone to the next | `16MiB` |
+/// | `zone-capacity` | bytes of a zone that can be written | `zone-size` |
+/// | `max-open`, `max-active` | most zones that may be open, and active, at once | no limit |
+/// | `zone-extension` | bytes of a zone descriptor extension, a multiple of 64 | `0` |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmulatedConfig {
     /// Bytes of each namespace; a multiple of the block size.
@@ -85,6 +98,22 @@ pub struct EmulatedConfig {
     pub serial: Option<String>,
     /// Model number, at most 40 printable ASCII characters.
     pub model: String,
+    /// Bytes of metadata of a block: 0, 8, 16 or 64.
+    pub metadata: u16,
+    /// Type of end-to-end protection, 1 to 3; 0 is none.
+    pub protection: u8,
+    /// Protection information is in the first 8 bytes of the metadata, not in the last.
+    pub protection_first: bool,
+    /// Metadata is part of each block on its way, not in a buffer of its own.
+    pub extended: bool,
+    /// Bytes of the drive. `None`: those of its namespaces.
+    pub capacity: Option<u64>,
+    /// Largest namespace identifier. `None`: that of the last namespace at the start.
+    pub max_namespaces: Option<u32>,
+    /// How long Format NVM, Sanitize and self-tests take. `None`: they are done at once.
+    pub operation: Option<Duration>,
+    /// The namespaces are zoned, and their zones like this.
+    pub zones: Option<ZoneConfig>,
 }
 
 impl Default for EmulatedConfig {
@@ -103,6 +132,14 @@ impl Default for EmulatedConfig {
             faults: Vec::new(),
             serial: None,
             model: "Gangway Emulated NVMe Drive".to_owned(),
+            metadata: 0,
+            protection: 0,
+            protection_first: false,
+            extended: false,
+            capacity: None,
+            max_namespaces: None,
+            operation: None,
+            zones: None,
         }
     }
 }
@@ -113,7 +150,9 @@ pub enum ConfigError {
     /// No such option.
     #[error(
         "there is no option \"{option}\"; there are size, block, namespaces, file, null, mdts, queues, depth, stride, \
-         latency, sgl, shadow-doorbells, page, ready-timeout, crto, fault, serial and model"
+         latency, sgl, shadow-doorbells, page, ready-timeout, crto, fault, serial, model, ms, pi, pi-first, extended, \
+         capacity, max-namespaces, operation, zoned, zone-size, zone-capacity, max-open, max-active and \
+         zone-extension"
     )]
     UnknownOption {
         /// What was given.
@@ -211,7 +250,12 @@ impl EmulatedConfig {
                 return Err(wrong(option, value, expected));
             }
         }
-        Ok(())
+        self.validate_namespaces()
+    }
+
+    /// Whether what is written can be read again.
+    pub(super) fn keeps_data(&self) -> bool {
+        self.backing != Backing::Null
     }
 }
 
@@ -243,7 +287,7 @@ impl EmulatedConfig {
         let needed =
             |option, form| value.filter(|value| !value.is_empty()).ok_or(ConfigError::Form { option, form });
         match name {
-            "size" => self.size = parse_size(needed("size", "size=1GiB")?)?,
+            "size" => self.size = parse_size("size", needed("size", "size=1GiB")?)?,
             "block" => self.block = parse_number("block", needed("block", "block=4096")?)?,
             "namespaces" => {
                 self.namespaces = parse_number("namespaces", needed("namespaces", "namespaces=2")?)?
@@ -252,7 +296,7 @@ impl EmulatedConfig {
             "queues" => self.queues = parse_number("queues", needed("queues", "queues=64")?)?,
             "depth" => self.depth = parse_number("depth", needed("depth", "depth=1024")?)?,
             "stride" => self.stride = parse_number("stride", needed("stride", "stride=0")?)?,
-            "latency" => self.latency = parse_duration(needed("latency", "latency=5ms")?)?,
+            "latency" => self.latency = parse_duration("latency", needed("latency", "latency=5ms")?)?,
             "fault" => {
                 let text = needed("fault", "fault=ACTION:CONDITION:..., such as fault=drop:read:nth=3")?;
                 let wrong = |error| ConfigError::Fault { text: text.to_owned(), error };
@@ -264,6 +308,7 @@ impl EmulatedConfig {
             "null" if value.is_none() => self.backing = Backing::Null,
             "null" => return Err(ConfigError::Form { option: "null", form: "null, without a value" }),
             _ if self.capabilities.apply(name, value)? => {}
+            _ if self.apply_namespaces(name, value)? => {}
             _ => return Err(ConfigError::UnknownOption { option: name.to_owned() }),
         }
         Ok(())
@@ -305,18 +350,19 @@ impl fmt::Display for EmulatedConfig {
             option(true, "serial", serial);
         }
         option(self.model != usual.model, "model", &self.model);
+        self.show_namespaces(&mut options);
         f.write_str(&options.join(","))
     }
 }
 
-fn parse_number<N: FromStr>(option: &'static str, value: &str) -> Result<N, ConfigError> {
+pub(super) fn parse_number<N: FromStr>(option: &'static str, value: &str) -> Result<N, ConfigError> {
     value.parse().map_err(|_| wrong(option, value, "a number that is not too large"))
 }
 
 /// Binary units, largest first.
 const SIZES: [(&str, u64); 4] = [("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
 
-fn parse_size(value: &str) -> Result<u64, ConfigError> {
+pub(super) fn parse_size(option: &'static str, value: &str) -> Result<u64, ConfigError> {
     let digits = value.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = value.split_at(digits);
     let unit = unit.strip_suffix("iB").unwrap_or(unit).to_ascii_uppercase();
@@ -326,10 +372,10 @@ fn parse_size(value: &str) -> Result<u64, ConfigError> {
     };
     factor
         .and_then(|factor| number.parse::<u64>().ok()?.checked_mul(factor))
-        .ok_or_else(|| wrong("size", value, "a number of bytes, such as 1GiB, 512MiB, 64k or 1048576"))
+        .ok_or_else(|| wrong(option, value, "a number of bytes, such as 1GiB, 512MiB, 64k or 1048576"))
 }
 
-struct DisplaySize(u64);
+pub(super) struct DisplaySize(pub(super) u64);
 
 impl fmt::Display for DisplaySize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -342,9 +388,9 @@ impl fmt::Display for DisplaySize {
 
 const DURATIONS: [(&str, u128); 4] = [("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
 
-fn parse_duration(value: &str) -> Result<Option<Duration>, ConfigError> {
+pub(super) fn parse_duration(option: &'static str, value: &str) -> Result<Option<Duration>, ConfigError> {
     let nanos = parse_nanoseconds(value)
-        .ok_or_else(|| wrong("latency", value, "a time with its unit, such as 5ms, 100us or 1s"))?;
+        .ok_or_else(|| wrong(option, value, "a time with its unit, such as 5ms, 100us or 1s"))?;
     Ok((nanos > 0).then(|| Duration::from_nanos(nanos)))
 }
 

@@ -97,8 +97,8 @@ impl Device {
         let queues = usize::from(config.queues) + 1;
         let admin = iommu.gate(Admin::new(&config));
         let io = (1..queues).map(|_| iommu.gate(IoQueue::default())).collect();
-        Ok(Self {
-            namespaces: Namespaces::new(&config),
+        let device = Self {
+            namespaces: Namespaces::new(&config, &store)?,
             identity,
             store,
             registers: Mutex::new(Registers::new(&config)),
@@ -120,7 +120,9 @@ impl Device {
             since: Instant::now(),
             name,
             config,
-        })
+        };
+        device.publish_namespaces();
+        Ok(device)
     }
 
     /// Bytes that one command may move.
@@ -365,7 +367,7 @@ impl Device {
 
     /// What all queues have counted.
     pub(super) fn counters(&self) -> Counters {
-        self.io.iter().fold(Counters::default(), |sum, gate| sum + gate.enter().state.counters)
+        self.io.iter().fold(Counters::default(), |sum, gate| sum + gate.enter().state.work.counters)
     }
 }
 

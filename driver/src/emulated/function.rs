@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gangway_spec::Status;
 use gangway_spec::aen::AsyncEvent;
 use gangway_spec::registers::DOORBELLS;
+use gangway_spec::zns::ZoneState;
 
 use super::config::EmulatedConfig;
 use super::device::Device;
@@ -174,6 +176,16 @@ impl EmulatedProbe {
     /// direction, wrote an impossible doorbell, or configured the controller wrongly. 0 is the only good answer.
     pub fn violations(&self) -> u64 {
         self.device.violations.load(Ordering::Relaxed)
+    }
+
+    /// Makes the zone that begins at `zslba` read-only or offline, as media that wears out does.
+    ///
+    /// # Errors
+    /// There is no such namespace or zone.
+    pub fn wear_out_zone(&self, nsid: u32, zslba: u64, state: ZoneState) -> Result<(), Status> {
+        let namespace = self.device.namespaces.active(nsid)?;
+        let mut zones = namespace.zones().ok_or(Status::INVALID_FIELD)?;
+        zones.wear_out(zslba, state)
     }
 
     /// Reports an asynchronous event, at the next step of the admin queue that finds a request for one.

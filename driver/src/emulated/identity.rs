@@ -29,7 +29,7 @@ impl Identity {
 
     /// NVMe qualified name of the subsystem.
     pub(super) fn subnqn(&self) -> String {
-        let uuid = u128::from_be_bytes(self.uuid(0));
+        let uuid = u128::from_be_bytes(self.uuid(0, 0));
         let fields = [uuid >> 96, uuid >> 80 & 0xffff, uuid >> 64 & 0xffff, uuid >> 48 & 0xffff];
         let node = uuid & 0xffff_ffff_ffff;
         format!(
@@ -38,32 +38,37 @@ impl Identity {
         )
     }
 
-    /// UUID of a namespace, of the version that is free for any use (RFC 9562, 5.8); NSID 0 stands for the subsystem.
-    pub(super) fn uuid(&self, nsid: u32) -> [u8; 16] {
-        let mut uuid = self.derive(b"uuid", nsid);
+    /// UUID of a namespace, the `generation`th with its identifier, of the version that is free for any use (RFC 9562, 5.8); NSID 0 stands for the subsystem.
+    pub(super) fn uuid(&self, nsid: u32, generation: u32) -> [u8; 16] {
+        let mut uuid = self.derive(b"uuid", nsid, generation);
         uuid[6] = uuid[6] & 0x0f | 0x80;
         uuid[8] = uuid[8] & 0x3f | 0x80;
         uuid
     }
 
     /// Namespace Globally Unique Identifier, of the locally administered kind.
-    pub(super) fn nguid(&self, nsid: u32) -> [u8; 16] {
-        let mut nguid = self.derive(b"nguid", nsid);
+    pub(super) fn nguid(&self, nsid: u32, generation: u32) -> [u8; 16] {
+        let mut nguid = self.derive(b"nguid", nsid, generation);
         nguid[0] = nguid[0] & 0xfc | 0x02;
         nguid
     }
 
     /// IEEE Extended Unique Identifier, of the locally administered kind.
-    pub(super) fn eui64(&self, nsid: u32) -> [u8; 8] {
-        let mut eui64 = hash(&[&self.seed.to_be_bytes(), b"eui64", &nsid.to_be_bytes()]).to_be_bytes();
+    pub(super) fn eui64(&self, nsid: u32, generation: u32) -> [u8; 8] {
+        let mut eui64 = hash(&[&self.seed.to_be_bytes(), b"eui64", &which(nsid, generation)]).to_be_bytes();
         eui64[0] = eui64[0] & 0xfc | 0x02;
         eui64
     }
 
-    fn derive(&self, purpose: &[u8], nsid: u32) -> [u8; 16] {
-        let half = |half: &[u8]| hash(&[&self.seed.to_be_bytes(), purpose, half, &nsid.to_be_bytes()]);
+    fn derive(&self, purpose: &[u8], nsid: u32, generation: u32) -> [u8; 16] {
+        let half = |half: &[u8]| hash(&[&self.seed.to_be_bytes(), purpose, half, &which(nsid, generation)]);
         (u128::from(half(b"0")) << 64 | u128::from(half(b"1"))).to_be_bytes()
     }
+}
+
+/// What tells a namespace from all others of the drive, those included that are gone.
+fn which(nsid: u32, generation: u32) -> [u8; 8] {
+    (u64::from(generation) << 32 | u64::from(nsid)).to_be_bytes()
 }
 
 fn seed_of_path(path: &Path) -> u64 {
@@ -96,7 +101,7 @@ mod tests {
         let (one, other) = (identity(""), identity(""));
         assert_ne!(one.serial, other.serial);
         assert_ne!(one.subnqn(), other.subnqn());
-        assert_ne!(one.nguid(1), other.nguid(1));
+        assert_ne!(one.nguid(1, 0), other.nguid(1, 0));
         assert!(one.serial.len() <= 20);
     }
 
@@ -105,8 +110,8 @@ mod tests {
         let (one, other) = (identity("serial=A"), identity("serial=A,size=2GiB"));
         assert_eq!((one.serial.as_str(), one.subnqn()), ("A", other.subnqn()));
         assert_eq!(
-            (one.nguid(2), one.eui64(2), one.uuid(2)),
-            (other.nguid(2), other.eui64(2), other.uuid(2))
+            (one.nguid(2, 0), one.eui64(2, 0), one.uuid(2, 0)),
+            (other.nguid(2, 0), other.eui64(2, 0), other.uuid(2, 0))
         );
         assert_eq!(identity("file=/nonexistent/a").serial, identity("file=/nonexistent/a").serial);
         assert_ne!(identity("file=/nonexistent/a").serial, identity("file=/nonexistent/b").serial);
@@ -115,10 +120,11 @@ mod tests {
     #[test]
     fn namespaces_of_a_drive_differ() {
         let drive = identity("serial=A");
-        assert_ne!(drive.nguid(1), drive.nguid(2));
-        assert_ne!(drive.eui64(1), drive.eui64(2));
-        assert_ne!(drive.uuid(1), drive.uuid(2));
-        assert_eq!(drive.uuid(1)[6] >> 4, 8);
-        assert_eq!(drive.uuid(1)[8] >> 6, 2);
+        assert_ne!(drive.nguid(1, 0), drive.nguid(2, 0));
+        assert_ne!(drive.eui64(1, 0), drive.eui64(2, 0));
+        assert_ne!(drive.uuid(1, 0), drive.uuid(2, 0));
+        assert_ne!(drive.uuid(1, 0), drive.uuid(1, 1), "a new one has its identifier");
+        assert_eq!(drive.uuid(1, 0)[6] >> 4, 8);
+        assert_eq!(drive.uuid(1, 0)[8] >> 6, 2);
     }
 }

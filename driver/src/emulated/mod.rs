@@ -20,13 +20,13 @@
 //! # What this does not do
 //!
 //! - Interrupts: vectors are accepted and checked, and nothing is raised.
-//! - SGLs, metadata, fused operations, namespace management, firmware, Format, saved features: Identify does not promise
-//!   them and they are refused.
+//! - SGLs, fused operations, firmware, saved features: Identify does not promise them and they are refused.
 //! - Atomicity between queues: a block that one queue writes while another reads or writes the same one may come out
 //!   mixed.
 
 mod admin;
 mod capabilities;
+mod commands;
 mod config;
 mod counters;
 mod device;
@@ -39,6 +39,8 @@ mod identity;
 mod io;
 mod memory;
 mod namespace;
+mod options;
+mod protection;
 mod prp;
 mod registers;
 mod ring;
@@ -56,3 +58,4 @@ pub use faults::{
     QueueMatch, REORDER_LIMIT,
 };
 pub use function::{EmulatedFunction, EmulatedProbe};
+pub use options::ZoneConfig;

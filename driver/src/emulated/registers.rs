@@ -57,7 +57,11 @@ impl Registers {
             .with_crms(if crto.is_some() { CONTROLLER_READY_WITH_MEDIA } else { 0 })
             .with_dstrd(config.stride)
             .with_nssrs(true)
-            .with_css(ControllerCapabilities::CSS_NVM);
+            .with_css(if config.zones.is_some() {
+                ControllerCapabilities::CSS_NVM | ControllerCapabilities::CSS_IO_COMMAND_SETS
+            } else {
+                ControllerCapabilities::CSS_NVM
+            });
         let ready_timeouts = ControllerReadyTimeouts::new().with_crwmt(crto.map_or(0, timeout_units));
         Self { capabilities, ready_timeouts, ..Self::default() }
     }
@@ -173,6 +177,7 @@ impl Device {
             // Inside the gates nobody works any more when this has passed through them.
             self.running.store(false, Ordering::Release);
             self.pass_through_gates();
+            self.namespaces.shut_down();
             if self.store.flush().is_err() {
                 self.fail("data could not be made durable at shutdown");
             }
@@ -217,7 +222,9 @@ impl Device {
         let attributes = AdminQueueAttributes::from_bits(registers.aqa);
         let wrong = if configuration.into_bits() & !CC_KNOWN != 0 {
             Some("CC has bits set that are reserved, or that CAP does not offer")
-        } else if configuration.css() != ControllerConfiguration::CSS_NVM {
+        } else if !(configuration.css() == ControllerConfiguration::CSS_NVM
+            || configuration.css() == ControllerConfiguration::CSS_ALL && self.config.zones.is_some())
+        {
             Some("CC.CSS selects command sets that CAP.CSS does not offer")
         } else if configuration.mps() != registers.capabilities.mpsmin() {
             Some("CC.MPS is not the page size that CAP offers")

@@ -1,6 +1,7 @@
 //! What keeps the data of a drive, whichever kind it is, and what its failures mean to a host.
 
 use std::io;
+use std::sync::Arc;
 
 use gangway_spec::Status;
 use tracing::warn;
@@ -12,23 +13,36 @@ use super::memory::{DmaFault, DmaMemory, FileError, FileStore, SparseMemory};
 /// Bytes that Compare and Verify look at together.
 const PIECE: usize = 16 << 10;
 
-/// The data of all namespaces of a drive. Offsets and lengths are in bytes and inside the drive.
+/// What keeps the data of a drive.
 pub(super) enum Store {
-    Memory(SparseMemory),
-    File(FileStore),
+    Memory,
+    File(Arc<FileStore>),
     Null,
 }
 
 impl Store {
-    /// Makes or opens what `config` asks for.
+    /// Opens what `config` asks for.
     pub(super) fn open(config: &EmulatedConfig) -> Result<Self, EmulatedError> {
-        let len = config.size * u64::from(config.namespaces);
         Ok(match &config.backing {
-            Backing::Memory => {
-                Self::Memory(SparseMemory::new(len).map_err(|source| EmulatedError::Memory { len, source })?)
-            }
-            Backing::File(path) => Self::File(FileStore::open(path, len)?),
+            Backing::Memory => Self::Memory,
+            Backing::File(path) => Self::File(Arc::new(FileStore::open(path, config.capacity())?)),
             Backing::Null => Self::Null,
+        })
+    }
+
+    /// The place for `len` bytes of a namespace, from `start` on where places have addresses.
+    pub(super) fn region(&self, start: u64, len: u64) -> Result<Region, EmulatedError> {
+        Ok(match self {
+            Self::Memory => {
+                let memory =
+                    SparseMemory::new(len).map_err(|source| EmulatedError::Memory { len, source })?;
+                Region::Memory(memory)
+            }
+            Self::File(file) => {
+                file.reach(start + len)?;
+                Region::File(Arc::clone(file), start)
+            }
+            Self::Null => Region::Null,
         })
     }
 
@@ -42,12 +56,31 @@ impl Store {
         !matches!(self, Self::Null)
     }
 
+    /// Makes everything written so far durable.
+    pub(super) fn flush(&self) -> Result<(), Status> {
+        match self {
+            Self::File(file) => file.flush().map_err(|error| write_status(error, 0)),
+            Self::Memory | Self::Null => Ok(()),
+        }
+    }
+}
+
+/// The data of one namespace. Offsets and lengths are in bytes and inside the namespace.
+pub(super) enum Region {
+    Memory(SparseMemory),
+    /// From this byte of the file on.
+    File(Arc<FileStore>, u64),
+    Null,
+}
+
+impl Region {
     /// From the drive to the host.
     #[inline]
     pub(super) fn read(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {
         match self {
             Self::Memory(memory) => memory.read(offset, host, iova, len).map_err(dma_status),
-            Self::File(file) => {
+            Self::File(file, start) => {
+                let offset = start + offset;
                 file.read(offset, host, iova, len).map_err(|error| read_status(error, offset))
             }
             Self::Null => Ok(()),
@@ -59,7 +92,8 @@ impl Store {
     pub(super) fn write(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {
         match self {
             Self::Memory(memory) => memory.write(offset, host, iova, len).map_err(dma_status),
-            Self::File(file) => {
+            Self::File(file, start) => {
+                let offset = start + offset;
                 file.write(offset, host, iova, len).map_err(|error| write_status(error, offset))
             }
             Self::Null => Ok(()),
@@ -84,7 +118,8 @@ impl Store {
 
     /// Makes sure that a range can be read. Memory always can.
     pub(super) fn verify(&self, offset: u64, len: u64) -> Result<(), Status> {
-        let Self::File(file) = self else { return Ok(()) };
+        let Self::File(file, start) = self else { return Ok(()) };
+        let offset = start + offset;
         let mut data = [0; PIECE];
         let mut done = 0;
         while done < len {
@@ -100,23 +135,34 @@ impl Store {
     pub(super) fn zero(&self, offset: u64, len: u64, release: bool) -> Result<(), Status> {
         match self {
             Self::Memory(memory) => memory.zero(offset, len).map_err(dma_status),
-            Self::File(file) => file.zero(offset, len, release).map_err(|error| write_status(error, offset)),
+            Self::File(file, start) => {
+                let offset = start + offset;
+                file.zero(offset, len, release).map_err(|error| write_status(error, offset))
+            }
             Self::Null => Ok(()),
         }
     }
 
-    /// Makes everything written so far durable.
-    pub(super) fn flush(&self) -> Result<(), Status> {
+    /// From the drive into memory of its own.
+    pub(super) fn peek(&self, offset: u64, into: &mut [u8]) -> Result<(), Status> {
         match self {
-            Self::File(file) => file.flush().map_err(|error| write_status(error, 0)),
-            Self::Memory(_) | Self::Null => Ok(()),
+            Self::Memory(memory) => memory.peek(offset, into).map_err(dma_status),
+            Self::File(file, start) => {
+                let offset = start + offset;
+                file.peek(offset, into).map_err(|error| read_status(error, offset))
+            }
+            Self::Null => Ok(()),
         }
     }
 
-    fn peek(&self, offset: u64, into: &mut [u8]) -> Result<(), Status> {
+    /// From memory of the drive's own to its data.
+    pub(super) fn poke(&self, offset: u64, from: &[u8]) -> Result<(), Status> {
         match self {
-            Self::Memory(memory) => memory.peek(offset, into).map_err(dma_status),
-            Self::File(file) => file.peek(offset, into).map_err(|error| read_status(error, offset)),
+            Self::Memory(memory) => memory.poke(offset, from).map_err(dma_status),
+            Self::File(file, start) => {
+                let offset = start + offset;
+                file.poke(offset, from).map_err(|error| write_status(error, offset))
+            }
             Self::Null => Ok(()),
         }
     }

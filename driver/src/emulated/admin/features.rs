@@ -7,9 +7,10 @@ use gangway_spec::Status;
 use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::command::NSID_BROADCAST;
 use gangway_spec::feature::{self, fid, select};
+use gangway_spec::identify::Oaes;
 use gangway_spec::log::{SmartLog, lid};
 
-use super::identify::WARNING_TEMPERATURE;
+use super::identify::{EVENTS, WARNING_TEMPERATURE};
 use super::logs::TEMPERATURE;
 use super::{AdminCommand, Answer, Granted, invalid_field};
 use crate::emulated::config::EmulatedConfig;
@@ -18,8 +19,8 @@ use crate::emulated::config::EmulatedConfig;
 const UNDER: u32 = 1;
 /// Error Recovery: Deallocated or Unwritten Logical Block Error Enable.
 const DULBE: u32 = 1 << 16;
-/// Asynchronous Event Configuration: the critical warnings of the SMART log; others need OAES.
-const EVENTS_SUPPORTED: u32 = 0x1f;
+/// Asynchronous Event Configuration: the critical warnings of the SMART log, and what OAES promises.
+const EVENTS_SUPPORTED: u32 = 0x1f | EVENTS.bits();
 /// Timestamp: bytes of its data structure.
 const TIMESTAMP_LEN: usize = 8;
 /// Timestamp: it was set by the host (origin 001b).
@@ -55,7 +56,7 @@ impl Features {
             power_management: 0,
             over_temperature: DEFAULT_OVER_TEMPERATURE,
             under_temperature: 0,
-            error_recovery: vec![0; config.namespaces as usize].into(),
+            error_recovery: vec![0; config.max_namespaces() as usize].into(),
             write_cache: 1,
             interrupt_coalescing: 0,
             coalescing_disabled: vec![false; usize::from(config.queues) + 1].into(),
@@ -68,6 +69,11 @@ impl Features {
     /// Back to the defaults.
     pub(super) fn reset(&mut self, config: &EmulatedConfig) {
         *self = Self { timestamp: self.timestamp, ..Self::new(config) };
+    }
+
+    /// Whether the host wants events of this kind.
+    pub(super) fn enables(&self, kind: Oaes) -> bool {
+        self.event_configuration & kind.bits() != 0
     }
 
     /// The critical warning of the SMART log.
@@ -125,7 +131,7 @@ impl AdminCommand<'_> {
                 }
             }
             fid::ERROR_RECOVERY => {
-                self.device.namespaces.check(self.entry.nsid.get())?;
+                self.device.namespaces.active(self.entry.nsid.get())?;
                 let index = self.entry.nsid.get() as usize - 1;
                 Ok(features.error_recovery.get(index).copied().unwrap_or(0))
             }
@@ -223,7 +229,7 @@ impl AdminCommand<'_> {
     }
 
     fn set_error_recovery(&mut self, nsid: u32, cdw11: u32) -> Answer {
-        self.device.namespaces.check_or_all(nsid)?;
+        self.device.namespaces.active_or_all(nsid)?;
         // The error for deallocated blocks is not promised by NSFEAT.
         if cdw11 & DULBE != 0 {
             return invalid_field();

@@ -4,21 +4,19 @@ use std::borrow::Cow;
 
 use gangway_spec::Status;
 use gangway_spec::command::NSID_BROADCAST;
-use gangway_spec::log::{CommandsSupportedAndEffectsLog, FirmwareSlotLog, GetLogPage, SmartLog, lid};
-use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::log::{FirmwareSlotLog, GetLogPage, SmartLog, lid};
 use zerocopy::IntoBytes;
 
 use super::identify::FIRMWARE;
 use super::{AdminCommand, Answer, invalid_field};
+use crate::emulated::commands;
 use crate::emulated::device::{Device, lock};
 
 /// What the drive says its temperature is, in kelvin: it has none.
 pub(super) const TEMPERATURE: u16 = 313;
 
-/// CSUPP: the command is supported.
-const SUPPORTED: u32 = 1 << 0;
-/// LBCC: the command may change the content of blocks.
-const CHANGES_BLOCKS: u32 = 1 << 1;
+/// Most namespaces that the Changed Namespace List names; when there are more, it says so.
+const CHANGED_MOST: usize = 1024;
 
 impl AdminCommand<'_> {
     pub(super) fn get_log_page(&mut self) -> Answer {
@@ -30,7 +28,7 @@ impl AdminCommand<'_> {
         {
             return invalid_field();
         }
-        let page = self.log_page(get.lid)?;
+        let page = self.log_page(&get)?;
         let Some(rest) = usize::try_from(get.lpo).ok().and_then(|offset| page.get(offset..)) else {
             return invalid_field();
         };
@@ -46,13 +44,16 @@ impl AdminCommand<'_> {
         };
         self.send(&data)?;
         if !get.rae {
+            if get.lid == lid::CHANGED_NAMESPACES {
+                self.admin.changed_namespaces.clear();
+            }
             self.admin.events.log_page_was_read(get.lid);
         }
         Ok(0)
     }
 
-    fn log_page(&self, lid: u8) -> Result<Vec<u8>, Status> {
-        Ok(match lid {
+    fn log_page(&self, get: &GetLogPage) -> Result<Vec<u8>, Status> {
+        Ok(match get.lid {
             lid::ERROR => lock(&self.device.error_log).latest_first().as_bytes().to_vec(),
             lid::SMART => {
                 // The log of one namespace alone is not promised by LPA.
@@ -69,7 +70,20 @@ impl AdminCommand<'_> {
                 log.set_revision(1, FIRMWARE);
                 log.as_bytes().to_vec()
             }
-            lid::COMMANDS_SUPPORTED_AND_EFFECTS => effects_log(self.device).as_bytes().to_vec(),
+            lid::COMMANDS_SUPPORTED_AND_EFFECTS => {
+                commands::effects_log(self.device, get.csi).as_bytes().to_vec()
+            }
+            lid::CHANGED_NAMESPACES => {
+                let changed = &self.admin.changed_namespaces;
+                let mut list = vec![0; CHANGED_MOST * size_of::<u32>()];
+                if changed.len() > CHANGED_MOST {
+                    list[..4].fill(0xff);
+                } else {
+                    let places = list.chunks_exact_mut(4);
+                    places.zip(changed).for_each(|(place, nsid)| place.copy_from_slice(&nsid.to_le_bytes()));
+                }
+                list
+            }
             _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
         })
     }
@@ -91,33 +105,5 @@ fn smart_log(device: &Device) -> SmartLog {
     log.power_on_hours = u128::from(device.since.elapsed().as_secs() / 3600).into();
     log.media_errors = u128::from(counters.media_errors).into();
     log.error_log_entries = u128::from(lock(&device.error_log).count()).into();
-    log
-}
-
-fn effects_log(device: &Device) -> CommandsSupportedAndEffectsLog {
-    let mut log = CommandsSupportedAndEffectsLog::default();
-    for opcode in [
-        admin::DELETE_IO_SQ,
-        admin::CREATE_IO_SQ,
-        admin::GET_LOG_PAGE,
-        admin::DELETE_IO_CQ,
-        admin::CREATE_IO_CQ,
-        admin::IDENTIFY,
-        admin::ABORT,
-        admin::SET_FEATURES,
-        admin::GET_FEATURES,
-        admin::ASYNC_EVENT_REQUEST,
-    ] {
-        log.admin[usize::from(opcode)].set(SUPPORTED);
-    }
-    for opcode in [nvm::FLUSH, nvm::READ, nvm::VERIFY] {
-        log.io[usize::from(opcode)].set(SUPPORTED);
-    }
-    for opcode in [nvm::WRITE, nvm::WRITE_ZEROES, nvm::DATASET_MANAGEMENT] {
-        log.io[usize::from(opcode)].set(SUPPORTED | CHANGES_BLOCKS);
-    }
-    if device.store.keeps_data() {
-        log.io[usize::from(nvm::COMPARE)].set(SUPPORTED);
-    }
     log
 }

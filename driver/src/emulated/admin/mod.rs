@@ -2,14 +2,21 @@
 
 mod events;
 mod features;
+mod format;
 mod identify;
 mod logs;
+mod namespaces;
+mod operation;
 mod queues;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use gangway_spec::aen::AsyncEvent;
+use gangway_spec::identify::Oaes;
 use gangway_spec::{Status, SubmissionQueueEntry, opcode};
 
+use super::commands;
 use super::config::EmulatedConfig;
 use super::device::{Device, Outcome};
 use super::held::Held;
@@ -19,6 +26,7 @@ use super::ring::SubmissionQueue;
 use super::store::dma_status;
 use events::Events;
 use features::Features;
+use format::Formatting;
 
 /// Abort commands that may be outstanding (ACL + 1). They are executed at once, unless a fault holds them up.
 pub(super) const ABORT_LIMIT: u8 = 4;
@@ -39,6 +47,10 @@ pub(super) struct Admin {
     has_io_queues: bool,
     /// Cleared by reset; queue identifiers granted by Number of Queues.
     granted: Granted,
+    /// The format that goes on.
+    formatting: Option<Formatting>,
+    /// The namespaces of the Changed Namespace List.
+    changed_namespaces: BTreeSet<u32>,
     config: EmulatedConfig,
 }
 
@@ -60,6 +72,8 @@ impl Admin {
             features: Features::new(config),
             has_io_queues: false,
             granted: Granted { submission: config.queues, completion: config.queues },
+            formatting: None,
+            changed_namespaces: BTreeSet::new(),
             config: config.clone(),
         }
     }
@@ -78,6 +92,31 @@ impl Admin {
         self.features.reset(&self.config);
         self.has_io_queues = false;
         self.granted = Granted { submission: self.config.queues, completion: self.config.queues };
+        // Nobody is left to wait for it.
+        if let Some(formatting) = self.formatting.take() {
+            formatting.finish();
+        }
+        self.changed_namespaces.clear();
+    }
+
+    /// Ends what goes on and is over by the clock: the identifier of a command that is complete by that.
+    fn finish_operations(&mut self) -> Option<u16> {
+        let formatting = self.formatting.take_if(|formatting| formatting.clock.is_done())?;
+        formatting.finish();
+        Some(formatting.cid)
+    }
+
+    /// Reports an event of a kind that the host has to have enabled.
+    fn notify(&mut self, kind: Oaes, event: AsyncEvent) {
+        if self.features.enables(kind) {
+            self.events.raise(event);
+        }
+    }
+
+    /// What Identify says of a namespace has changed, or whether there is one.
+    fn changed(&mut self, nsid: u32) {
+        self.changed_namespaces.insert(nsid);
+        self.notify(Oaes::NAMESPACE_ATTRIBUTE, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED);
     }
 
     /// Why a command is not even looked at, with those that are outstanding.
@@ -122,6 +161,14 @@ impl Device {
         cq.settle(host, now);
         loop {
             self.take_events().into_iter().for_each(|event| admin.events.raise(event));
+            while cq.has_room()
+                && let Some(cid) = admin.finish_operations()
+            {
+                let entry = SubmissionQueueEntry { cid: cid.into(), ..Default::default() };
+                if !self.post(host, sq, cq, &entry, (Status::SUCCESS, 0)) {
+                    return;
+                }
+            }
             while cq.has_room()
                 && let Some((request, event)) = admin.events.deliver()
             {
@@ -196,6 +243,9 @@ impl AdminCommand<'_> {
         if self.entry.flags != 0 {
             return Status::INVALID_FIELD.with_dnr().into();
         }
+        if !commands::offers_admin(self.device, self.entry.opcode) {
+            return Status::INVALID_OPCODE.with_dnr().into();
+        }
         let answer = match self.entry.opcode {
             opcode::admin::IDENTIFY => self.identify(),
             opcode::admin::CREATE_IO_CQ => self.create_completion_queue(),
@@ -213,6 +263,9 @@ impl AdminCommand<'_> {
                 }
                 Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED.with_dnr())
             }
+            opcode::admin::NAMESPACE_MANAGEMENT => self.namespace_management(),
+            opcode::admin::NAMESPACE_ATTACHMENT => self.namespace_attachment(),
+            opcode::admin::FORMAT_NVM => return self.format_nvm().unwrap_or_else(Outcome::from),
             _ => Err(Status::INVALID_OPCODE.with_dnr()),
         };
         match answer {

@@ -1,25 +1,28 @@
 //! I/O queues: taking commands, and letting them wait if the drive is to be slow. What they do is in [`execute`].
 
+pub(super) mod copy;
 mod execute;
+mod special;
+mod zoned;
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use gangway_spec::Status;
 
-use super::counters::Counters;
 use super::device::Device;
 use super::held::Held;
 use super::memory::DmaMemory;
 use super::prp::PrpReader;
 use super::ring::{CompletionQueue, SubmissionQueue};
+pub(super) use execute::Work;
 
 /// The drive's side of an I/O submission queue, whether the queue exists at present or not.
 #[derive(Default)]
 pub(super) struct IoQueue {
     active: Option<Active>,
-    /// Counted since the drive was made; resets do not take it back.
-    pub(super) counters: Counters,
+    /// What its commands work with; resets do not take it back.
+    pub(super) work: Work,
 }
 
 struct Active {
@@ -89,24 +92,24 @@ impl Device {
         if self.attentive.load(Ordering::Acquire) {
             if self.ring_from_memory(host, &mut active.sq, cq, &active.held) {
                 loop {
-                    self.run_attentively(active, &mut queue.counters, cq, host);
+                    self.run_attentively(active, &mut queue.work, cq, host);
                     if self.rest(host, &mut active.sq, cq, &active.held) {
                         return;
                     }
                 }
             }
         } else if self.ring(&mut active.sq, cq) {
-            self.run(active, &mut queue.counters, cq, host);
+            self.run(active, &mut queue.work, cq, host);
         }
     }
 
     /// Executes commands as they are taken. A command is only taken when its completion has a place.
     #[inline]
-    fn run(&self, active: &mut Active, counters: &mut Counters, cq: &mut CompletionQueue, host: &DmaMemory) {
+    fn run(&self, active: &mut Active, work: &mut Work, cq: &mut CompletionQueue, host: &DmaMemory) {
         while cq.has_room() {
             match active.sq.fetch(host) {
                 Ok(Some(entry)) => {
-                    let done = self.execute(&mut active.prps, counters, host, &entry);
+                    let done = self.execute(&mut active.prps, work, host, &entry);
                     if !self.post(host, &active.sq, cq, &entry, done) {
                         return;
                     }
@@ -122,7 +125,7 @@ impl Device {
     fn run_attentively(
         &self,
         active: &mut Active,
-        counters: &mut Counters,
+        work: &mut Work,
         cq: &mut CompletionQueue,
         host: &DmaMemory,
     ) {
@@ -138,7 +141,7 @@ impl Device {
             {
                 let done = match self.foregone(&command) {
                     Some(status) => (status, 0),
-                    None => self.execute(prps, counters, host, &command.entry),
+                    None => self.execute(prps, work, host, &command.entry),
                 };
                 if !self.finish(host, sq, cq, held, (&command, done, now)) {
                     return;

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
@@ -47,6 +47,15 @@ impl From<Errno> for FileError {
 /// A file that this process alone uses, as long as the data of a drive.
 pub(in crate::emulated) struct FileStore {
     file: File,
+    path: PathBuf,
+}
+
+/// Beyond this limit the kernel sends a signal instead of an error, so it may never be reached.
+fn check_size_limit(path: &Path, len: u64) -> Result<(), EmulatedError> {
+    match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+        Some(limit) if limit < len => Err(EmulatedError::FileSizeLimit { path: path.to_owned(), len, limit }),
+        _ => Ok(()),
+    }
 }
 
 impl FileStore {
@@ -57,12 +66,7 @@ impl FileStore {
     pub(in crate::emulated) fn open(path: &Path, len: u64) -> Result<Self, EmulatedError> {
         let failed =
             |action| move |source: io::Error| EmulatedError::File { action, path: path.to_owned(), source };
-        // Beyond this limit the kernel sends a signal instead of an error, so it may never be reached.
-        if let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current
-            && limit < len
-        {
-            return Err(EmulatedError::FileSizeLimit { path: path.to_owned(), len, limit });
-        }
+        check_size_limit(path, len)?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -86,7 +90,7 @@ impl FileStore {
             }
             _ => {}
         }
-        Ok(Self { file })
+        Ok(Self { file, path: path.to_owned() })
     }
 
     /// Reads from the file into host memory.
@@ -157,6 +161,28 @@ impl FileStore {
     /// As [`read`](Self::read).
     pub(in crate::emulated) fn peek(&self, offset: u64, into: &mut [u8]) -> Result<(), FileError> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, into, offset)?;
+        Ok(())
+    }
+
+    /// Writes memory of the drive to the file.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(in crate::emulated) fn poke(&self, offset: u64, from: &[u8]) -> Result<(), FileError> {
+        std::os::unix::fs::FileExt::write_all_at(&self.file, from, offset)?;
+        Ok(())
+    }
+
+    /// Makes the file at least `end` bytes long.
+    ///
+    /// # Errors
+    /// It cannot be.
+    pub(in crate::emulated) fn reach(&self, end: u64) -> Result<(), EmulatedError> {
+        let failed = |source| EmulatedError::File { action: "enlarge", path: self.path.clone(), source };
+        if self.file.metadata().map_err(failed)?.len() < end {
+            check_size_limit(&self.path, end)?;
+            self.file.set_len(end).map_err(failed)?;
+        }
         Ok(())
     }
 

@@ -99,6 +99,17 @@ impl SparseMemory {
         Ok(())
     }
 
+    /// Copies into the data of the drive, for what passes through its own memory.
+    ///
+    /// # Errors
+    /// The range is not inside.
+    pub(in crate::emulated) fn poke(&self, offset: u64, from: &[u8]) -> Result<(), DmaFault> {
+        let data = self.at(offset, from.len()).ok_or(DmaFault)?;
+        // SAFETY: `at` vouches for the destination; `from` is a reference to as many bytes, which lie elsewhere.
+        unsafe { copy::copy(data.as_ptr(), from.as_ptr(), from.len()) };
+        Ok(())
+    }
+
     /// Makes a range read as zeroes and gives back the pages that lie wholly in it.
     ///
     /// # Errors

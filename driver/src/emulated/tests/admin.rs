@@ -46,7 +46,7 @@ fn identify_controller_promises_what_works() {
     assert_eq!((controller.serial().as_ref(), controller.model().as_ref()), ("S1", "A Drive"));
     assert_eq!((controller.mdts, controller.nn.get(), controller.sqes, controller.cqes), (5, 3, 0x66, 0x44));
     assert_eq!(controller.ver.get(), 0x0001_0400);
-    assert_eq!(controller.oacs.get(), Oacs::empty().bits());
+    assert_eq!(controller.oacs.get(), (Oacs::FORMAT_NVM | Oacs::NAMESPACE_MANAGEMENT).bits());
     assert!(Oncs::from_bits_retain(controller.oncs.get()).contains(Oncs::COMPARE | Oncs::DATASET_MANAGEMENT));
     assert_eq!((controller.sgls.get(), controller.fuses.get(), controller.vwc & 1), (0, 0, 0));
     assert!(controller.subnqn().starts_with("nqn.2014-08.org.nvmexpress:uuid:"));
@@ -92,10 +92,10 @@ fn identify_refuses_what_it_does_not_have() {
     for (cns, nsid, status) in [
         (cns::NAMESPACE, 0, Status::INVALID_NAMESPACE_OR_FORMAT),
         (cns::NAMESPACE, 3, Status::INVALID_NAMESPACE_OR_FORMAT),
-        (cns::NAMESPACE, NSID_BROADCAST, Status::INVALID_NAMESPACE_OR_FORMAT),
         (cns::NAMESPACE_DESCRIPTORS, 3, Status::INVALID_NAMESPACE_OR_FORMAT),
         (cns::ACTIVE_NAMESPACE_LIST, 0xffff_fffe, Status::INVALID_NAMESPACE_OR_FORMAT),
-        (cns::ALLOCATED_NAMESPACE_LIST, 0, Status::INVALID_FIELD),
+        (cns::IO_COMMAND_SET_NAMESPACE, 1, Status::INVALID_FIELD),
+        (cns::NVM_SET_LIST, 0, Status::INVALID_FIELD),
         (0xff, 0, Status::INVALID_FIELD),
     ] {
         let found = host.identify(cns, nsid).unwrap_err();
@@ -107,7 +107,7 @@ fn identify_refuses_what_it_does_not_have() {
 fn unknown_and_malformed_admin_commands_are_refused() {
     let mut host = Host::new("");
     for opcode in
-        [opcode::admin::FORMAT_NVM, opcode::admin::KEEP_ALIVE, opcode::admin::NAMESPACE_MANAGEMENT, 0xc0]
+        [opcode::admin::SECURITY_SEND, opcode::admin::KEEP_ALIVE, opcode::admin::DIRECTIVE_SEND, 0xc0]
     {
         assert!(host.admin(&SubmissionQueueEntry::new(opcode)).status().is(Status::INVALID_OPCODE));
     }
@@ -166,7 +166,7 @@ fn features_that_are_not_there_or_not_that_way_are_refused() {
         (set_feature(fid::POWER_MANAGEMENT, 1), Status::INVALID_FIELD),
         (set_feature(fid::VOLATILE_WRITE_CACHE, 1), Status::INVALID_FIELD),
         (set_feature(fid::HOST_MEMORY_BUFFER, 0), Status::INVALID_FIELD),
-        (set_feature(fid::ASYNC_EVENT_CONFIGURATION, 1 << 8), Status::INVALID_FIELD),
+        (set_feature(fid::ASYNC_EVENT_CONFIGURATION, 1 << 11), Status::INVALID_FIELD),
         (get_feature(fid::KEEP_ALIVE_TIMER, 0, 0), Status::INVALID_FIELD),
         (get_feature(fid::LBA_RANGE_TYPE, select::SUPPORTED_CAPABILITIES, 0), Status::INVALID_FIELD),
         (get_feature(fid::ARBITRATION, 4, 0), Status::INVALID_FIELD),

@@ -44,7 +44,7 @@ fn each_wrong_command_gets_its_status() {
         (with(read(0, 32), |entry| entry.set_prp(iova, poison)), Status::DATA_TRANSFER_ERROR),
         (with(read(0, 1), |entry| entry.set_prp(0, 0)), Status::DATA_TRANSFER_ERROR),
         (with(read(0, 1), |entry| entry.set_prp(u64::MAX - 3, 0)), Status::DATA_TRANSFER_ERROR),
-        (with(read(0, 1), |entry| entry.opcode = opcode::nvm::WRITE_UNCORRECTABLE), Status::INVALID_OPCODE),
+        (with(read(0, 1), |entry| entry.opcode = opcode::zns::ZONE_APPEND), Status::INVALID_OPCODE),
         (with(read(0, 1), |entry| entry.opcode = 0x80), Status::INVALID_OPCODE),
         (
             with(io_command(opcode::nvm::WRITE, 0, 1), |entry| {

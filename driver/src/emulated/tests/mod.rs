@@ -4,9 +4,12 @@ mod admin;
 mod data;
 mod enabling;
 mod faults;
+mod formats;
 mod io;
+mod namespaces;
 mod queues;
 mod scatter;
+mod zones;
 
 use gangway_spec::registers::{self, ControllerConfiguration, ControllerStatus};
 use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry, nvm, opcode};
