@@ -92,6 +92,7 @@ fn hex(text: &str, most: usize) -> Option<u32> {
 /// socket, `emulated` a software drive of this process, whose properties may follow:
 /// `emulated:size=1GiB,block=4096,namespaces=2,file=disk.img` (see [`EmulatedConfig`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a process has a handful of addresses")]
 pub enum DeviceAddress {
     /// A PCI function that is bound to vfio-pci.
     Pci(PciAddress),
