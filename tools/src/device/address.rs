@@ -13,6 +13,7 @@ const PORT: u16 = 4420;
 
 /// The address of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a process has a handful of addresses")]
 pub(crate) enum Address {
     /// A subsystem behind NVMe/TCP.
     Tcp {
