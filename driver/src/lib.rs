@@ -29,6 +29,7 @@
 //! - Isolation of drives from each other: all drives of a process share one IOMMU domain and so trust each other.
 
 pub mod address;
+mod areas;
 pub mod asynchronous;
 pub mod controller;
 pub mod dma;
@@ -39,6 +40,7 @@ pub mod mmio;
 mod prp;
 pub mod queue;
 mod sigbus;
+mod sync;
 pub mod vfio;
 pub mod vfio_user;
 

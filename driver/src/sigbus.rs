@@ -16,8 +16,10 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use crate::areas::{self, Slot};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 
 /// Areas that can be guarded at a time. A BAR has one area, or two around a table that may not be mapped; a
 /// client of vfio-user may have some hundreds of memory.
@@ -25,15 +27,6 @@ const SLOTS: usize = 1024;
 
 /// Sizes of huge pages: in a mapping of such, only whole ones can be replaced.
 const HUGE_PAGES: [usize; 2] = [2 << 20, 1 << 30];
-
-/// One guarded area. The handler reads it at any moment, so each part is atomic.
-struct Slot {
-    /// Address of the first byte; 0 = the slot is free.
-    start: AtomicUsize,
-    /// Address behind the last byte. Written before `start`.
-    end: AtomicUsize,
-    gone: AtomicBool,
-}
 
 static AREAS: [Slot; SLOTS] =
     [const { Slot { start: AtomicUsize::new(0), end: AtomicUsize::new(0), gone: AtomicBool::new(false) } };
@@ -66,13 +59,8 @@ impl BusGuard {
     pub(crate) fn new(start: usize, len: usize) -> io::Result<Self> {
         let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
         install()?;
-        let slot = AREAS
-            .iter()
-            .position(|slot| slot.start.load(Ordering::Relaxed) == 0)
+        let slot = areas::take(&AREAS, start, start + len)
             .ok_or_else(|| io::Error::other(format!("{SLOTS} areas of devices are mapped already")))?;
-        AREAS[slot].gone.store(false, Ordering::Relaxed);
-        AREAS[slot].end.store(start + len, Ordering::Relaxed);
-        AREAS[slot].start.store(start, Ordering::SeqCst);
         Ok(Self { slot })
     }
 
@@ -84,19 +72,8 @@ impl BusGuard {
 
 impl Drop for BusGuard {
     fn drop(&mut self) {
-        AREAS[self.slot].start.store(0, Ordering::SeqCst);
+        areas::release(&AREAS[self.slot]);
     }
-}
-
-/// The slot whose area contains `address`.
-fn find(address: usize) -> Option<&'static Slot> {
-    AREAS.iter().find(|slot| {
-        let start = slot.start.load(Ordering::SeqCst);
-        let end = slot.end.load(Ordering::SeqCst);
-        // Read again: had the slot changed hands between the two loads, `end` would belong to another area.
-        // The area that faults keeps its slot, since whoever accesses it keeps it mapped.
-        start != 0 && start <= address && address < end && slot.start.load(Ordering::SeqCst) == start
-    })
 }
 
 /// Installs the handler once; called with `TAKING` held.
@@ -135,7 +112,7 @@ extern "C" fn on_bus_error(signal: c_int, info: *mut libc::siginfo_t, context: *
     // an address.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     if code > 0
-        && let Some(slot) = find(address)
+        && let Some(slot) = areas::find(&AREAS, address)
     {
         slot.gone.store(true, Ordering::Release);
         // SAFETY: `errno` of this thread.

@@ -1,8 +1,10 @@
 //! The proof that lets go of memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use super::signals::Signals;
 
 static NEXT_CONTROLLER: AtomicU64 = AtomicU64::new(1);
 
@@ -38,21 +40,13 @@ impl Epoch {
 pub(crate) struct Run {
     epoch: Epoch,
     began: Instant,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    on: AtomicBool,
-    /// Until when no command is overdue, in nanoseconds since the run began.
-    patience: AtomicU64,
+    signals: Arc<Signals>,
 }
 
 impl Run {
     /// A run that begins.
     pub(crate) fn new(epoch: Epoch) -> Self {
-        let shared = Shared { on: AtomicBool::new(true), patience: AtomicU64::new(0) };
-        Self { epoch, began: Instant::now(), shared: Arc::new(shared) }
+        Self { epoch, began: Instant::now(), signals: Arc::new(Signals::new()) }
     }
 
     pub(crate) fn epoch(&self) -> Epoch {
@@ -61,24 +55,24 @@ impl Run {
 
     /// Ends the run for all who take part, before its controller is told to stop.
     pub(crate) fn end(&self) {
-        self.shared.on.store(false, Ordering::Release);
+        self.signals.end();
     }
 
     /// Whether the run goes on.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
-        self.shared.on.load(Ordering::Acquire)
+        self.signals.is_on()
     }
 
     /// Puts the deadlines of all commands off that end before `then`: the controller has said why it takes longer.
     pub(crate) fn be_patient_until(&self, then: Instant) {
         let patience = then.saturating_duration_since(self.began).as_nanos();
-        self.shared.patience.fetch_max(u64::try_from(patience).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.signals.be_patient(u64::try_from(patience).unwrap_or(u64::MAX));
     }
 
     /// Before this no command is overdue.
     pub(crate) fn patient_until(&self) -> Instant {
-        self.began + Duration::from_nanos(self.shared.patience.load(Ordering::Relaxed))
+        self.began + Duration::from_nanos(self.signals.patience())
     }
 }
 

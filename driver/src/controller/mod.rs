@@ -18,6 +18,7 @@ mod options;
 mod registers;
 mod resets;
 mod shadow;
+mod signals;
 mod tag;
 
 #[cfg(test)]

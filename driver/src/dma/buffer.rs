@@ -7,8 +7,8 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+use super::marks::Marks;
 use super::{Direction, DmaRegion, DmaSlice};
 
 /// A region that is cut into buffers, and what became of buffers that were dropped instead of put back.
@@ -17,9 +17,7 @@ pub(super) struct Home {
     region: DmaRegion,
     /// What makes the I/O virtual address of the address of one of its bytes, when it is added.
     shift: u64,
-    /// Per smallest block: 0, or the order + 1 of a buffer that began there and was dropped.
-    dropped: Box<[AtomicU8]>,
-    any_dropped: AtomicBool,
+    dropped: Marks,
 }
 
 /// Size of the smallest block of a pool, in bytes.
@@ -27,9 +25,8 @@ pub(super) const BLOCK: usize = super::PAGE_SIZE;
 
 impl Home {
     pub(super) fn new(region: DmaRegion, blocks: usize) -> Arc<Self> {
-        let dropped = (0..blocks).map(|_| AtomicU8::new(0)).collect();
         let shift = region.iova().wrapping_sub(address(region.pointer(0, 0)));
-        Arc::new(Self { region, shift, dropped, any_dropped: AtomicBool::new(false) })
+        Arc::new(Self { region, shift, dropped: Marks::new(blocks) })
     }
 
     #[inline]
@@ -37,25 +34,9 @@ impl Home {
         &self.region
     }
 
-    /// Calls `found(block, order)` for each buffer that was dropped since the last call.
-    pub(super) fn collect_dropped(&self, mut found: impl FnMut(usize, u8)) {
-        if !self.any_dropped.load(Ordering::Relaxed) || !self.any_dropped.swap(false, Ordering::Acquire) {
-            return;
-        }
-        for (block, mark) in self.dropped.iter().enumerate() {
-            if mark.load(Ordering::Relaxed) != 0 {
-                found(block, mark.swap(0, Ordering::Acquire) - 1);
-            }
-        }
-    }
-
-    fn note_dropped(&self, offset: usize, capacity: usize) {
-        if let Some(mark) = self.dropped.get(offset / BLOCK) {
-            let order = (capacity / BLOCK).trailing_zeros() as u8;
-            mark.store(order + 1, Ordering::Release);
-            // Not a plain store: that would take the place of another thread's, whose mark could then be overlooked.
-            self.any_dropped.swap(true, Ordering::Release);
-        }
+    /// Buffers of it that were dropped instead of put back.
+    pub(super) fn dropped(&self) -> &Marks {
+        &self.dropped
     }
 }
 
@@ -196,7 +177,8 @@ impl DmaBuffer {
 
 impl Drop for DmaBuffer {
     fn drop(&mut self) {
-        self.home.note_dropped(self.offset(), self.capacity as usize);
+        let order = (self.capacity as usize / BLOCK).trailing_zeros() as u8;
+        self.home.dropped().note(self.offset() / BLOCK, order);
     }
 }
 

@@ -19,6 +19,7 @@ mod chunk;
 mod domain;
 mod error;
 mod iova;
+mod marks;
 mod pool;
 mod region;
 #[cfg(test)]

@@ -165,7 +165,7 @@ impl BufferPool {
             }
         }
         let home = Arc::clone(&self.home);
-        home.collect_dropped(|block, order| {
+        home.dropped().collect(|block, order| {
             self.available += BLOCK << order;
             self.free(block, order);
         });

@@ -7,6 +7,7 @@
 //! metadata pointer, which is 0 but for [`QueuePair::submit_with_metadata`].
 
 mod error;
+mod event_index;
 mod pointer;
 mod ring;
 mod shadow;

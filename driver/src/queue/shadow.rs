@@ -8,10 +8,11 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{self, AtomicU32, Ordering};
 
+use super::event_index::tell;
 use crate::dma::{Direction, DmaDomain, DmaError, DmaRegion, PAGE_SIZE};
 use crate::mmio::Doorbell;
+use crate::sync::{AtomicU32, Ordering};
 
 /// The two pages that a controller was given: doorbells, and event indexes. They stay mapped while anybody holds this.
 #[derive(Clone)]
@@ -88,32 +89,8 @@ impl Shadow {
     /// Changes the doorbell from `old` to `new`. Says whether the register is to be written too.
     #[inline]
     fn tell(&self, old: u16, new: u16) -> bool {
-        self.doorbell().store(u32::from(new).to_le(), Ordering::Release);
-        settle();
-        let event = u32::from_le(self.event().load(Ordering::Acquire)) as u16;
-        self.always || needs_event(event, old, new)
+        tell(self.doorbell(), self.event(), old, new) || self.always
     }
-}
-
-/// The store before it is seen by the device before the load after it is done: else a device that goes to sleep at
-/// this moment does not see the new value, and its event index is not seen here.
-#[inline]
-fn settle() {
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: a barrier has no operands and no effect but order.
-    unsafe {
-        std::arch::asm!("dsb sy", options(nostack, preserves_flags));
-    }
-    atomic::fence(Ordering::SeqCst);
-}
-
-/// Whether a change from `old` to `new` passes the event index: the device has stopped looking at `event`, which is
-/// one of the values from `old` up to, but not including, `new`.
-///
-/// Indexes go round at the queue's size; a round trip of 16 bits on the way changes nothing in which lies between.
-#[inline]
-const fn needs_event(event: u16, old: u16, new: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
 /// A doorbell of a queue pair: its register, and its shadow if the controller has one.
@@ -158,6 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::queue::event_index::needs_event;
 
     /// The values that a doorbell goes through on its way, one by one.
     fn passes(event: u16, old: u16, new: u16, entries: u16) -> bool {
