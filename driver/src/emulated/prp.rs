@@ -55,6 +55,11 @@ impl PrpReader {
         Self { spans: Vec::with_capacity(largest / PAGE + 1), list: Box::new([0; PAGE]) }
     }
 
+    /// Forgets the last transfer.
+    pub(super) fn forget(&mut self) {
+        self.spans.clear();
+    }
+
     /// The host memory of a transfer of `len` bytes; all of it may be accessed as asked for.
     ///
     /// # Errors
@@ -79,7 +84,12 @@ impl PrpReader {
 
     /// Lists the memory that two PRP entries describe.
     #[inline]
-    fn follow(&mut self, host: &DmaMemory, (prp1, prp2): (u64, u64), len: usize) -> Result<(), Status> {
+    pub(super) fn follow(
+        &mut self,
+        host: &DmaMemory,
+        (prp1, prp2): (u64, u64),
+        len: usize,
+    ) -> Result<(), Status> {
         if !prp1.is_multiple_of(4) {
             return Err(Status::INVALID_PRP_OFFSET.with_dnr());
         }

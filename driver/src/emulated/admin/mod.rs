@@ -188,7 +188,19 @@ impl Device {
                         Outcome::Complete { status: Status::SUCCESS, result: NOT_ABORTED.into() }
                     }
                     Some(status) => status.into(),
-                    None => AdminCommand { device: self, admin, host, entry: &command.entry }.run(),
+                    None => {
+                        admin.prps.forget();
+                        let outcome = AdminCommand { device: self, admin, host, entry: &command.entry }.run();
+                        match outcome {
+                            Outcome::Complete { status, result } => {
+                                let done = (status, result);
+                                let (status, result) =
+                                    admin.prps.spoil(host, &command.entry, &command.treatment, done);
+                                Outcome::Complete { status, result }
+                            }
+                            Outcome::Kept => Outcome::Kept,
+                        }
+                    }
                 };
                 // What a command aborts on this queue is completed before it.
                 if let Some(cid) = admin.aborted.take() {

@@ -5,6 +5,7 @@
 
 mod probe;
 mod rule;
+mod spoil;
 mod text;
 
 use std::sync::Mutex;
@@ -66,6 +67,10 @@ pub(super) struct Treatment {
     pub(super) duplicate: bool,
     pub(super) corruption: Option<Corruption>,
     pub(super) late_phase: Option<Duration>,
+    /// This bit of the data is turned over.
+    pub(super) flip: Option<u32>,
+    /// So many bytes more are moved.
+    pub(super) overrun: Option<u32>,
 }
 
 /// How long a command is kept before it is executed.
@@ -133,6 +138,8 @@ impl Faults {
                 FaultAction::Duplicate => treatment.duplicate = true,
                 FaultAction::Corrupt(corruption) => treatment.corruption = Some(corruption),
                 FaultAction::LatePhase(time) => treatment.late_phase = Some(time),
+                FaultAction::Flip(bit) => treatment.flip = Some(bit),
+                FaultAction::Overrun(more) => treatment.overrun = Some(more),
                 FaultAction::Fail(status) => treatment.status = Some(status),
                 FaultAction::Fatal => end = Some(End::Fatal),
                 FaultAction::Remove(time) => end = Some(End::Removed(time)),

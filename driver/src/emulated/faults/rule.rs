@@ -23,6 +23,8 @@ use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry, nvm};
 /// | `duplicate` | its completion is written twice |
 /// | `corrupt=FIELD` | its completion is wrong in `cid`, `sqid`, `sqhead`, `phase`, `status`, or reads as `ones` |
 /// | `late-phase=TIME` | its completion is written with the wrong phase, which is put right that much later |
+/// | `flip`, `flip=N` | a bit of the data it returns is turned over: bit 0 of the first byte, or the N-th from there on |
+/// | `overrun=BYTES` | it moves so many bytes more than asked for, along its PRPs, until the IOMMU stops it |
 /// | `status=STATUS` | it is not executed and fails; SCT and SC as nvme-cli prints them, with `+dnr` and `+more` |
 /// | `cfs` | CSTS.CFS is set when it is taken, and the controller stops until it is reset |
 /// | `remove`, `remove=TIME` | when it is taken all registers read as ones and nothing completes any more, for good or for that time |
@@ -81,6 +83,11 @@ pub enum FaultAction {
     Corrupt(Corruption),
     /// The completion is written with the wrong phase, which is put right that much later.
     LatePhase(Duration),
+    /// A bit of the data that the command returns is turned over, counted from the beginning.
+    Flip(u32),
+    /// So many bytes more are moved than the command asks for, along its PRPs, until the IOMMU stops it: then it fails
+    /// with Data Transfer Error. An SGL says itself where it ends: the command fails with Data SGL Length Invalid.
+    Overrun(u32),
     /// The command is not executed and fails. The error log has an entry, whatever More says.
     Fail(Status),
     /// CSTS.CFS is set and the controller stops.

@@ -18,8 +18,8 @@ use crate::emulated::config::{DisplayDuration, parse_nanoseconds};
 pub enum FaultError {
     /// A word that is neither an action nor a condition.
     #[error(
-        "\"{word}\" is neither an action (drop, lose, skip, delay, reorder, duplicate, corrupt, late-phase, status, cfs, \
-         remove, event, not-ready, not-disabled) nor a condition (io, admin, any, queue, op, the name of a command, nsid, \
+        "\"{word}\" is neither an action (drop, lose, skip, delay, reorder, duplicate, corrupt, late-phase, flip, overrun, \
+         status, cfs, remove, event, not-ready, not-disabled) nor a condition (io, admin, any, queue, op, the name of a command, nsid, \
          lba, nth, from, every, count, once, after)"
     )]
     Unknown {
@@ -183,6 +183,8 @@ impl<'a> Word<'a> {
                 self.parse("cid, sqid, sqhead, phase, status or ones", |value| named(CORRUPTIONS, value))?,
             ),
             "late-phase" => FaultAction::LatePhase(self.time()?),
+            "flip" => FaultAction::Flip(if self.value.is_some() { self.number("a bit number")? } else { 0 }),
+            "overrun" => FaultAction::Overrun(self.positive()?),
             "status" => FaultAction::Fail(self.parse(status, parse_status)?),
             "cfs" => self.bare(FaultAction::Fatal)?,
             "remove" => FaultAction::Remove(self.time_or_for_good()?),
@@ -364,6 +366,9 @@ impl fmt::Display for FaultRule {
                 write!(f, "corrupt={}", name_of(CORRUPTIONS, field).unwrap_or_default())
             }
             FaultAction::LatePhase(late) => write!(f, "late-phase={}", time(late)),
+            FaultAction::Flip(0) => f.write_str("flip"),
+            FaultAction::Flip(bit) => write!(f, "flip={bit}"),
+            FaultAction::Overrun(more) => write!(f, "overrun={more}"),
             FaultAction::Fail(status) => {
                 // Retry delay stays in the number; the other two read better as words.
                 let code =
@@ -455,6 +460,9 @@ mod tests {
             "corrupt=cid:nth=7",
             "corrupt=sqhead:admin",
             "late-phase=250us:queue=3",
+            "flip:read:nth=2",
+            "flip=4095:identify",
+            "overrun=8192:write",
             "status=0x281:read:lba=1000-1007",
             "status=0x2+dnr:admin:op=0xc0:count=2",
             "status=0x1983+dnr+more:nsid=2:lba=7",

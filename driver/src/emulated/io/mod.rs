@@ -141,7 +141,11 @@ impl Device {
             {
                 let done = match self.foregone(&command) {
                     Some(status) => (status, 0),
-                    None => self.execute(prps, work, host, &command.entry),
+                    None => {
+                        prps.forget();
+                        let done = self.execute(prps, work, host, &command.entry);
+                        prps.spoil(host, &command.entry, &command.treatment, done)
+                    }
                 };
                 if !self.finish(host, sq, cq, held, (&command, done, now)) {
                     return;

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tracing::warn;
@@ -188,6 +188,18 @@ impl DmaMemory {
                 copy::copy(memory.as_ptr(), at, len);
                 at = at.add(len);
             }
+            Ok(())
+        })
+    }
+
+    /// Turns bits of a byte over that the drive has written.
+    ///
+    /// # Errors
+    /// It may not be written.
+    pub(super) fn flip(&self, iova: u64, bits: u8) -> Result<(), DmaFault> {
+        self.pieces(iova, 1, Purpose::DataWrite, |memory, _| {
+            // SAFETY: `pieces` vouches for a byte; it is accessed as an atomic, as the host may do anything meanwhile.
+            unsafe { memory.cast::<AtomicU8>().as_ref() }.fetch_xor(bits, Ordering::Relaxed);
             Ok(())
         })
     }

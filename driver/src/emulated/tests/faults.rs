@@ -347,3 +347,41 @@ fn a_fault_may_wait_for_the_drive_to_have_an_age() {
     let (_host, mut queue) = drive("fault=status=0x6:after=3600s");
     assert_eq!(queue.run(&flush()).status(), Status::SUCCESS);
 }
+
+#[test]
+fn a_bit_of_what_is_read_can_be_wrong() {
+    let (mut host, mut queue) = drive("size=1MiB,fault=flip=8005:read:once,fault=flip:identify:nth=2");
+    let sink = host.buffer(PAGE, Direction::DeviceWrites);
+    let mut read = io_command(opcode::nvm::READ, 0, 1);
+    read.set_prp(sink.iova(), 0);
+    assert_eq!(queue.run(&read).status(), Status::SUCCESS);
+    let wrong: Vec<_> = (0..PAGE).filter(|&at| sink[at] != 0).map(|at| (at, sink[at])).collect();
+    assert_eq!(wrong, [(1000, 1 << 5)]);
+    assert_eq!(queue.run(&read).status(), Status::SUCCESS);
+    assert!(sink.iter().all(|&byte| byte == 0));
+    let (good, bad) = (host.identify(1, 0).unwrap(), host.identify(1, 0).unwrap());
+    assert_eq!((good[0] ^ bad[0], &good[1..]), (1, &bad[1..]));
+    assert_eq!(host.probe.violations(), 0);
+}
+
+#[test]
+fn a_drive_that_moves_too_much_is_stopped_by_the_iommu() {
+    let (host, mut queue) = drive("size=1MiB,block=512,sgl,fault=overrun=5000");
+    let poison = host.domain.poison_iova();
+    let sink = host.buffer(PAGE, Direction::DeviceWrites);
+    let mut read = io_command(opcode::nvm::READ, 0, 1);
+    read.set_prp(sink.iova(), poison);
+    assert!(queue.run(&read).status().is(Status::DATA_TRANSFER_ERROR));
+    assert!(sink[..512].iter().all(|&byte| byte == 0), "the data was there before");
+    let mut write = io_command(opcode::nvm::WRITE, 0, 1);
+    let source = host.buffer(PAGE, Direction::DeviceReads);
+    write.set_prp(source.iova(), poison);
+    assert!(queue.run(&write).status().is(Status::DATA_TRANSFER_ERROR));
+    assert!(host.probe.violations() >= 2);
+    let before = host.probe.violations();
+    let mut sgl = io_command(opcode::nvm::READ, 0, 1);
+    sgl.set_prp(sink.iova(), 512);
+    sgl.set_psdt(gangway_spec::command::PSDT_SGL);
+    assert!(queue.run(&sgl).status().is(Status::DATA_SGL_LENGTH_INVALID));
+    assert_eq!(host.probe.violations(), before);
+}
