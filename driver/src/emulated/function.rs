@@ -188,6 +188,11 @@ impl EmulatedProbe {
         zones.wear_out(zslba, state)
     }
 
+    /// How many pieces of memory are mapped for the drive.
+    pub fn mappings(&self) -> usize {
+        self.device.iommu.mappings()
+    }
+
     /// Reports an asynchronous event, at the next step of the admin queue that finds a request for one.
     pub fn raise_event(&self, event: AsyncEvent) {
         self.device.raise(event);

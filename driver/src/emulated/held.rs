@@ -39,6 +39,11 @@ impl Held {
         self.commands.len()
     }
 
+    /// Whether nothing is to be done for the queue, now or later.
+    pub(super) fn is_idle(&self) -> bool {
+        self.commands.is_empty() && self.again.is_empty()
+    }
+
     /// Whether a command with this identifier waits.
     pub(super) fn holds(&self, cid: u16) -> bool {
         self.commands.iter().any(|command| command.entry.cid.get() == cid)

@@ -178,6 +178,11 @@ impl CompletionQueue {
         Ok(())
     }
 
+    /// Whether no phase is to be put right.
+    pub(super) fn is_settled(&self) -> bool {
+        self.late.is_empty()
+    }
+
     /// Puts phases right whose time has come.
     pub(super) fn settle(&mut self, host: &DmaMemory, now: Instant) {
         let (base, size, head, tail) = (self.base, self.size, self.head, self.tail);

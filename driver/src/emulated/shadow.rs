@@ -31,11 +31,10 @@ impl Device {
         host: &DmaMemory,
         sq: &mut SubmissionQueue,
         cq: &mut CompletionQueue,
-        held: &Held,
     ) -> bool {
         let Some(shadow) = *lock(&self.shadow) else { return self.ring(sq, cq) };
         let rung = self.doorbells.take(Self::doorbell_index(sq.id, false)).is_some();
-        if sq.asleep && !rung && held.len() == 0 {
+        if sq.asleep && !rung {
             return false;
         }
         sq.asleep = false;
@@ -52,7 +51,7 @@ impl Device {
         held: &Held,
     ) -> bool {
         let Some(shadow) = *lock(&self.shadow) else { return true };
-        if !sq.is_empty() || held.len() > 0 || !self.is_running() {
+        if !sq.is_empty() || !held.is_idle() || !cq.is_settled() || !self.is_running() {
             return true;
         }
         let event = shadow.events + self.shadow_offset(sq.id, false);

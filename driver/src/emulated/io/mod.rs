@@ -66,7 +66,7 @@ impl IoQueue {
         let Some(cq) = cq.as_mut() else { return };
         // The host may have made room since the last step.
         active.sq.asleep = false;
-        if !device.ring_from_memory(host, &mut active.sq, cq, &active.held) {
+        if !device.ring_from_memory(host, &mut active.sq, cq) {
             return;
         }
         for command in active.held.drain() {
@@ -90,7 +90,7 @@ impl Device {
         let Some(mut cq) = self.completion_queue(active.sq.completion_queue) else { return };
         let Some(cq) = cq.as_mut() else { return };
         if self.attentive.load(Ordering::Acquire) {
-            if self.ring_from_memory(host, &mut active.sq, cq, &active.held) {
+            if self.ring_from_memory(host, &mut active.sq, cq) {
                 loop {
                     self.run_attentively(active, &mut queue.work, cq, host);
                     if self.rest(host, &mut active.sq, cq, &active.held) {

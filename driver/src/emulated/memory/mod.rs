@@ -364,6 +364,11 @@ impl EmulatedIommu {
         gate
     }
 
+    /// How many mappings there are.
+    pub(super) fn mappings(&self) -> usize {
+        self.lock().table.mappings.len()
+    }
+
     /// Takes all mappings away, as the end of the drive does.
     pub(super) fn clear(&self) {
         self.lock().publish(Table::default());
