@@ -80,6 +80,11 @@ impl Fake {
         fs::remove_dir_all(self.base.join(path)).unwrap();
     }
 
+    /// Removes a file or a link.
+    pub(crate) fn remove_file(&self, path: &str) {
+        fs::remove_file(self.base.join(path)).unwrap();
+    }
+
     pub(crate) fn read(&self, path: &str) -> Option<String> {
         attribute(&self.base.join(path))
     }
@@ -480,6 +485,10 @@ impl Machine for Kernel<'_> {
 
     fn log(&mut self, text: &str) {
         self.notices.push(text.to_owned());
+    }
+
+    fn may_open(&mut self, file: &Path) -> bool {
+        self.fail(&self.fake.path_of(file)).is_ok()
     }
 
     fn pause(&mut self, time: Duration) {

@@ -4,6 +4,7 @@ mod bind;
 mod binding;
 mod cpus;
 mod device;
+mod doctor;
 mod exit;
 #[cfg(test)]
 mod fake;
@@ -43,6 +44,7 @@ const HELP: &str = with_exit_codes!(
 Examples:
   gangway                          an emulated drive on 127.0.0.1:4420, to try things out
   gangway list                     the NVMe drives of this machine and what uses them
+  gangway doctor                   what is in the way of serving them, and what to do
   gangway bind 0000:01:00.0        takes a drive from the kernel
   gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-host NQN
   gangway unbind 0000:01:00.0      gives it back"
@@ -52,7 +54,9 @@ const BIND_HELP: &str = with_exit_codes!(
     "\
 Examples:
   gangway bind --dry-run 01:00.0   what would be done, and whether anything is in the way
-  gangway bind 01:00.0 02:00.0     two drives, both or none"
+  gangway bind 01:00.0 02:00.0     two drives, both or none
+  gangway bind --persist --owner gangway 01:00.0
+      at each boot as well, for a user who is not root"
 );
 
 const LIST_HELP: &str = "\
@@ -66,6 +70,17 @@ const UNBIND_HELP: &str = with_exit_codes!(
 Examples:
   gangway unbind 01:00.0           back to the driver it had, its data as it is now"
 );
+
+const DOCTOR_HELP: &str = "\
+Examples:
+  gangway doctor                   can drives of this machine be served, and what should be done?
+  gangway doctor 01:00.0           can this one?
+  gangway doctor --output json | jq '.Findings[] | select(.Level != \"ok\")'
+
+Exit codes:
+  0  serving is possible
+  1  it is not
+  2  the command line is wrong";
 
 /// Exports NVMe SSDs over NVMe/TCP from user space.
 #[derive(Debug, Parser)]
@@ -87,6 +102,8 @@ enum Command {
     Bind(bind::Bind),
     #[command(after_help = UNBIND_HELP)]
     Unbind(bind::Unbind),
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(doctor::Doctor),
     Serve(serve::Serve),
     Perf(Box<perf::Perf>),
     Bench(perf::bench::Bench),
@@ -123,6 +140,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
     match command {
         Command::List(list) => list.run(&roots, &mut ThisMachine).map(|()| Exit::Success),
         Command::Bind(bind) => bind.run(&roots, &mut ThisMachine),
+        Command::Doctor(doctor) => doctor.run(&roots, &mut ThisMachine),
         Command::Unbind(unbind) => unbind.run(&roots, &mut ThisMachine),
         Command::Serve(serve) => serve.run(),
         Command::Perf(perf) => perf.run(),

@@ -50,6 +50,8 @@ pub(crate) trait Machine {
     fn lock(&mut self, file: &Path) -> io::Result<File>;
     /// Leaves a line in the kernel's log, for what nobody is there to read.
     fn log(&mut self, text: &str);
+    /// Whether this user may read and write a file.
+    fn may_open(&mut self, file: &Path) -> bool;
     /// Lets time pass.
     fn pause(&mut self, time: Duration);
     /// Tells the user something at once.
@@ -215,6 +217,10 @@ impl Machine for ThisMachine {
         if let Ok(mut log) = File::options().write(true).open("/dev/kmsg") {
             let _ = log.write_all(line.as_bytes());
         }
+    }
+
+    fn may_open(&mut self, file: &Path) -> bool {
+        rustix::fs::access(file, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
     }
 
     fn pause(&mut self, time: Duration) {

@@ -25,7 +25,7 @@ pub(crate) use attach::{Options, bind};
 pub(crate) use detach::unbind;
 pub(crate) use machine::{Machine, ModuleError, ProgramError, ThisMachine};
 pub(crate) use owner::{Owner, Ownership};
-pub(crate) use persist::Standing;
+pub(crate) use persist::{Standing, built_in, listed, standing_addresses};
 pub(crate) use record::Record;
 pub(crate) use refusal::{GroupMember, Refusal};
 pub(crate) use restore::restore;

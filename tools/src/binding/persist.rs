@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{Machine, Owner, Record};
 use crate::{
     output::printable,
-    sysfs::{PciAddress, PciFunction, Roots, attribute, controller_of, functions},
+    sysfs::{PciAddress, PciFunction, Roots, attribute, controller_of, entries, functions},
     usage::{System, Use},
 };
 
@@ -109,6 +109,11 @@ impl Standing {
 
 fn directory(roots: &Roots) -> PathBuf {
     roots.etc.join("gangway/bind")
+}
+
+/// The addresses that have a standing binding.
+pub(crate) fn standing_addresses(roots: &Roots) -> Vec<PciAddress> {
+    entries(&directory(roots)).iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 /// Why the kernel's driver has drives before udev reads its rules, if it does.
