@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use gangway_fabric::properties::Effect;
 use gangway_fabric::target::Slot;
+use gangway_spec::admin_opcode_name;
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::fabrics::Nqn;
 use gangway_spec::status::Status;
@@ -153,12 +154,13 @@ fn audit(association: &Association, subsystem: &Nqn, entry: &SubmissionQueueEntr
         %subsystem,
         %host,
         cntlid,
-        command = %entry.display_admin(),
+        command = admin_opcode_name(entry.opcode).unwrap_or("of the vendor"),
+        opcode = format_args!("{:02x}h", entry.opcode),
         nsid,
         cdw10 = format_args!("{cdw10:#010x}"),
         cdw11 = format_args!("{cdw11:#010x}"),
         %status,
-        "a host changed the drive, or tried"
+        "audit: a host changed the drive, or tried"
     );
 }
 
