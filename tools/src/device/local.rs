@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use gangway_driver::address::DeviceAddress;
-use gangway_driver::controller::{Controller, Options, TimeLimits};
+use gangway_driver::controller::{Controller, Options, Stopped, TimeLimits};
 use gangway_driver::dma::{CommandData, Direction, DmaDomain};
 use gangway_driver::queue::{Completion, QueuePair};
 use gangway_spec::registers::{self, ControllerStatus};
@@ -77,6 +77,15 @@ impl Local {
             self.reaped.drain(..).map(|completion| ((queue == QueueKind::Io, completion.user), completion));
         self.completed.extend(completed);
         Ok(())
+    }
+
+    /// After a stop: nothing of the run before is left.
+    fn bring_up(&mut self, stopped: &Stopped) -> anyhow::Result<()> {
+        if let Some(pair) = self.io.take() {
+            drop(pair.dismantle(stopped));
+        }
+        self.completed.clear();
+        Ok(self.controller.restart()?)
     }
 
     fn status(&self) -> anyhow::Result<ControllerStatus> {
@@ -150,10 +159,12 @@ impl Device for Local {
 
     fn reset(&mut self) -> anyhow::Result<()> {
         let stopped = self.controller.disable()?;
-        if let Some(pair) = self.io.take() {
-            drop(pair.dismantle(&stopped));
-        }
-        Ok(self.controller.restart()?)
+        self.bring_up(&stopped)
+    }
+
+    fn subsystem_reset(&mut self) -> anyhow::Result<()> {
+        let stopped = self.controller.subsystem_reset()?;
+        self.bring_up(&stopped)
     }
 
     fn close(mut self: Box<Self>) -> anyhow::Result<()> {

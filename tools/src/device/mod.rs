@@ -91,6 +91,12 @@ pub(crate) trait Device {
     /// The controller does not follow.
     fn reset(&mut self) -> anyhow::Result<()>;
 
+    /// Resets the NVM subsystem (NSSR), and brings the controller up again.
+    ///
+    /// # Errors
+    /// The device cannot do that, or does not come back.
+    fn subsystem_reset(&mut self) -> anyhow::Result<()>;
+
     /// Lets go of the device in order.
     ///
     /// # Errors

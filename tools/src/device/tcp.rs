@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use gangway_driver::controller::TimeLimits;
 use gangway_fabric::host::Tag;
 use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options, Queue, Transfer};
@@ -137,6 +137,13 @@ impl Device for Tcp {
         self.outstanding.clear();
         self.admin.disable()?;
         Ok(self.admin.enable()?)
+    }
+
+    fn subsystem_reset(&mut self) -> anyhow::Result<()> {
+        bail!(
+            "a host cannot reset the NVM subsystem over the network: run this on the machine that has the drive, with \
+             pci:ADDRESS"
+        )
     }
 
     fn close(self: Box<Self>) -> anyhow::Result<()> {

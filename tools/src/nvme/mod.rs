@@ -10,11 +10,13 @@ mod features;
 mod fields;
 mod identify;
 mod logs;
+mod manage;
 mod passthru;
 mod progress;
 mod registers;
 mod session;
 mod show;
+mod zns;
 
 use clap::Subcommand;
 use gangway_driver::address::OpenError;
@@ -70,7 +72,19 @@ commands! {
         Flush(blocks::Flush),
     "change":
         SetFeature(features::SetFeature),
+        Format(manage::Format),
+        CreateNs(manage::CreateNs),
+        DeleteNs(manage::DeleteNs),
+        AttachNs(manage::AttachNs),
+        DetachNs(manage::DetachNs),
+        FwDownload(manage::FwDownload),
+        FwCommit(manage::FwCommit),
+        DeviceSelfTest(manage::DeviceSelfTest),
+        Sanitize(manage::Sanitize),
         Reset(registers::Reset),
+        SubsystemReset(registers::SubsystemReset),
+    "zoned":
+        Zns(zns::Zns),
     "any":
         AdminPassthru(passthru::AdminPassthru),
         IoPassthru(passthru::IoPassthru),

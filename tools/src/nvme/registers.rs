@@ -1,4 +1,4 @@
-//! `show-regs`, `reset`.
+//! `show-regs`, `reset`, `subsystem-reset`.
 
 use clap::Args;
 use gangway_spec::registers::{
@@ -47,6 +47,25 @@ impl Reset {
         session::with(&self.target, |session| {
             session.device.reset()?;
             eprintln!("{}: the controller was reset", session.name());
+            Ok(Exit::Success)
+        })
+    }
+}
+
+/// Resets the NVM subsystem, with all of its controllers (NSSR)
+///
+/// Data is kept. Firmware that waits for such a reset runs afterwards.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SubsystemReset {
+    #[command(flatten)]
+    target: Target,
+}
+
+impl SubsystemReset {
+    pub(super) fn run(&self) -> anyhow::Result<Exit> {
+        session::with(&self.target, |session| {
+            session.device.subsystem_reset()?;
+            eprintln!("{}: the NVM subsystem was reset", session.name());
             Ok(Exit::Success)
         })
     }

@@ -194,8 +194,8 @@ impl Session {
         let changes = queue == QueueKind::Admin && !is_inspection(entry.opcode);
         if !self.device.is_ours() && changes && refused.iter().any(|refusal| status.is(*refusal)) {
             return Some(
-                "if it is the target that does not allow it: run the command on the machine that has the drive, with \
-                 pci:ADDRESS and without `gangway serve`",
+                "if it is the target that does not allow it: have it served with `--allow` (`gangway serve --help`), or \
+                 run the command on the machine that has the drive, with pci:ADDRESS",
             );
         }
         if status.is(Status::INVALID_NAMESPACE_OR_FORMAT) {

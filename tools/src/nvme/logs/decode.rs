@@ -94,14 +94,14 @@ pub(super) fn firmware(log: &FirmwareSlotLog, device: &str) -> Object {
     let mut slots = Object::default();
     slots.bits("Active Firmware Slot (afi)", log.afi);
     for (index, revision) in log.frs.iter().enumerate().filter(|(_, revision)| revision[0] != 0) {
-        // nvme-cli shows the bytes as a number, and then what they say.
-        let text = String::from_utf8_lossy(revision);
-        let text = text.trim_end_matches('\0');
+        // nvme-cli shows the bytes as a number, and then what they say, with a dot for each that cannot be seen.
+        let seen = |byte: &u8| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' };
+        let text: String = revision.iter().map(seen).collect();
         slots.text(
             format!("Firmware Rev Slot {}", index + 1),
             format!("{} ({text})", u64::from_le_bytes(*revision)),
         );
-        slots.shown(crate::output::printable(text.trim_end()));
+        slots.shown(log.revision(index as u8 + 1).unwrap_or_default());
     }
     let mut object = Object::default();
     object.object(device, slots);
@@ -124,18 +124,23 @@ pub(super) fn self_test(log: &DeviceSelfTestLog, entries: usize) -> Object {
     object
 }
 
-fn self_test_result(result: &SelfTestResult) -> Object {
-    let mut o = Object::default();
-    o.number("Self test result", result.result()).shown(match result.result() {
+/// What came of a self-test, as a word behind "it".
+pub(in crate::nvme) fn self_test_outcome(result: &SelfTestResult) -> &'static str {
+    match result.result() {
         SelfTestResult::PASSED => "passed",
-        SelfTestResult::ABORTED_BY_COMMAND => "ended by a command",
-        SelfTestResult::ABORTED_BY_RESET => "ended by a reset",
-        SelfTestResult::ABORTED_BY_NAMESPACE_REMOVAL => "ended as a namespace was removed",
-        SelfTestResult::ABORTED_BY_FORMAT => "ended by a format",
-        SelfTestResult::ABORTED_BY_SANITIZE => "ended by a sanitize operation",
+        SelfTestResult::ABORTED_BY_COMMAND => "was ended by a command",
+        SelfTestResult::ABORTED_BY_RESET => "was ended by a reset",
+        SelfTestResult::ABORTED_BY_NAMESPACE_REMOVAL => "was ended as a namespace was removed",
+        SelfTestResult::ABORTED_BY_FORMAT => "was ended by a format",
+        SelfTestResult::ABORTED_BY_SANITIZE => "was ended by a sanitize operation",
         SelfTestResult::UNUSED => "unused",
         _ => "failed",
-    });
+    }
+}
+
+fn self_test_result(result: &SelfTestResult) -> Object {
+    let mut o = Object::default();
+    o.number("Self test result", result.result()).shown(self_test_outcome(result));
     if result.result() == SelfTestResult::UNUSED {
         return o;
     }
@@ -159,7 +164,7 @@ fn self_test_result(result: &SelfTestResult) -> Object {
 }
 
 /// What the state of the last sanitize operation is called.
-fn sanitize_state(log: &SanitizeLog) -> &'static str {
+pub(in crate::nvme) fn sanitize_state(log: &SanitizeLog) -> &'static str {
     match log.status() {
         SanitizeLog::NEVER => "NVM Subsystem has never been sanitized.",
         SanitizeLog::SUCCEEDED => "Most Recent Sanitize Command Completed Successfully.",

@@ -13,6 +13,7 @@ use gangway_spec::log::{
 };
 use zerocopy::FromBytes;
 
+pub(super) use self::decode::{sanitize_state, self_test_outcome};
 pub(crate) use self::get::GetLog;
 use super::args::{self, Output, Show, Target};
 use super::session;

@@ -58,6 +58,10 @@ impl Device for Counting {
         Ok(())
     }
 
+    fn subsystem_reset(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn close(self: Box<Self>) -> anyhow::Result<()> {
         Ok(())
     }
