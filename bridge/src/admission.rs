@@ -5,47 +5,14 @@
 //! computed is refused.
 
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
-use gangway_spec::identify::IdentifyNamespace;
+use gangway_spec::nvm::BlockFormat;
 use gangway_spec::opcode::nvm;
 use gangway_spec::status::Status;
 
-/// The block format of a namespace, as far as transfer lengths depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Format {
-    /// Bytes of data in a logical block.
-    pub block_size: u32,
-    /// Bytes of metadata that follow each block's data in the same buffer (extended blocks); 0 when there are none.
-    pub metadata_size: u32,
-    /// Whether the namespace keeps protection information in that metadata.
-    pub protected: bool,
-}
-
-impl Format {
-    /// The format of a namespace, or `None` when NVMe/TCP cannot carry it: metadata in a separate buffer has no
-    /// place in a capsule (NVMe over Fabrics has no metadata pointer).
-    pub fn of(namespace: &IdentifyNamespace) -> Option<Self> {
-        let block_size = namespace.block_size()?;
-        let metadata_size = u32::from(namespace.metadata_size());
-        let extended = namespace.flbas & 0x10 != 0;
-        if metadata_size > 0 && !extended {
-            return None;
-        }
-        Some(Self { block_size, metadata_size, protected: namespace.dps & 0x7 != 0 })
-    }
-
-    /// Bytes that `entry` transfers for its blocks.
-    fn transfer_length(&self, entry: &SubmissionQueueEntry) -> Result<u64, Status> {
-        let blocks = u64::from(entry.cdw12.get() & 0xffff) + 1;
-        let action = entry.cdw12.get() & (1 << 29) != 0;
-        let metadata = match self.metadata_size {
-            // PRACT with eight bytes of metadata: the controller inserts and strips them (NVM Command Set 1.0, 5.2.2).
-            8 if self.protected && action => 0,
-            // With more, whether it does depends on a guard format that is not looked at here.
-            size if size > 8 && self.protected && action => return Err(Status::INVALID_FIELD.with_dnr()),
-            size => u64::from(size),
-        };
-        Ok(blocks * (u64::from(self.block_size) + metadata))
-    }
+/// The format of a namespace if NVMe/TCP can carry it: metadata in a buffer of its own has no place in a capsule (NVMe
+/// over Fabrics has no metadata pointer).
+pub(crate) fn carried(format: BlockFormat) -> Option<BlockFormat> {
+    (format.metadata_size == 0 || format.interleaved).then_some(format)
 }
 
 /// One namespace as an export shows it.
@@ -60,7 +27,7 @@ pub struct NamespaceView {
     /// Index of the software queue that its commands wait in, unique in the process.
     pub queue: usize,
     /// Its block format.
-    pub format: Format,
+    pub format: BlockFormat,
     /// Whether commands that change data are refused.
     pub read_only: bool,
     /// Whether all commands are refused: the namespace is gone, or its block format is another one by now.
@@ -173,13 +140,16 @@ impl Length {
 }
 
 /// Direction and length of the data that an NVM command moves.
-fn transfer(entry: &SubmissionQueueEntry, format: &Format) -> Result<(TransferDirection, Length), Status> {
+fn transfer(
+    entry: &SubmissionQueueEntry,
+    format: &BlockFormat,
+) -> Result<(TransferDirection, Length), Status> {
     use TransferDirection::{ControllerToHost, HostToController, None};
     let ranges = u64::from(entry.cdw10.get() & 0xff) + 1;
     Ok(match entry.opcode {
         nvm::FLUSH | nvm::WRITE_UNCORRECTABLE | nvm::WRITE_ZEROES | nvm::VERIFY => (None, Length::Exactly(0)),
-        nvm::READ => (ControllerToHost, Length::Exactly(format.transfer_length(entry)?)),
-        nvm::WRITE | nvm::COMPARE => (HostToController, Length::Exactly(format.transfer_length(entry)?)),
+        nvm::READ => (ControllerToHost, Length::Exactly(format.transfer_length(entry))),
+        nvm::WRITE | nvm::COMPARE => (HostToController, Length::Exactly(format.transfer_length(entry))),
         // Linux sends room for 256 ranges however many there are, because some drives read that much anyway.
         nvm::DATASET_MANAGEMENT => (HostToController, Length::List(ranges * 16)),
         nvm::COPY => {
@@ -208,10 +178,12 @@ fn changes_data(opcode: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use gangway_spec::nvm::Protection;
+
     use super::*;
 
     fn view() -> ExportView {
-        let format = Format { block_size: 512, metadata_size: 0, protected: false };
+        let format = BlockFormat::plain(512);
         let namespace = NamespaceView {
             nsid: 3,
             drive: 1,
@@ -319,14 +291,41 @@ mod tests {
 
     #[test]
     fn interleaved_metadata_counts_unless_the_drive_inserts_it_itself() {
-        let format = Format { block_size: 4096, metadata_size: 8, protected: true };
-        let read = command(nvm::READ, 1, 1);
-        assert_eq!(format.transfer_length(&read), Ok(2 * 4104));
-        let pract = command(nvm::READ, 1, 1 | 1 << 29);
-        assert_eq!(format.transfer_length(&pract), Ok(2 * 4096));
-        let larger = Format { metadata_size: 16, ..format };
-        assert_eq!(larger.transfer_length(&read), Ok(2 * 4112));
-        assert_eq!(larger.transfer_length(&pract), Err(Status::INVALID_FIELD.with_dnr()));
+        const PRACT: u32 = 1 << 29;
+        let protection = |size| Some(Protection { kind: 1, size, first: false });
+        // Bytes of metadata, of protection information in it, and what two blocks take without and with PRACT.
+        for (metadata_size, protection, plain, action) in [
+            (8, None, 2 * 4104, 2 * 4104),
+            (8, protection(8), 2 * 4104, 2 * 4096),
+            (16, protection(8), 2 * 4112, 2 * 4112),
+            (16, protection(16), 2 * 4112, 2 * 4096),
+            (64, protection(16), 2 * 4160, 2 * 4160),
+        ] {
+            let mut view = view();
+            view.namespaces[0].format =
+                BlockFormat { block_size: 4096, metadata_size, interleaved: true, protection };
+            for opcode in [nvm::READ, nvm::WRITE, nvm::COMPARE] {
+                for (control, length) in [(0, plain), (PRACT, action)] {
+                    for declared in [2 * 4096, 2 * 4104, 2 * 4112, 2 * 4160] {
+                        let admitted = view.admit(&command(opcode, 3, 1 | control), declared);
+                        let what = format!("{metadata_size} bytes, {protection:?}, {control:#x}, {declared}");
+                        assert_eq!(admitted.is_ok(), declared == length, "{what}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn metadata_in_a_buffer_of_its_own_is_not_carried() {
+        let format = |metadata_size, interleaved| BlockFormat {
+            metadata_size,
+            interleaved,
+            ..BlockFormat::plain(4096)
+        };
+        assert_eq!(carried(format(8, false)), None);
+        assert_eq!(carried(format(8, true)), Some(format(8, true)));
+        assert_eq!(carried(format(0, false)), Some(format(0, false)));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What a drive says of itself.
 
-use gangway_driver::controller::{Controller, ControllerError};
-use gangway_spec::identify::{IdentifyController, IdentifyNamespace};
+use gangway_driver::controller::{Controller, ControllerError, Namespace};
+use gangway_spec::identify::{IdentifyController, IdentifyNamespace, csi};
+use gangway_spec::nvm::BlockFormat;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 
-use crate::admission::Format;
+use crate::admission::carried;
 
 /// A namespace as the drive reports it.
 #[derive(Clone, Debug)]
@@ -13,8 +14,8 @@ pub struct DriveNamespace {
     pub nsid: u32,
     /// Identify Namespace.
     pub identify: Box<IdentifyNamespace>,
-    /// Its block format; `None` when NVMe/TCP cannot carry it.
-    pub format: Option<Format>,
+    /// Its block format; `None` when NVMe/TCP cannot carry it, or when it is not of the NVM Command Set.
+    pub format: Option<BlockFormat>,
 }
 
 /// What a drive said of itself when it was started.
@@ -73,10 +74,11 @@ impl DriveInfo {
 
 /// The namespaces that are active now.
 pub(super) fn read_namespaces(controller: &mut Controller) -> Result<Vec<DriveNamespace>, ControllerError> {
-    let mut namespaces = Vec::new();
-    for nsid in controller.active_namespaces()? {
-        let identify = controller.identify_namespace(nsid)?;
-        namespaces.push(DriveNamespace { nsid, format: Format::of(&identify), identify });
-    }
-    Ok(namespaces)
+    let describe = |namespace: Namespace| {
+        let format = namespace.format.filter(|_| namespace.csi == csi::NVM).and_then(carried);
+        // Of command sets without blocks there is no such data, and nothing that could be exported.
+        let identify = namespace.identify.unwrap_or_default();
+        DriveNamespace { nsid: namespace.nsid, identify, format }
+    };
+    Ok(controller.namespaces()?.into_iter().map(describe).collect())
 }

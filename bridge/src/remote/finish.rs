@@ -110,13 +110,14 @@ fn refuse_in_log_pages(policy: &Policy, data: &mut [u8], offset: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{ExportView, Format, NamespaceView};
+    use crate::admission::{ExportView, NamespaceView};
     use gangway_spec::command::SubmissionQueueEntry;
+    use gangway_spec::nvm::BlockFormat;
     use gangway_spec::status::Status;
 
     #[test]
     fn the_effects_log_promises_exactly_the_io_commands_that_admission_knows() {
-        let format = Format { block_size: 512, metadata_size: 0, protected: false };
+        let format = BlockFormat::plain(512);
         let namespace = NamespaceView {
             nsid: 1,
             drive: 0,

@@ -14,6 +14,7 @@
 #![allow(unsafe_code)] // The floor reads and writes memory that it shares with the drive.
 
 mod floor;
+mod pointers;
 
 use std::env;
 use std::hint::black_box;
@@ -49,12 +50,13 @@ fn main() -> ExitCode {
     let texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match texts[..] {
         [] => measure(),
-        // How callgrind is given one of the two alone.
+        // How callgrind is given one subject alone; of those that submit, the depth is bytes.
         ["--count", subject, depth, commands] => {
             let (Ok(depth), Ok(commands)) = (depth.parse(), commands.parse()) else { return usage() };
             match subject {
                 "driver" => Driver::new(depth).run(commands),
                 "floor" => Floor::new(function(), depth).run(commands),
+                "prp" | "sgl" => pointers::submit(subject, depth, commands),
                 _ => return usage(),
             }
             ExitCode::SUCCESS
@@ -103,7 +105,26 @@ fn measure() -> ExitCode {
         }
         println!();
     }
+    if counting {
+        compare_pointers();
+    }
     ExitCode::SUCCESS
+}
+
+/// Instructions to submit a command, whose memory is named in either way.
+fn compare_pointers() {
+    const COMMANDS: [usize; 2] = [200, 900];
+    println!("\nbytes     submitted by PRPs   by SGL, instructions");
+    for len in pointers::LENGTHS {
+        let [prp, sgl] = ["prp", "sgl"].map(|subject| {
+            let [short, long] = COMMANDS.map(|commands| instructions(subject, len, commands));
+            Ok::<_, String>((long? - short?) as f64 / (COMMANDS[1] - COMMANDS[0]) as f64)
+        });
+        match (prp, sgl) {
+            (Ok(prp), Ok(sgl)) => println!("{len:>6}    {prp:>17.0}   {sgl:>6.0}"),
+            (Err(error), _) | (_, Err(error)) => println!("{len:>6}    not counted: {error}"),
+        }
+    }
 }
 
 /// Nanoseconds per command.
