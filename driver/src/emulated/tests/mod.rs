@@ -5,6 +5,7 @@ mod data;
 mod enabling;
 mod faults;
 mod formats;
+mod fuzz;
 mod io;
 mod namespaces;
 mod queues;
