@@ -37,6 +37,8 @@ Examples:
       A real drive (bound with `gangway bind 0000:01:00.0`) for one host; its NQN is in /etc/nvme/hostnqn there.
   gangway serve --device emulated:size=8GiB,block=4096,namespaces=2,file=disk.img
       An emulated drive that keeps its data in a file.
+  gangway serve --device emulated:fault=status=0x281:read:lba=1000-1007,fault=remove=5s:write:nth=5000
+      An emulated drive with a bad place, which is pulled out and put back in the midst of things (docs/faults.md).
   gangway serve --device pci:0000:01:00.0 --allow tune --allow-for nqn.2014-08.org.example:admin=tune,firmware
       Hosts may set features and start self-tests; one of them may also update the firmware.";
 
