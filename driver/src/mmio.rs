@@ -7,10 +7,14 @@
 
 use std::any::Any;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use memmap2::MmapOptions;
+use rustix::fs::{MemfdFlags, SealFlags};
 use volatile_register::RW;
 
 /// Bytes of one doorbell register when CAP.DSTRD is 0 (NVMe over PCIe Transport, 3.1.2).
@@ -66,7 +70,7 @@ impl Doorbell {
                 // memory, which is what the owner of the queue asks for by calling this.
                 unsafe { register.as_ref().write(value.to_le()) }
             }
-            Target::Memory { page, index } => page.registers[*index].store(value, Ordering::Release),
+            Target::Memory { page, index } => page.registers()[*index].store(value, Ordering::Release),
             Target::Remote(register) => register.write(value),
         }
     }
@@ -82,28 +86,69 @@ impl fmt::Debug for Doorbell {
     }
 }
 
-/// The doorbell registers of a device that is emulated by this process.
+/// The doorbell registers of a device that is emulated by this process, in memory of its own or in memory that a driver
+/// in another process writes to.
 ///
 /// The driver writes them through [`Doorbell`]; the device [loads](Self::load) them when it is stepped.
-#[derive(Debug)]
 pub struct DoorbellPage {
-    registers: Box<[AtomicU32]>,
+    first: NonNull<AtomicU32>,
+    count: usize,
+    _memory: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: the memory is not tied to a thread, and all of it is atomics.
+unsafe impl Send for DoorbellPage {}
+// SAFETY: as above.
+unsafe impl Sync for DoorbellPage {}
+
+impl fmt::Debug for DoorbellPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.registers()).finish()
+    }
 }
 
 impl DoorbellPage {
     /// `count` doorbell registers, all zero.
     pub fn new(count: usize) -> Arc<Self> {
-        Arc::new(Self { registers: (0..count).map(|_| AtomicU32::new(0)).collect() })
+        let memory: Arc<[AtomicU32]> = (0..count).map(|_| AtomicU32::new(0)).collect();
+        let first = NonNull::from(&memory[..]).cast();
+        Arc::new(Self { first, count, _memory: Box::new(memory) })
+    }
+
+    /// `count` doorbell registers, all zero, from `offset` bytes on in a file that others can map. The file has whole
+    /// pages, and cannot be shortened.
+    ///
+    /// # Errors
+    /// What the kernel says when there is no memory.
+    pub(crate) fn in_file(count: usize, offset: usize) -> io::Result<(Arc<Self>, File)> {
+        let page = rustix::param::page_size();
+        let len = (offset + count * REGISTER_LEN).next_multiple_of(page);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(rustix::fs::memfd_create("gangway-doorbells", flags)?);
+        file.set_len(len as u64)?;
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let mapping = MmapOptions::new().len(len).map_raw(&file)?;
+        // SAFETY: `offset` is inside the mapping, which begins at a page.
+        let first = NonNull::new(unsafe { mapping.as_mut_ptr().add(offset) }.cast::<AtomicU32>())
+            .filter(|first| first.is_aligned())
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((Arc::new(Self { first, count, _memory: Box::new(mapping) }), file))
+    }
+
+    fn registers(&self) -> &[AtomicU32] {
+        // SAFETY: `_memory` has `count` registers from `first` on for as long as this lives, aligned; other processes may
+        // write to them, which is what atomics are for.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
     }
 
     /// How many registers the page has.
     pub fn len(&self) -> usize {
-        self.registers.len()
+        self.count
     }
 
     /// Whether the page has no registers at all.
     pub fn is_empty(&self) -> bool {
-        self.registers.is_empty()
+        self.count == 0
     }
 
     /// What was last written to a register; `None` when the page has no such register.
@@ -111,7 +156,14 @@ impl DoorbellPage {
     /// Everything that the writer did before it rang is visible to the caller afterwards.
     #[inline]
     pub fn load(&self, index: usize) -> Option<u32> {
-        self.registers.get(index).map(|register| register.load(Ordering::Acquire))
+        self.registers().get(index).map(|register| register.load(Ordering::Acquire))
+    }
+
+    /// Writes a register; nothing happens when the page has no such register.
+    pub(crate) fn store(&self, index: usize, value: u32) {
+        if let Some(register) = self.registers().get(index) {
+            register.store(value, Ordering::Release);
+        }
     }
 
     /// What was written to a register since it was last taken; `None` when nothing was, or there is no such register. A
@@ -123,7 +175,7 @@ impl DoorbellPage {
 
     /// Sets every register to zero, as a controller reset does.
     pub fn reset(&self) {
-        for register in &self.registers {
+        for register in self.registers() {
             register.store(0, Ordering::Release);
         }
     }
@@ -131,7 +183,7 @@ impl DoorbellPage {
     /// Sets one register to zero, as the creation of its queue does; nothing happens when the page has no
     /// such register.
     pub fn reset_one(&self, index: usize) {
-        if let Some(register) = self.registers.get(index) {
+        if let Some(register) = self.registers().get(index) {
             register.store(0, Ordering::Release);
         }
     }
@@ -207,7 +259,7 @@ mod tests {
     /// Eight registers of memory standing for a BAR, kept alive as a mapping is.
     fn registers() -> (MappedRegisters, Arc<DoorbellPage>) {
         let page = DoorbellPage::new(8);
-        let base = NonNull::from(&page.registers[0]).cast::<u8>();
+        let base = NonNull::from(&page.registers()[0]).cast::<u8>();
         // SAFETY: the page is alive as long as the Arc that is passed along; its atomics permit writes from
         // elsewhere.
         let mapped = unsafe { MappedRegisters::new(base, 32, page.clone()) };

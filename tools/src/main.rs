@@ -5,6 +5,7 @@ mod binding;
 mod cpus;
 mod device;
 mod doctor;
+mod emulate;
 mod exit;
 #[cfg(test)]
 mod fake;
@@ -107,6 +108,7 @@ enum Command {
     Serve(serve::Serve),
     Perf(Box<perf::Perf>),
     Bench(perf::bench::Bench),
+    Emulate(emulate::Emulate),
     #[command(hide = true)]
     BenchFloor(perf::floor::Floor),
     #[command(flatten)]
@@ -145,6 +147,7 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Serve(serve) => serve.run(),
         Command::Perf(perf) => perf.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Emulate(emulate) => emulate.run(),
         Command::BenchFloor(floor) => floor.run(),
         Command::Nvme(command) => command.run(),
     }

@@ -30,6 +30,12 @@ use crate::mmio::DoorbellPage;
 /// knows offsets in BAR0 only.
 const DOORBELL_SPREAD: usize = 32;
 
+/// The doorbells of a device: the memory, and how many registers they are apart in it.
+pub(super) struct Doorbells {
+    pub(super) page: Arc<DoorbellPage>,
+    pub(super) spread: usize,
+}
+
 /// Events that wait until the admin queue takes them over, at most; further ones are dropped, as nobody listens.
 const EVENTS_LIMIT: usize = 64;
 
@@ -53,6 +59,7 @@ pub(super) struct Device {
     /// Whether writes may stay in the volatile cache (feature 06h).
     pub(super) write_cache: AtomicBool,
     pub(super) doorbells: Arc<DoorbellPage>,
+    doorbell_spread: usize,
     pub(super) iommu: Arc<EmulatedIommu>,
     /// What the driver did that it must never do.
     pub(super) violations: Arc<AtomicU64>,
@@ -88,7 +95,18 @@ impl From<Status> for Outcome {
 }
 
 impl Device {
+    /// A device whose doorbells are memory of this process.
     pub(super) fn new(name: String, config: EmulatedConfig) -> Result<Self, EmulatedError> {
+        let page = DoorbellPage::new(2 * (usize::from(config.queues) + 1) * DOORBELL_SPREAD);
+        Self::with_doorbells(name, config, Doorbells { page, spread: DOORBELL_SPREAD })
+    }
+
+    /// A device with doorbells elsewhere. There must be two for each queue pair, the admin queue included.
+    pub(super) fn with_doorbells(
+        name: String,
+        config: EmulatedConfig,
+        doorbells: Doorbells,
+    ) -> Result<Self, EmulatedError> {
         config.validate()?;
         let store = Store::open(&config)?;
         let identity = Identity::of(&config);
@@ -106,7 +124,8 @@ impl Device {
             running: AtomicBool::new(false),
             fatal: AtomicBool::new(false),
             write_cache: AtomicBool::new(true),
-            doorbells: DoorbellPage::new(2 * queues * DOORBELL_SPREAD),
+            doorbells: doorbells.page,
+            doorbell_spread: doorbells.spread,
             iommu,
             violations,
             admin,
@@ -146,13 +165,13 @@ impl Device {
     }
 
     /// Where in the doorbell page the doorbell of a queue is.
-    pub(super) fn doorbell_index(qid: u16, completion: bool) -> usize {
-        (2 * usize::from(qid) + usize::from(completion)) * DOORBELL_SPREAD
+    pub(super) fn doorbell_index(&self, qid: u16, completion: bool) -> usize {
+        (2 * usize::from(qid) + usize::from(completion)) * self.doorbell_spread
     }
 
     /// Sets the doorbell of a queue to zero, as its creation does.
     pub(super) fn reset_doorbell(&self, qid: u16, completion: bool) {
-        self.doorbells.reset_one(Self::doorbell_index(qid, completion));
+        self.doorbells.reset_one(self.doorbell_index(qid, completion));
     }
 
     #[inline]
@@ -172,8 +191,8 @@ impl Device {
     /// Takes over both doorbells of a submission queue and its completion queue.
     #[inline]
     pub(super) fn ring(&self, sq: &mut SubmissionQueue, cq: &mut CompletionQueue) -> bool {
-        let tail = self.doorbells.load(Self::doorbell_index(sq.id, false)).unwrap_or(0);
-        let head = self.doorbells.load(Self::doorbell_index(sq.completion_queue, true)).unwrap_or(0);
+        let tail = self.doorbells.load(self.doorbell_index(sq.id, false)).unwrap_or(0);
+        let head = self.doorbells.load(self.doorbell_index(sq.completion_queue, true)).unwrap_or(0);
         self.ring_to(sq, cq, (tail, head))
     }
 
@@ -359,7 +378,7 @@ impl Device {
         }
         inside.state.start(SubmissionQueue::new(0, 0, asq, asq_size));
         if let Some(mut queue) = self.completion_queue(0) {
-            *queue = Some(CompletionQueue::new(acq, acq_size));
+            *queue = Some(CompletionQueue::new(acq, acq_size, Some(0)));
         }
         self.running.store(true, Ordering::Release);
         true

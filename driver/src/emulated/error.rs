@@ -67,6 +67,9 @@ pub enum EmulatedError {
         /// The size of the drive in bytes, all namespaces together.
         expected: u64,
     },
+    /// There is no memory for the doorbells that a driver in another process shares.
+    #[error("emulated drive: no shared memory for its doorbells: {0}")]
+    Doorbells(io::Error),
     /// The process may not write files of that size.
     #[error(
         "emulated drive: {path} would have {len} bytes, but this process may only write files of {limit} bytes; raise \

@@ -137,7 +137,7 @@ impl Function for EmulatedFunction {
         let stride = 4 << self.device.config.stride;
         let number =
             offset.checked_sub(DOORBELLS).filter(|place| place % stride == 0).ok_or_else(outside)? / stride;
-        let index = Device::doorbell_index((number / 2) as u16, number % 2 == 1);
+        let index = self.device.doorbell_index((number / 2) as u16, number % 2 == 1);
         Doorbell::in_memory(Arc::clone(&self.device.doorbells), index).ok_or_else(outside)
     }
 

@@ -44,6 +44,7 @@ mod protection;
 mod prp;
 mod registers;
 mod ring;
+mod served;
 mod sgl;
 mod shadow;
 mod store;
@@ -58,4 +59,6 @@ pub use faults::{
     QueueMatch, REORDER_LIMIT,
 };
 pub use function::{EmulatedFunction, EmulatedProbe};
+pub(crate) use memory::SharedMemory;
 pub use options::ZoneConfig;
+pub(crate) use served::{ServedDevice, Turns};

@@ -100,6 +100,10 @@ pub(super) struct CompletionQueue {
     phase: bool,
     /// Entries that were written with the wrong phase, to be written again.
     late: Vec<Late>,
+    /// The vector that it interrupts with.
+    vector: Option<u16>,
+    /// The tail that the last interrupt told of; [`u32::MAX`] when there is something to tell whatever the tail is.
+    told: u32,
 }
 
 /// An entry whose phase is wrong until a time.
@@ -110,8 +114,17 @@ struct Late {
 }
 
 impl CompletionQueue {
-    pub(super) fn new(base: u64, size: u32) -> Self {
-        Self { base, size, head: 0, tail: 0, phase: true, late: Vec::new() }
+    pub(super) fn new(base: u64, size: u32, vector: Option<u16>) -> Self {
+        Self { base, size, head: 0, tail: 0, phase: true, late: Vec::new(), vector, told: 0 }
+    }
+
+    /// The vector to interrupt with, when something was posted since the last call.
+    pub(super) fn take_interrupt(&mut self) -> Option<u16> {
+        if self.told == self.tail {
+            return None;
+        }
+        self.told = self.tail;
+        self.vector
     }
 
     /// Whether the drive may write a completion queue there.
@@ -186,6 +199,7 @@ impl CompletionQueue {
     /// Puts phases right whose time has come.
     pub(super) fn settle(&mut self, host: &DmaMemory, now: Instant) {
         let (base, size, head, tail) = (self.base, self.size, self.head, self.tail);
+        let told = &mut self.told;
         self.late.retain(|late| {
             // One that the host has passed over is none of its completions any more.
             let outstanding = distance(head, late.index, size) < distance(head, tail, size);
@@ -193,6 +207,7 @@ impl CompletionQueue {
                 // The queue was in memory when the entry was written. If it no longer is, nobody looks for it.
                 let _ =
                     host.write_completion(base + u64::from(late.index) * CQ_ENTRY, transmute!(late.entry));
+                *told = u32::MAX;
             }
             outstanding && late.due > now
         });
@@ -226,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_head_may_move_up_to_the_tail_and_no_further() {
-        let mut queue = CompletionQueue { head: 2, tail: 1, ..CompletionQueue::new(0, 4) };
+        let mut queue = CompletionQueue { head: 2, tail: 1, ..CompletionQueue::new(0, 4, None) };
         assert!(!queue.has_room());
         assert_eq!(queue.ring(4), Err(InvalidDoorbell));
         assert_eq!(queue.ring(0), Ok(()));

@@ -2,7 +2,7 @@
 //!
 //! [`VfioUserFunction`] is the client: registers are reached by messages, doorbells lie in memory that the server shares
 //! where it does so, interrupts are eventfds that it is given, and it reaches the memory of the [`DmaDomain`] through
-//! the files that the memory is in.
+//! the files that the memory is in. [`server`] is the other end: it serves an emulated controller.
 //!
 //! # What always holds
 //!
@@ -26,6 +26,7 @@
 
 mod client;
 mod error;
+pub mod server;
 mod socket;
 mod wire;
 

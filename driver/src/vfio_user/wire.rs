@@ -29,6 +29,7 @@ pub(super) mod command {
     pub(in crate::vfio_user) const DEVICE_SET_IRQS: u16 = 8;
     pub(in crate::vfio_user) const REGION_READ: u16 = 9;
     pub(in crate::vfio_user) const REGION_WRITE: u16 = 10;
+    pub(in crate::vfio_user) const DEVICE_RESET: u16 = 13;
 }
 
 /// What precedes every message.
@@ -49,6 +50,8 @@ impl Header {
     /// Bits 3:0 of the flags: 0 for a command, 1 for a reply.
     pub(super) const TYPE: u32 = 0xf;
     pub(super) const REPLY: u32 = 1;
+    /// In a command: the sender wants no reply.
+    pub(super) const NO_REPLY: u32 = 1 << 4;
     pub(super) const ERROR: u32 = 1 << 5;
 
     pub(super) fn is_reply(&self) -> bool {

@@ -15,6 +15,8 @@ use crate::emulated::store::dma_status;
 
 /// PC: the queue is physically contiguous (CDW11 of both Create commands).
 const PHYSICALLY_CONTIGUOUS: u32 = 1 << 0;
+/// IEN: the completion queue interrupts (CDW11 of Create I/O Completion Queue).
+const INTERRUPTS_ENABLED: u32 = 1 << 1;
 /// The entry sizes that Identify Controller requires, as CC must state them: powers of two.
 const ENTRY_SIZES: (u8, u8) = (6, 4);
 
@@ -39,7 +41,7 @@ impl AdminCommand<'_> {
 
     pub(super) fn create_completion_queue(&mut self) -> Answer {
         let (qid, size) = self.new_queue(self.admin.granted.completion)?;
-        // Interrupts are not raised by this device; the vector has to be one that it would have.
+        // Within a process nobody is interrupted; the vector has to be one that the device would have all the same.
         let vector = self.entry.cdw11.get() >> 16;
         if vector >= u32::from(self.device.queue_count()) {
             return Err(Status::INVALID_INTERRUPT_VECTOR.with_dnr());
@@ -57,7 +59,9 @@ impl AdminCommand<'_> {
             return Err(Status::DATA_TRANSFER_ERROR.with_dnr());
         }
         self.device.reset_doorbell(qid, true);
-        *queue = Some(CompletionQueue::new(self.entry.prp1(), size));
+        let interrupts = self.entry.cdw11.get() & INTERRUPTS_ENABLED != 0;
+        let vector = interrupts.then_some(vector as u16);
+        *queue = Some(CompletionQueue::new(self.entry.prp1(), size, vector));
         self.admin.has_io_queues = true;
         Ok(0)
     }

@@ -8,6 +8,7 @@
 
 mod copy;
 mod file;
+mod shared;
 mod sparse;
 
 use std::cell::Cell;
@@ -22,6 +23,7 @@ use tracing::warn;
 use crate::dma::{Direction, DmaError, Iommu, RegionMemory};
 
 pub(super) use file::{FileError, FileStore};
+pub(crate) use shared::SharedMemory;
 pub(super) use sparse::SparseMemory;
 
 /// What the drive wants to do with host memory.
@@ -37,11 +39,14 @@ pub(super) enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DmaFault;
 
+#[derive(Clone)]
 struct Mapping {
     iova: u64,
     len: u64,
     memory: NonNull<u8>,
     direction: Direction,
+    /// Who keeps the memory where no domain does.
+    _owner: Option<Arc<SharedMemory>>,
 }
 
 impl Mapping {
@@ -63,12 +68,6 @@ impl Mapping {
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a mapping is never changed once it is in a table.
 unsafe impl Sync for Mapping {}
-
-impl Clone for Mapping {
-    fn clone(&self) -> Self {
-        Self { ..*self }
-    }
-}
 
 /// All mappings, by ascending IOVA.
 #[derive(Default)]
@@ -139,8 +138,8 @@ impl DmaMemory {
                 return Err(self.violation(iova, len, access).into());
             }
             let piece = (mapping.len - offset).min(len as u64) as usize;
-            // SAFETY: `offset` is below the length of the mapping. Its memory is alive: the domain keeps it until
-            // `unmap` has returned, and that waits until this gate, which the caller is inside of, is left.
+            // SAFETY: `offset` is below the length of the mapping. Its memory is alive: the mapping owns it, or the domain
+            // keeps it until `unmap` has returned, and that waits until this gate, which the caller is inside of, is left.
             visit(unsafe { mapping.memory.add(offset as usize) }, piece)?;
             len -= piece;
             iova = iova.wrapping_add(piece as u64);
@@ -374,6 +373,40 @@ impl EmulatedIommu {
         self.lock().publish(Table::default());
     }
 
+    /// Maps memory of another process.
+    ///
+    /// # Errors
+    /// As [`Iommu::map`].
+    pub(super) fn map_shared(
+        &self,
+        iova: u64,
+        memory: Arc<SharedMemory>,
+        direction: Direction,
+    ) -> Result<(), DmaError> {
+        let (first, len) = (memory.first(), memory.len());
+        self.insert(Mapping { iova, len, memory: first, direction, _owner: Some(memory) })
+    }
+
+    fn insert(&self, new: Mapping) -> Result<(), DmaError> {
+        let refuse = |message: String| Err(DmaError::Iommu { message });
+        let (iova, len) = (new.iova, new.len);
+        let Some(end) = iova.checked_add(len).filter(|_| len > 0) else {
+            return refuse(format!("{len} bytes cannot be mapped at {iova:#x}"));
+        };
+        let mut state = self.lock();
+        let mappings = &state.table.mappings;
+        let index = mappings.partition_point(|mapping| mapping.iova < iova);
+        let taken = mappings.get(index).is_some_and(|next| next.iova < end)
+            || index.checked_sub(1).is_some_and(|before| mappings[before].iova + mappings[before].len > iova);
+        if taken {
+            return refuse(format!("something is mapped between {iova:#x} and {end:#x} already"));
+        }
+        let mut mappings = mappings.clone();
+        mappings.insert(index, new);
+        state.publish(Table { mappings });
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -394,26 +427,10 @@ impl Iommu for EmulatedIommu {
     }
 
     fn map(&self, iova: u64, region: &RegionMemory, direction: Direction) -> Result<(), DmaError> {
-        let refuse = |message: String| Err(DmaError::Iommu { message });
-        let len = region.len() as u64;
-        let Some(end) = iova.checked_add(len).filter(|_| len > 0) else {
-            return refuse(format!("{len} bytes cannot be mapped at {iova:#x}"));
-        };
-        let mut state = self.lock();
-        let mappings = &state.table.mappings;
-        let index = mappings.partition_point(|mapping| mapping.iova < iova);
-        let taken = mappings.get(index).is_some_and(|next| next.iova < end)
-            || index.checked_sub(1).is_some_and(|before| mappings[before].iova + mappings[before].len > iova);
-        if taken {
-            return refuse(format!("something is mapped between {iova:#x} and {end:#x} already"));
-        }
-        let mut mappings = mappings.clone();
         let Some(memory) = NonNull::new(region.as_ptr()) else {
-            return refuse("memory at address zero cannot be mapped".to_owned());
+            return Err(DmaError::Iommu { message: "memory at address zero cannot be mapped".to_owned() });
         };
-        mappings.insert(index, Mapping { iova, len, memory, direction });
-        state.publish(Table { mappings });
-        Ok(())
+        self.insert(Mapping { iova, len: region.len() as u64, memory, direction, _owner: None })
     }
 
     fn unmap(&self, iova: u64, len: u64) -> Result<(), DmaError> {
