@@ -169,7 +169,7 @@ impl DoorbellPage {
     /// What was written to a register since it was last taken; `None` when nothing was, or there is no such register. A
     /// write of `u32::MAX`, which no doorbell can hold, counts as none.
     pub(crate) fn take(&self, index: usize) -> Option<u32> {
-        let value = self.registers.get(index)?.swap(u32::MAX, Ordering::AcqRel);
+        let value = self.registers().get(index)?.swap(u32::MAX, Ordering::AcqRel);
         (value != u32::MAX).then_some(value)
     }
 

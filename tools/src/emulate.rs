@@ -17,7 +17,7 @@ Examples:
       A drive of 1 GiB in memory; `gangway perf vfio-user:/run/nvme.sock` drives it.
   gangway emulate --socket /run/nvme/cntrl size=8GiB,block=512,file=disk.img
       For SPDK's tools, which look for the name `cntrl` in the folder that they are given:
-      spdk_nvme_identify -r 'trtype:VFIOUSER traddr:/run/nvme'
+      spdk_nvme_identify -r 'trtype:VFIOUSER traddr:/run/nvme subnqn:ANY'
 
 One driver at a time has the drive; it is reset when that one leaves. Ctrl-C ends it in order.
 The options are those of `emulated:OPTIONS`; README.md lists them.";

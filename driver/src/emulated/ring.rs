@@ -118,13 +118,13 @@ impl CompletionQueue {
         Self { base, size, head: 0, tail: 0, phase: true, late: Vec::new(), vector, told: 0 }
     }
 
-    /// The vector to interrupt with, when something was posted since the last call.
-    pub(super) fn take_interrupt(&mut self) -> Option<u16> {
+    /// Whether something was posted since the last call; then also the vector to interrupt with.
+    pub(super) fn take_news(&mut self) -> Option<Option<u16>> {
         if self.told == self.tail {
             return None;
         }
         self.told = self.tail;
-        self.vector
+        Some(self.vector)
     }
 
     /// Whether the drive may write a completion queue there.

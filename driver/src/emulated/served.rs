@@ -71,10 +71,10 @@ impl ServedDevice {
         self.device.is_running()
     }
 
-    /// Does what the doorbells ask for. Gives whether any was rung since the last turn; `interrupt` is called with the
-    /// vectors that are to be signalled.
+    /// Does what the doorbells ask for. Gives whether anything happened: a doorbell was rung since the last turn, or a
+    /// completion posted. `interrupt` is called with the vectors that are to be signalled.
     pub(crate) fn turn(&self, turns: &mut Turns, mut interrupt: impl FnMut(u16)) -> bool {
-        let mut rung = false;
+        let mut happened = false;
         for qid in 0..self.device.queue_count() {
             let load = |completion| self.device.doorbells.load(self.device.doorbell_index(qid, completion));
             let queue = &mut turns.queues[usize::from(qid)];
@@ -84,19 +84,20 @@ impl ServedDevice {
                 // Nothing is ever on a queue of which the doorbell was not rung, apart from the answers of the drive
                 // to what was asked before, of which the admin queue has some.
                 queue.used = true;
-                rung = true;
+                happened = true;
             }
             if queue.used || qid == 0 {
                 self.device.step(qid);
                 let posted_to =
                     self.device.io_queue(qid).map_or(Some(0), |gate| gate.enter().state.completion_queue());
                 let queue = posted_to.and_then(|cq| self.device.completion_queue(cq));
-                if let Some(vector) = queue.and_then(|mut queue| queue.as_mut()?.take_interrupt()) {
-                    interrupt(vector);
+                if let Some(vector) = queue.and_then(|mut queue| queue.as_mut()?.take_news()) {
+                    happened = true;
+                    vector.into_iter().for_each(&mut interrupt);
                 }
             }
         }
-        rung
+        happened
     }
 
     /// Lets the device reach memory of its driver.

@@ -33,7 +33,7 @@ impl Device {
         cq: &mut CompletionQueue,
     ) -> bool {
         let Some(shadow) = *lock(&self.shadow) else { return self.ring(sq, cq) };
-        let rung = self.doorbells.take(Self::doorbell_index(sq.id, false)).is_some();
+        let rung = self.doorbells.take(self.doorbell_index(sq.id, false)).is_some();
         if sq.asleep && !rung {
             return false;
         }

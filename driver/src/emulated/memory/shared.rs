@@ -6,12 +6,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FileType, fstat, fstatfs};
+use rustix::fs::{FileType, FsWord, fstat, fstatfs};
 
 use crate::sigbus::BusGuard;
 
 /// What `fstatfs` calls the file system of huge pages.
-const HUGETLBFS: i64 = 0x9584_58f6;
+const HUGETLBFS: FsWord = 0x9584_58f6;
 
 /// Memory of another process, mapped into this one as long as this lives.
 ///
@@ -46,9 +46,7 @@ impl SharedMemory {
             return Err(wrong());
         }
         let page = match fstatfs(file)? {
-            system if system.f_type as i64 == HUGETLBFS => {
-                u64::try_from(system.f_bsize).map_err(|_| wrong())?
-            }
+            system if system.f_type == HUGETLBFS => u64::try_from(system.f_bsize).map_err(|_| wrong())?,
             _ => rustix::param::page_size() as u64,
         };
         let start = offset / page * page;

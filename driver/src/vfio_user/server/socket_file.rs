@@ -1,13 +1,13 @@
 //! The socket that clients find: made with care for what was there before, removed when its server ends.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{Mode, OFlags, fchmod, open};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use thiserror::Error;
 
@@ -55,8 +55,9 @@ pub enum ServeError {
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode: what is there later may be another's.
-    identity: (u64, u64),
+    /// The file itself: what is at the path later may be another's, and as long as this is open no other file gets its
+    /// number.
+    file: File,
 }
 
 impl SocketFile {
@@ -72,8 +73,9 @@ impl SocketFile {
         // Before it has a name: the file then never has more.
         fchmod(&socket, Mode::from_raw_mode(mode)).map_err(|error| failed(error.into()))?;
         bind(&socket, &address).map_err(|error| failed(error.into()))?;
-        let metadata = fs::symlink_metadata(path).map_err(failed)?;
-        let file = Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+        let file = Self { path: path.to_owned(), file: file.into() };
         listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
         Ok((UnixListener::from(socket), file))
     }
@@ -85,8 +87,9 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let (there, here) = (fs::symlink_metadata(&self.path), self.file.metadata());
+        let ours = there.is_ok_and(|there| here.is_ok_and(|here| identity(there) == identity(here)));
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a socket is left behind");
         }
