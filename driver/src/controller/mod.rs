@@ -81,6 +81,8 @@ pub struct Controller {
     options: Options,
     run: Run,
     enabled: bool,
+    /// The function was closed: it is not to be had again.
+    given_back: bool,
     capabilities: ControllerCapabilities,
     version: Version,
     identify: Box<IdentifyController>,
@@ -128,6 +130,7 @@ impl Controller {
             function,
             run,
             enabled: false,
+            given_back: false,
             capabilities,
             version,
             identify: Box::default(),

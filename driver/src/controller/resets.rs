@@ -3,6 +3,8 @@
 //! Each of them gives the proof that the controller is stopped, and [`Controller::restart`] follows.
 
 use std::mem;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use gangway_spec::registers::{CSTS, ControllerStatus, NSSR, NSSR_RESET};
@@ -16,6 +18,9 @@ use crate::mmio::Doorbell;
 /// The least that an NVM subsystem reset is given: the link may go down meanwhile.
 const SHORTEST_SUBSYSTEM_RESET: Duration = Duration::from_secs(10);
 
+/// How long the system may take to take a function back: it may be waiting for the function to answer.
+const LONGEST_CLOSING: Duration = Duration::from_secs(5);
+
 impl Controller {
     /// Stops a controller that does not follow [`Controller::disable`], or is gone: cuts its function off from memory.
     /// It is the same to its queue pairs.
@@ -25,13 +30,23 @@ impl Controller {
     /// then says that it is gone, and a drive that comes back is opened anew.
     ///
     /// # Errors
-    /// When the function cannot be cut off. All memory stays where it is then.
+    /// When the function cannot be cut off, or the system does not take it back within 5 s. All memory stays where it is
+    /// then; it may be tried again.
     pub fn isolate(&mut self) -> Result<Stopped, ControllerError> {
         self.run.end();
         if let Err(error) = self.function.forbid_dma() {
-            tracing::warn!(%error, "a function that does not answer is given back to the system");
-            let closed = Closed { name: self.function.name().to_owned(), domain: self.domain().clone() };
-            mem::replace(&mut self.function, Box::new(closed)).close()?;
+            if !self.given_back {
+                tracing::warn!(%error, "a function that does not answer is given back to the system");
+                let closed = Closed::new(&*self.function);
+                let closing = Arc::clone(&closed.state);
+                let function = mem::replace(&mut self.function, Box::new(closed));
+                self.given_back = true;
+                let close = move || closing.set(function.close());
+                if let Err(error) = thread::Builder::new().name("close".to_owned()).spawn(close) {
+                    tracing::warn!(%error, "it was closed without looking what comes of it");
+                }
+            }
+            self.function.forbid_dma()?;
         }
         Ok(self.is_stopped())
     }
@@ -97,9 +112,39 @@ impl Controller {
 struct Closed {
     name: String,
     domain: DmaDomain,
+    state: Arc<Closing>,
+}
+
+/// What came of giving a function back; nothing as long as that is under way.
+#[derive(Default)]
+struct Closing {
+    result: Mutex<Option<Result<(), FunctionError>>>,
+    changed: Condvar,
+}
+
+impl Closing {
+    fn set(&self, result: Result<(), FunctionError>) {
+        *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        self.changed.notify_all();
+    }
+
+    /// Whether the function reaches nothing any more, as far as that is known in time.
+    fn is_proven(&self) -> bool {
+        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(result, LONGEST_CLOSING, |result| result.is_none());
+        let (result, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = &*result {
+            tracing::error!(%error, "a function was given back that may still reach memory");
+        }
+        matches!(*result, Some(Ok(())))
+    }
 }
 
 impl Closed {
+    fn new(function: &dyn Function) -> Self {
+        Self { name: function.name().to_owned(), domain: function.domain().clone(), state: Arc::default() }
+    }
+
     fn gone<T>(&self) -> Result<T, FunctionError> {
         Err(FunctionError::Gone { function: self.name.clone() })
     }
@@ -131,7 +176,7 @@ impl Function for Closed {
     }
 
     fn forbid_dma(&self) -> Result<(), FunctionError> {
-        Ok(())
+        if self.state.is_proven() { Ok(()) } else { self.gone() }
     }
 
     fn reset(&self) -> Result<(), FunctionError> {

@@ -167,14 +167,17 @@ impl DmaDomain {
         Ok(())
     }
 
-    /// Removes an IOMMU whose devices are closed, and takes all mappings out of it.
-    pub fn detach(&self, iommu: &Arc<dyn Iommu>) {
+    /// Removes an IOMMU whose devices are closed, and takes all mappings out of it. Whether all of them went, so that
+    /// nothing of this domain is reached through it any more.
+    pub fn detach(&self, iommu: &Arc<dyn Iommu>) -> bool {
         let mut state = self.lock();
-        let Some(index) = state.iommus.iter().position(|other| same(other, iommu)) else { return };
+        let Some(index) = state.iommus.iter().position(|other| same(other, iommu)) else { return true };
         let iommu = state.iommus.swap_remove(index);
+        let mut all = true;
         for (&iova, mapped) in &state.mapped {
-            unmap_or_leak(&*iommu, iova, &mapped.memory);
+            all &= unmap_or_leak(&*iommu, iova, &mapped.memory);
         }
+        all
     }
 
     /// The attached IOMMU of type `T`, if there is one: for the second drive that joins the container of the first.
@@ -269,11 +272,15 @@ fn same(a: &Arc<dyn Iommu>, b: &Arc<dyn Iommu>) -> bool {
 }
 
 /// Takes a mapping out of an IOMMU that leaves the domain. If it cannot, the memory must stay for good, as a device
-/// may still reach it.
-fn unmap_or_leak(iommu: &dyn Iommu, iova: u64, memory: &Arc<RegionMemory>) {
-    if let Err(error) = iommu.unmap(iova, memory.len() as u64) {
-        tracing::error!(%error, "a mapping outlives its drive; its memory is leaked");
-        std::mem::forget(Arc::clone(memory));
+/// may still reach it, and `false` says so.
+fn unmap_or_leak(iommu: &dyn Iommu, iova: u64, memory: &Arc<RegionMemory>) -> bool {
+    match iommu.unmap(iova, memory.len() as u64) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%error, "a mapping outlives its drive; its memory is leaked");
+            std::mem::forget(Arc::clone(memory));
+            false
+        }
     }
 }
 

@@ -153,20 +153,20 @@ impl Membership {
     /// Leaves the domain; with the last drive its memory is taken out of the container. To be called before the device is
     /// closed: once a device that is being removed is closed, the kernel takes its group out of the container, and with the
     /// last group the container has no IOMMU any more to unmap anything from.
-    pub(super) fn leave(&mut self) {
+    ///
+    /// Whether the drive reaches nothing of the domain any more: the last one does not.
+    pub(super) fn leave(&mut self) -> bool {
         if std::mem::replace(&mut self.left, true) {
-            return;
+            return false;
         }
         let _gate = GATE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.container.state();
         state.members -= 1;
         let last = state.members == 0;
         drop(state);
-        if last {
-            // While the group is still held: without one the container has no IOMMU to unmap from.
-            let container: Arc<dyn Iommu> = Arc::<Container>::clone(&self.container);
-            self.domain.detach(&container);
-        }
+        // While the group is still held: without one the container has no IOMMU to unmap from.
+        let container: Arc<dyn Iommu> = Arc::<Container>::clone(&self.container);
+        last && self.domain.detach(&container)
     }
 
     /// The group, to be cut off once the device is closed.

@@ -34,6 +34,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use gangway_spec::registers::{DOORBELLS, VS};
 use vfio_bindings::bindings::vfio::{
@@ -181,10 +182,10 @@ impl Function for VfioFunction {
     fn read_register32(&self, offset: u32) -> Result<u32, FunctionError> {
         self.check_offset("register", offset)?;
         let value = self.bar.read32(offset).map_err(|error| self.refused(error, "read", offset))?;
-        // All ones is what a device that left the bus reads as. Some registers may hold that value; VS never
-        // does.
-        let gone = value == u32::MAX
-            && (offset == VS || self.bar.read32(VS).is_ok_and(|version| version == u32::MAX));
+        // All ones is what a device that left the bus reads as, all zeroes what it does in some virtual machines. Other
+        // registers may hold such a value; VS never does.
+        let absent = |value| matches!(value, 0 | u32::MAX);
+        let gone = absent(value) && (offset == VS || self.bar.read32(VS).is_ok_and(absent));
         if gone || self.bar.gone() { Err(self.gone()) } else { Ok(value) }
     }
 
@@ -214,15 +215,31 @@ impl Function for VfioFunction {
         }
     }
 
-    fn close(self: Box<Self>) -> Result<(), FunctionError> {
-        // A reset is as good a proof, if the device is there to be reset.
-        if self.forbid_dma().is_ok() || self.reset().is_ok() {
-            return Ok(());
+    fn close(mut self: Box<Self>) -> Result<(), FunctionError> {
+        match self.forbid_dma() {
+            Ok(()) => return Ok(()),
+            // The kernel would wait a minute for it to come out of a reset.
+            Err(FunctionError::Gone { .. }) => {}
+            // A reset is as good a proof.
+            Err(_) if self.reset().is_ok() => return Ok(()),
+            Err(_) => {}
         }
         let (name, group) = (self.name.clone(), self.membership.group());
-        drop(self);
+        let reaches_nothing = self.membership.leave();
+        let closed = move || {
+            // The kernel resets what it gets back, and takes its time over what does not answer.
+            drop(self);
+            group
+        };
+        if reaches_nothing {
+            // Without a thread it happens here.
+            if let Err(error) = thread::Builder::new().name("close".to_owned()).spawn(closed) {
+                tracing::debug!(%error, "closed in place");
+            }
+            return Ok(());
+        }
         // Nothing stays that the IOMMU lets through.
-        group.cut_off().map_err(|source| FunctionError::Io {
+        closed().cut_off().map_err(|source| FunctionError::Io {
             function: name,
             action: "take its IOMMU group out of the container".to_owned(),
             source,
