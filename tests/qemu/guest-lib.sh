@@ -128,6 +128,17 @@ local_block_devices() { # PCI_ADDRESS [COUNT]
     block_devices_of "$(local_controller "$1")"
 }
 
+# monitor COMMAND...: gives QEMU's monitor a command, which must be one that it says nothing to.
+monitor_number=0
+monitor() {
+    echo "$*" >/host/out/monitor.new
+    mv /host/out/monitor.new "/host/out/monitor.$monitor_number"
+    wait_until 30 "QEMU to do '$*'" test -f "/host/out/answer.$monitor_number"
+    grep -q '"return": ""' "/host/out/answer.$monitor_number" ||
+        fail "QEMU was told '$*' and said $(cat "/host/out/answer.$monitor_number")"
+    monitor_number=$((monitor_number + 1))
+}
+
 # ---- The kernel's host
 
 # Subsystem NQNs that discovery lists, one a line.
