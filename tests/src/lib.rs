@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a target in this process with emulated drives, and hosts that connect to it.
 
 pub mod drive_check;
+pub mod load;
 pub mod meeting;
 pub mod process;
 pub mod system_calls;
@@ -14,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangway_bridge::{
-    Access, Drive, DriveInfo, ExportConfig, HostPolicies, ReactorConfig, Target, TargetConfig,
+    Access, Drive, DriveEvent, DriveInfo, ExportConfig, HostPolicies, ReactorConfig, Target, TargetConfig,
 };
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
@@ -23,12 +24,15 @@ use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options, T
 use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::fabrics::{HostId, Nqn};
 use gangway_spec::opcode::nvm;
+use tokio::sync::broadcast;
 
 /// How the target of a test differs from the usual one.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// One emulated drive each.
     pub drives: Vec<EmulatedConfig>,
+    /// What is in the place of each of them after it was removed; `None`: it comes back itself.
+    pub replacement: Option<EmulatedConfig>,
     /// Reactors, all on the first CPU that is allowed: tests are about order, not speed.
     pub reactors: usize,
     /// Memory of each reactor.
@@ -52,6 +56,7 @@ impl Default for Setup {
         let drive = EmulatedConfig { size: 64 << 20, ..EmulatedConfig::default() };
         Self {
             drives: vec![drive],
+            replacement: None,
             reactors: 1,
             memory: ReactorConfig { data_memory: 8 << 20, receive_chunks: 16, ..ReactorConfig::default() },
             access: Access::AnyHost,
@@ -76,8 +81,9 @@ pub struct TestTarget {
     pub probes: Vec<EmulatedProbe>,
     /// What its drives say of themselves.
     pub infos: Vec<Arc<DriveInfo>>,
+    events: Vec<broadcast::Receiver<DriveEvent>>,
     questions: Option<tokio::sync::mpsc::UnboundedSender<Question>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Vec<String>>>,
 }
 
 impl TestTarget {
@@ -97,17 +103,17 @@ impl TestTarget {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let (target, probes, infos) = start(setup).await;
-                started.send((target.addresses().to_vec(), probes, infos)).expect("the test waits");
+                let (target, probes, infos, events) = start(setup).await;
+                started.send((target.addresses().to_vec(), probes, infos, events)).expect("the test waits");
                 while let Some(question) = asked.recv().await {
                     question(&target);
                 }
-                target.shutdown().await;
-            });
+                target.shutdown().await
+            })
         });
-        let (addresses, probes, infos) = wait.recv().expect("the target starts");
+        let (addresses, probes, infos, events) = wait.recv().expect("the target starts");
         let address = addresses[0];
-        Self { address, addresses, probes, infos, questions: Some(questions), thread: Some(thread) }
+        Self { address, addresses, probes, infos, events, questions: Some(questions), thread: Some(thread) }
     }
 
     /// Associations that the target has now.
@@ -124,12 +130,18 @@ impl TestTarget {
         wait.recv().expect("the target answers")
     }
 
-    /// Shuts the target down in order and waits until that is done.
+    /// What happens to a drive from the target's start on.
+    pub fn events(&self, drive: usize) -> broadcast::Receiver<DriveEvent> {
+        self.events[drive].resubscribe()
+    }
+
+    /// Shuts the target down in order and waits until that is done. Gives the drives that were not shut down in order.
     ///
     /// # Panics
     /// When the target panicked.
-    pub fn shutdown(self) {
-        drop(self);
+    pub fn shutdown(mut self) -> Vec<String> {
+        self.questions = None;
+        self.thread.take().map_or_else(Vec::new, |thread| thread.join().expect("the target panicked"))
     }
 
     /// Lets the target shut down without waiting for it. It takes long when a drive completes nothing.
@@ -189,19 +201,28 @@ impl Drop for TestTarget {
     }
 }
 
-async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>) {
+type Started = (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>, Vec<broadcast::Receiver<DriveEvent>>);
+
+async fn start(setup: Setup) -> Started {
     let domain = DmaDomain::new();
     let mut drives = Vec::new();
     let mut probes = Vec::new();
     let mut infos = Vec::new();
+    let mut events = Vec::new();
     for (index, config) in setup.drives.into_iter().enumerate() {
         let (function, probe) = EmulatedFunction::with_probe(config, &domain).expect("an emulated drive");
+        let (again, domain, replacement) = (probe.clone(), domain.clone(), setup.replacement.clone());
         let mut function = Some(function);
-        let open = Box::new(move || function.take().ok_or_else(|| "it does not come back".into()));
+        let open = Box::new(move || match (function.take(), &replacement) {
+            (Some(function), _) => Ok(function),
+            (None, Some(config)) => EmulatedFunction::new(config.clone(), &domain).map_err(Into::into),
+            (None, None) => again.open(&domain).map_err(Into::into),
+        });
         let options =
             ControllerOptions { io_queues_wanted: setup.reactors as u16, ..ControllerOptions::default() };
         let drive = Drive::start(index, open, options).expect("the drive starts");
         infos.push(Arc::clone(drive.info()));
+        events.push(drive.events());
         let config = ExportConfig {
             nqn: subsystem(index),
             access: setup.access.clone(),
@@ -219,7 +240,7 @@ async fn start(setup: Setup) -> (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>
         max_connections: setup.max_connections,
     };
     let target = Target::start(config, &domain, drives).await.expect("the target starts");
-    (target, probes, infos)
+    (target, probes, infos, events)
 }
 
 /// The subsystem of drive number `drive`.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use gangway_driver::controller::{Controller, ControllerError, Options, Stopped};
+use gangway_driver::controller::{Controller, ControllerError, EventKind, Health, Options, Stopped};
 use gangway_driver::dma::CommandData;
 use gangway_driver::function::FunctionError;
 use gangway_driver::queue::{Completion, QueuePair};
@@ -11,6 +11,7 @@ use gangway_spec::status::Status;
 use tokio::sync::{broadcast, oneshot};
 
 use super::admin::Admin;
+use super::events::explain;
 use super::info::read_namespaces;
 use super::ladder::Ladder;
 use super::link::{DriveLink, Inbox, Request, Trouble};
@@ -59,6 +60,8 @@ pub(super) struct Manager {
     pub(super) condition: Condition,
     pub(super) admin: Admin,
     pub(super) ladder: Ladder,
+    /// When the controller was last asked how it is.
+    health: Instant,
     link: DriveLink,
     inbox: Inbox,
     pub(super) reactors: Vec<ReactorHandle>,
@@ -91,6 +94,7 @@ impl Manager {
             condition: Condition::Works(Box::new(controller)),
             admin,
             ladder: Ladder::default(),
+            health: Instant::now(),
             link,
             inbox,
             reactors: Vec::new(),
@@ -119,10 +123,15 @@ impl Manager {
     /// Sleeps until there may be something to do.
     fn sleep(&mut self) {
         match &self.condition {
-            Condition::Works(_) => {
+            Condition::Works(controller) => {
                 let busy = self.admin.is_busy() || self.ladder.is_busy();
-                let time = if busy { self.admin.next_nap() } else { limits::HEALTH };
-                self.inbox.wait(&[], time);
+                match (busy, controller.admin_interrupt()) {
+                    (true, None) => self.inbox.wait(&[], self.admin.next_nap()),
+                    (true, Some(signal)) => self.inbox.wait(&[signal], limits::WATCH),
+                    // Events of a drive that does not interrupt are found as late as that.
+                    (false, None) => self.inbox.wait(&[], limits::HEALTH),
+                    (false, Some(signal)) => self.inbox.wait(&[signal], limits::HEALTH),
+                }
             }
             Condition::Gone(search) => self.inbox.wait(&[], search.pause(Instant::now())),
             Condition::Failed => self.inbox.wait(&[], Duration::from_secs(3600)),
@@ -156,6 +165,10 @@ impl Manager {
             Condition::Works(controller) => {
                 self.admin.submit(controller);
                 self.admin.reap(controller)?;
+                if self.health.elapsed() >= limits::HEALTH {
+                    self.health = Instant::now();
+                    check(controller)?;
+                }
             }
             Condition::Gone(search) if search.holds() => return Ok(()),
             Condition::Gone(_) | Condition::Failed => {
@@ -163,7 +176,23 @@ impl Manager {
                 return Ok(());
             }
         }
+        self.report()?;
         self.climb()
+    }
+
+    /// Tells of what the drive told of.
+    fn report(&mut self) -> Result<(), Setback> {
+        let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
+        let events = controller.take_events();
+        let looks = events.iter().any(|event| matches!(event.kind(), EventKind::NamespacesChanged(_)));
+        for event in events {
+            match explain(&event) {
+                (true, text) => tracing::warn!(drive = %self.name, "{text}"),
+                (false, text) => tracing::info!(drive = %self.name, "{text}"),
+            }
+            self.tell(DriveEvent::Reported(event));
+        }
+        if looks { self.refresh_namespaces() } else { Ok(()) }
     }
 
     /// What follows when something did not work.
@@ -324,5 +353,17 @@ impl Manager {
             in_order = false;
         }
         in_order
+    }
+}
+
+/// Asks the controller how it is: one register.
+fn check(controller: &mut Controller) -> Result<(), Setback> {
+    match controller.health() {
+        Health::Working | Health::Paused => Ok(()),
+        Health::Fatal => Err(Setback::Failed("it reports a fatal error (CSTS.CFS)".into())),
+        Health::NotReady => {
+            Err(Setback::Failed("it is no longer ready (CSTS.RDY): something else reset it".into()))
+        }
+        Health::Gone => Err(Setback::Gone("its registers read as all ones".into())),
     }
 }

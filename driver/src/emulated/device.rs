@@ -76,6 +76,8 @@ pub(super) struct Device {
     pub(super) shadow: Mutex<Option<ShadowDoorbells>>,
     /// Whether commands are looked at one by one: some may wait or meet a fault, or doorbells are in memory.
     pub(super) attentive: AtomicBool,
+    /// Whether its function is open: one at a time.
+    pub(super) open: AtomicBool,
     pub(super) since: Instant,
 }
 
@@ -136,6 +138,7 @@ impl Device {
             faults: Faults::new(&config.faults),
             shadow: Mutex::new(None),
             attentive: AtomicBool::new(config.latency.is_some() || !config.faults.is_empty()),
+            open: AtomicBool::new(false),
             since: Instant::now(),
             name,
             config,

@@ -18,6 +18,18 @@ pub enum EmulatedError {
     /// The drive could not be given its view of DMA memory.
     #[error("emulated drive: {0}")]
     Dma(#[from] DmaError),
+    /// The drive was taken away by a declared fault.
+    #[error("{name} is not there: it was taken away")]
+    Removed {
+        /// Name of the function.
+        name: String,
+    },
+    /// The drive's function is open already.
+    #[error("{name} is in use")]
+    InUse {
+        /// Name of the function.
+        name: String,
+    },
     /// No memory for the data.
     #[error(
         "emulated drive: no address space for {len} bytes of data: {source}; make it smaller, or keep it in a file"

@@ -45,11 +45,8 @@ impl EmulatedFunction {
         domain: &DmaDomain,
     ) -> Result<(Box<dyn Function>, EmulatedProbe), EmulatedError> {
         let name = format!("emulated:{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let device = Arc::new(Device::new(name, config)?);
-        let iommu: Arc<dyn Iommu> = Arc::clone(&device.iommu) as _;
-        domain.attach(Arc::clone(&iommu))?;
-        let probe = EmulatedProbe { device: Arc::clone(&device) };
-        Ok((Box::new(Self { device, domain: domain.clone(), iommu }), probe))
+        let probe = EmulatedProbe { device: Arc::new(Device::new(name, config)?) };
+        Ok((probe.open(domain)?, probe))
     }
 }
 
@@ -65,6 +62,7 @@ impl Drop for EmulatedFunction {
         self.device.reset();
         self.domain.detach(&self.iommu);
         self.device.iommu.clear();
+        self.device.open.store(false, Ordering::Release);
     }
 }
 
@@ -191,6 +189,27 @@ impl EmulatedProbe {
     /// How many pieces of memory are mapped for the drive.
     pub fn mappings(&self) -> usize {
         self.device.iommu.mappings()
+    }
+
+    /// Opens the function of the drive, as one opens that of a drive which is found on the bus again: when it was closed,
+    /// and was not taken away by a fault, or is back.
+    ///
+    /// # Errors
+    /// [`EmulatedError::Removed`], [`EmulatedError::InUse`], or there is no room for it in the domain.
+    pub fn open(&self, domain: &DmaDomain) -> Result<Box<dyn Function>, EmulatedError> {
+        let name = || self.device.name.clone();
+        if self.device.is_gone() {
+            return Err(EmulatedError::Removed { name: name() });
+        }
+        if self.device.open.swap(true, Ordering::AcqRel) {
+            return Err(EmulatedError::InUse { name: name() });
+        }
+        let iommu: Arc<dyn Iommu> = Arc::clone(&self.device.iommu) as _;
+        if let Err(error) = domain.attach(Arc::clone(&iommu)) {
+            self.device.open.store(false, Ordering::Release);
+            return Err(error.into());
+        }
+        Ok(Box::new(EmulatedFunction { device: Arc::clone(&self.device), domain: domain.clone(), iommu }))
     }
 
     /// Reports an asynchronous event, at the next step of the admin queue that finds a request for one.

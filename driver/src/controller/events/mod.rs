@@ -89,7 +89,7 @@ impl Events {
     }
 
     fn keep(&mut self, event: Event) {
-        tracing::info!(%event, "event");
+        tracing::debug!(%event, "event");
         if self.ready.len() == MOST_KEPT {
             self.ready.pop_front();
         }
