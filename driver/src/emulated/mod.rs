@@ -20,7 +20,8 @@
 //! # What this does not do
 //!
 //! - Interrupts: vectors are accepted and checked, and nothing is raised.
-//! - SGLs, fused operations, firmware, saved features: Identify does not promise them and they are refused.
+//! - SGLs of admin commands and of metadata, bit buckets, fused operations, firmware, saved features, queues that are not
+//!   contiguous (CAP.CQR), memory pages of other sizes: they are not promised and are refused.
 //! - Atomicity between queues: a block that one queue writes while another reads or writes the same one may come out
 //!   mixed.
 
