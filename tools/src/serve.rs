@@ -14,6 +14,7 @@ use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::Backing;
+use gangway_driver::queue::DataPointers;
 use gangway_spec::fabrics::Nqn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -92,6 +93,9 @@ pub(crate) struct Serve {
     /// up, and one connection has a quarter of it at most [default: 32MiB]
     #[arg(long, value_name = "SIZE", value_parser = data_memory)]
     data_memory: Option<usize>,
+    /// Name memory to drives by PRPs alone, for a drive that offers SGLs and fails with them
+    #[arg(long)]
+    prp: bool,
 }
 
 /// `--poll`.
@@ -265,8 +269,13 @@ impl Serve {
         let mut drives = Vec::new();
         for (index, device) in devices.into_iter().enumerate() {
             // Who never sleeps need not be woken.
-            let interrupts = !matches!(self.poll, PollArg::Always);
-            let drive = start(index, device, &domain, reactors.len(), interrupts).await?;
+            let options = Options {
+                io_queues_wanted: reactors.len() as u16,
+                interrupts: !matches!(self.poll, PollArg::Always),
+                data_pointers: if self.prp { DataPointers::Prp } else { DataPointers::Auto },
+                ..Options::default()
+            };
+            let drive = start(index, device, &domain, options).await?;
             let nqn = match self.nqn.get(index) {
                 Some(nqn) => nqn.clone(),
                 None => default_nqn(drive.info())?,
@@ -374,12 +383,10 @@ async fn start(
     index: usize,
     device: DeviceAddress,
     domain: &DmaDomain,
-    reactors: usize,
-    interrupts: bool,
+    options: Options,
 ) -> anyhow::Result<Drive> {
     let name = device.to_string();
     let domain = domain.clone();
-    let options = Options { io_queues_wanted: reactors as u16, interrupts, ..Options::default() };
     let mut starting = tokio::task::spawn_blocking(move || {
         let open = move || device.open(&domain).map_err(Into::into);
         anyhow::Ok(Drive::start(index, Box::new(open), options)?)
