@@ -4,4 +4,5 @@
 
 mod data;
 mod inspect;
+mod manage;
 mod support;

@@ -93,23 +93,16 @@ impl ReportZones {
         let room = (session.device.max_transfer() - HEADER) / each;
         let wanted = self.descs.map_or(usize::MAX, |count| count as usize);
         let mut found: Vec<Zone> = Vec::new();
-        let (mut start, mut total) = (self.start_lba, None);
+        let total = self.count(session, zones)?;
+        let mut start = self.start_lba;
         while found.len() < wanted {
             let ask = room.min(wanted - found.len()).min(1024);
             let length = HEADER + ask * each;
-            let mut entry = zones.entry(opcode::zns::ZONE_MANAGEMENT_RECEIVE, start);
-            entry.cdw12.set((length / 4 - 1) as u32);
             let action = if self.extended { receive::EXTENDED_REPORT } else { receive::REPORT };
             let partial = if self.partial { receive::PARTIAL } else { 0 };
-            entry.cdw13.set(partial | u32::from(self.state) << 8 | u32::from(action));
-            let answer = session.io(&entry, Data::In(length))?;
-            let (header, rest) = ZoneReportHeader::read_from_prefix(&answer.data)
-                .ok()
-                .with_context(|| format!("a report of {} bytes is too short", answer.data.len()))?;
-            let here = header.nzones.get();
-            total.get_or_insert(here);
+            let (here, report) = self.receive(session, zones, start, length, partial | u32::from(action))?;
             let got = usize::try_from(here).unwrap_or(usize::MAX).min(ask);
-            for bytes in rest.chunks_exact(each).take(got) {
+            for bytes in report[HEADER..].chunks_exact(each).take(got) {
                 let (descriptor, extension) =
                     ZoneDescriptor::read_from_prefix(bytes).ok().context("a descriptor is too short")?;
                 found.push(Zone { descriptor, extension: extension.to_vec() });
@@ -124,7 +117,31 @@ impl ReportZones {
                 break;
             }
         }
-        Ok((total.unwrap_or(0), found))
+        Ok((total, found))
+    }
+
+    /// How many zones of the namespace match, wherever the list begins.
+    fn count(&self, session: &mut Session, zones: Zones) -> anyhow::Result<u64> {
+        Ok(self.receive(session, zones, 0, HEADER, receive::REPORT.into())?.0)
+    }
+
+    /// One report of `length` bytes: how many zones match, and all of its bytes.
+    fn receive(
+        &self,
+        session: &mut Session,
+        zones: Zones,
+        start: u64,
+        length: usize,
+        action: u32,
+    ) -> anyhow::Result<(u64, Vec<u8>)> {
+        let mut entry = zones.entry(opcode::zns::ZONE_MANAGEMENT_RECEIVE, start);
+        entry.cdw12.set((length / 4 - 1) as u32);
+        entry.cdw13.set(action | u32::from(self.state) << 8);
+        let bytes = session.io(&entry, Data::In(length))?.data;
+        ensure!(bytes.len() == length, "a report has {} of {length} bytes", bytes.len());
+        let (header, _) =
+            ZoneReportHeader::read_from_prefix(&bytes).ok().context("a report without header")?;
+        Ok((header.nzones.get(), bytes))
     }
 }
 

@@ -1,0 +1,59 @@
+//! Commands that change a drive for good.
+
+use std::fs;
+
+use crate::support::{Lab, Serve, arg, run};
+
+#[test]
+fn what_erases_says_all_that_would_be_lost_and_wants_a_yes() {
+    let device = "emulated:size=1MiB,namespaces=2,serial=ERASE1";
+    let victim = "Gangway Emulated NVMe Drive (serial ERASE1, emulated:";
+    for (command, arguments, lost) in [
+        ("format", &["-n", "2"][..], "namespace 2 of 1.05 MB of "),
+        ("format", &["-n", "0xffffffff", "-l", "0"], "all namespaces (1 of 1.05 MB, 2 of 1.05 MB) of "),
+        ("delete-ns", &["-n", "1"], "namespace 1 of 1.05 MB of "),
+        ("sanitize", &["-a", "start-crypto-erase"], "all namespaces (1 of 1.05 MB, 2 of 1.05 MB) of "),
+        ("sanitize", &["-a", "2"], "beyond recovery: all data of the whole drive will be lost"),
+        ("fw-commit", &["-s", "2", "-a", "3"], "activates the firmware in slot 2 at once"),
+    ] {
+        let refused = run(command, device, arguments).refused(1, "Say --yes");
+        assert!(refused.stderr.contains(lost) && refused.stderr.contains(victim), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn nothing_is_formatted_when_it_is_not_clear_what() {
+    run("format", "emulated:size=1MiB,namespaces=2", &["--yes"]).refused(1, "say which with -n (1, 2)");
+    run("format", "emulated:size=1MiB", &["--block-size", "1000", "--yes"])
+        .refused(1, "no LBA format has blocks of 1000");
+    run("format", "emulated:size=1MiB", &["-l", "63", "--yes"]).refused(1, "there are LBA formats 0 to");
+    run("delete-ns", "emulated:size=1MiB", &["--yes"]).refused(2, "--namespace-id");
+    run("sanitize", "emulated:size=1MiB", &["--yes"]).refused(2, "--sanact");
+}
+
+#[test]
+fn an_image_that_would_be_forgotten_is_not_sent() {
+    let lab = Lab::new();
+    let image = lab.path("image");
+    fs::write(&image, [7; 8192]).unwrap();
+    let refused = run("fw-download", "emulated:size=1MiB", &["-f", arg(&image)]);
+    refused.refused(1, "gangway fw-commit --fw");
+    fs::write(&image, [7; 10]).unwrap();
+    run("fw-commit", "emulated:size=1MiB", &["-f", arg(&image), "--yes"]).refused(1, "a multiple of 4");
+}
+
+#[test]
+fn a_subsystem_is_reset_where_the_drive_is_and_not_from_afar() {
+    run("subsystem-reset", "emulated:size=1MiB", &[]).good();
+    run("reset", "emulated:size=1MiB", &[]).good();
+    let serve = Serve::start("emulated:size=1MiB", &[]);
+    run("subsystem-reset", &serve.device, &[]).refused(1, "run this on the machine that has the drive");
+    run("id-ctrl", &serve.device, &[]).good();
+}
+
+#[test]
+fn a_target_that_does_not_allow_a_format_is_named_with_the_way_out() {
+    let serve = Serve::start("emulated:size=1MiB", &[]);
+    let refused = run("format", &serve.device, &["--yes"]).refused(1, "have it served with `--allow`");
+    assert!(refused.stderr.contains("(SCT "), "{}", refused.stderr);
+}
