@@ -222,8 +222,12 @@ impl Manager {
         let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
         let stopped = match attempt {
             1 => controller.disable()?,
-            // It does not follow its registers: what it can reach is taken from it.
-            _ => controller.isolate()?,
+            // It does not follow its registers. Where nothing resets it, what it can reach is taken from it.
+            2 => controller.function_level_reset().or_else(|_| controller.isolate())?,
+            _ => controller
+                .subsystem_reset()
+                .or_else(|_| controller.function_level_reset())
+                .or_else(|_| controller.isolate())?,
         };
         let aborted = controller.take_aborted_admin();
         self.dismantle(&stopped, pairs);

@@ -6,7 +6,7 @@
 //! | 1 | Abort of that command; as many at a time as the drive takes (ACL) | [`ABORT`] |
 //! | 2 | its queue pair alone is deleted and made anew | [`FREEZE`], 10 s for each of the two deletions, the driver's `admin_timeout` for each of the two creations |
 //! | 3 | reset of the controller | [`FREEZE`] for all reactors, then what the drive states (CAP.TO, CRTO) to stop and to start, `admin_timeout` for each of the commands of the start |
-//! | 4 | step 3 again, [`RESETS`] times in all | [`PAUSE`] more before each |
+//! | 4 | step 3 again, [`RESETS`] times in all: by a function-level reset, then by one of the NVM subsystem, where the drive has them | [`PAUSE`] more before each |
 //! | 5 | the drive is given up | at once |
 //!
 //! A step ends as soon as it worked. Step 1 is left out when the queue itself went wrong, or the controller says that it

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use gangway_driver::function::Interrupt;
 use gangway_driver::queue::Overdue;
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::completion::CompletionQueueEntry;
@@ -109,20 +110,14 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Sleeps until a request comes or one of `signals`, for `time` at most.
-    pub(super) fn wait(&self, signals: &[&dyn AsFd], time: Duration) {
+    /// Sleeps until a request comes or one of `signals`, which are left to be cleared, for `time` at most.
+    pub(super) fn wait(&self, signals: &[&Interrupt], time: Duration) {
         let limit = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
         let mut all = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         all.extend(signals.iter().map(|signal| PollFd::from_borrowed_fd(signal.as_fd(), PollFlags::IN)));
         // Whatever ends it: everything is looked at afterwards.
         let _ = poll(&mut all, Some(&limit));
-        let mut counter = [0; 8];
-        for (index, _) in all.iter().enumerate().filter(|(_, fd)| fd.revents().contains(PollFlags::IN)) {
-            let _ = match index {
-                0 => rustix::io::read(&*self.wake, &mut counter),
-                _ => rustix::io::read(signals[index - 1].as_fd(), &mut counter),
-            };
-        }
+        let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
     }
 
     /// The next request.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gangway_driver::controller::{Controller, ControllerError, EventKind, Health, Options, Stopped};
 use gangway_driver::dma::CommandData;
-use gangway_driver::function::FunctionError;
+use gangway_driver::function::{FunctionError, Interrupt, Notices};
 use gangway_driver::queue::{Completion, QueuePair};
 use gangway_spec::status::Status;
 use tokio::sync::{broadcast, oneshot};
@@ -125,12 +125,18 @@ impl Manager {
         match &self.condition {
             Condition::Works(controller) => {
                 let busy = self.admin.is_busy() || self.ladder.is_busy();
-                match (busy, controller.admin_interrupt()) {
-                    (true, None) => self.inbox.wait(&[], self.admin.next_nap()),
-                    (true, Some(signal)) => self.inbox.wait(&[signal], limits::WATCH),
+                let (admin, notices) = (controller.admin_interrupt(), controller.notices());
+                let time = match (busy, admin) {
+                    (true, None) => self.admin.next_nap(),
+                    (true, Some(_)) => limits::WATCH,
                     // Events of a drive that does not interrupt are found as late as that.
-                    (false, None) => self.inbox.wait(&[], limits::HEALTH),
-                    (false, Some(signal)) => self.inbox.wait(&[signal], limits::HEALTH),
+                    (false, _) => limits::HEALTH,
+                };
+                let signals: Vec<_> =
+                    [admin, notices.removal.as_ref(), notices.error.as_ref()].into_iter().flatten().collect();
+                self.inbox.wait(&signals, time);
+                if let Some(signal) = admin {
+                    signal.clear();
                 }
             }
             Condition::Gone(search) => self.inbox.wait(&[], search.pause(Instant::now())),
@@ -163,6 +169,7 @@ impl Manager {
     fn work(&mut self) -> Result<(), Setback> {
         match &mut self.condition {
             Condition::Works(controller) => {
+                heed(&controller.notices())?;
                 self.admin.submit(controller);
                 self.admin.reap(controller)?;
                 if self.health.elapsed() >= limits::HEALTH {
@@ -354,6 +361,18 @@ impl Manager {
         }
         in_order
     }
+}
+
+/// Looks whether the system has told of the drive's removal or of an error of its link.
+fn heed(notices: &Notices) -> Result<(), Setback> {
+    let told = |signal: &Option<Interrupt>| signal.as_ref().is_some_and(|signal| signal.wait(Duration::ZERO));
+    if told(&notices.removal) {
+        return Err(Setback::Gone("the system takes it away".into()));
+    }
+    if told(&notices.error) {
+        return Err(Setback::Failed("its link reports an error that was not corrected".into()));
+    }
+    Ok(())
 }
 
 /// Asks the controller how it is: one register.
