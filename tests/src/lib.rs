@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: a target in this process with emulated drives, and hosts that connect to it.
 
+pub mod conformance;
 pub mod drive_check;
 pub mod load;
 pub mod meeting;
