@@ -160,7 +160,7 @@ fn copy(subject: &mut Subject, len: usize) -> Outcome<()> {
         let mut entry = SubmissionQueueEntry::new(op::COPY);
         entry.nsid.set(1);
         nvm::set_slba(&mut entry, target);
-        entry.cdw12.set(ranges.len() as u32 - 1 | bits);
+        entry.cdw12.set((ranges.len() as u32 - 1) | bits);
         subject.try_io(format!("copy {what}"), &entry, Data::Out(ranges.as_bytes()))?;
     }
     let done = subject.io(&command(op::READ, 40, 2), Data::In(2 * len), 0)?;
