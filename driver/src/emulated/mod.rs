@@ -7,7 +7,7 @@
 //!
 //! # How it runs
 //!
-//! There is no thread. Whoever rings a doorbell steps the queue pair ([`crate::function::Stepper`]), and the drive does
+//! There is no thread, unless the drive is served to other processes ([`crate::vfio_user::server`]). Whoever rings a doorbell steps the queue pair ([`crate::function::Stepper`]), and the drive does
 //! its work then and there. The state of each queue pair is behind a lock that is taken once per step and contended only
 //! by what concerns the whole controller: reset, changed mappings, Abort. So when CC.EN was written 0, no step is under
 //! way, and none touches memory any more.
@@ -19,7 +19,7 @@
 //!
 //! # What this does not do
 //!
-//! - Interrupts: vectors are accepted and checked, and nothing is raised.
+//! - Interrupts within a process: vectors are accepted and checked. Drivers in other processes are interrupted.
 //! - SGLs of admin commands and of metadata, bit buckets, fused operations, firmware, saved features, queues that are not
 //!   contiguous (CAP.CQR), memory pages of other sizes: they are not promised and are refused.
 //! - Atomicity between queues: a block that one queue writes while another reads or writes the same one may come out
