@@ -2,7 +2,8 @@
 //!
 //! | step | what | bound |
 //! |---|---|---|
-//! | | a command is overdue | [`ReactorConfig::io_timeout`](crate::ReactorConfig) or more, by opcode ([`TimeLimits`](gangway_driver::controller::TimeLimits)) |
+//! | | an I/O command is overdue | [`ReactorConfig::io_timeout`](crate::ReactorConfig), whatever its opcode: hosts wait no longer either |
+//! | | an admin command is overdue | by opcode ([`TimeLimits`](gangway_driver::controller::TimeLimits)), or longer if who asks for it says so |
 //! | 1 | Abort of that command; as many at a time as the drive takes (ACL) | [`ABORT`] |
 //! | 2 | its queue pair alone is deleted and made anew | [`FREEZE`], 10 s for each of the two deletions, the driver's `admin_timeout` for each of the two creations |
 //! | 3 | reset of the controller | [`FREEZE`] for all reactors, then what the drive states (CAP.TO, CRTO) to stop and to start, `admin_timeout` for each of the commands of the start |
