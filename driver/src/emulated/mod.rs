@@ -19,6 +19,9 @@
 //!
 //! # What this does not do
 //!
+//! - Keeping its shape: a file keeps the data alone. Formats, namespaces and zones are what the options say again when the
+//!   drive is made anew, so what Format NVM, Namespace Management or zones have changed does not outlive the process.
+//! - Firmware updates, self-tests, Sanitize and telemetry: Identify does not promise them and they are refused.
 //! - Interrupts within a process: vectors are accepted and checked. Drivers in other processes are interrupted.
 //! - SGLs of admin commands and of metadata, bit buckets, fused operations, firmware, saved features, queues that are not
 //!   contiguous (CAP.CQR), memory pages of other sizes: they are not promised and are refused.
