@@ -11,7 +11,7 @@ pub mod wire;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Setup {
     pub drives: Vec<EmulatedConfig>,
     /// What is in the place of each of them after it was removed; `None`: it comes back itself.
     pub replacement: Option<EmulatedConfig>,
+    /// Opening a drive again takes as long as somebody holds this.
+    pub opening: Arc<Mutex<()>>,
     /// Reactors, all on the first CPU that is allowed: tests are about order, not speed.
     pub reactors: usize,
     /// Memory of each reactor.
@@ -58,6 +60,7 @@ impl Default for Setup {
         Self {
             drives: vec![drive],
             replacement: None,
+            opening: Arc::default(),
             reactors: 1,
             memory: ReactorConfig { data_memory: 8 << 20, receive_chunks: 16, ..ReactorConfig::default() },
             access: Access::AnyHost,
@@ -213,11 +216,17 @@ async fn start(setup: Setup) -> Started {
     for (index, config) in setup.drives.into_iter().enumerate() {
         let (function, probe) = EmulatedFunction::with_probe(config, &domain).expect("an emulated drive");
         let (again, domain, replacement) = (probe.clone(), domain.clone(), setup.replacement.clone());
+        let opening = Arc::clone(&setup.opening);
         let mut function = Some(function);
-        let open = Box::new(move || match (function.take(), &replacement) {
-            (Some(function), _) => Ok(function),
-            (None, Some(config)) => EmulatedFunction::new(config.clone(), &domain).map_err(Into::into),
-            (None, None) => again.open(&domain).map_err(Into::into),
+        let open = Box::new(move || {
+            if let Some(function) = function.take() {
+                return Ok(function);
+            }
+            let _held = opening.lock();
+            match &replacement {
+                Some(config) => EmulatedFunction::new(config.clone(), &domain).map_err(Into::into),
+                None => again.open(&domain).map_err(Into::into),
+            }
         });
         let options =
             ControllerOptions { io_queues_wanted: setup.reactors as u16, ..ControllerOptions::default() };

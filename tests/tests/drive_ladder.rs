@@ -1,6 +1,7 @@
 //! The steps that are taken when a drive does not answer, one by one, and what hosts see of them.
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use gangway_bridge::{DriveEvent, ReactorConfig};
@@ -144,6 +145,23 @@ fn a_drive_that_is_away_for_long_fails_commands_and_is_taken_up_when_it_is_back(
     use_all_memory(&mut queue, 1);
     target.assert_no_violations();
     assert!(target.shutdown().is_empty(), "it was shut down in order");
+}
+
+#[test]
+fn opening_a_drive_that_takes_for_ever_does_not_keep_commands_waiting() {
+    let setup = Setup::default();
+    let opening = Arc::clone(&setup.opening);
+    let target = TestTarget::with(setup);
+    let (_admin, mut queue) = target.queue(1);
+    assert!(write(&mut queue, 1).is_success());
+    let held = opening.lock().unwrap();
+    target.probes[0].remove();
+    eventually("commands fail", || write(&mut queue, 2).is(Status::NAMESPACE_NOT_READY));
+    target.probes[0].put_back();
+    assert!(write(&mut queue, 3).is(Status::NAMESPACE_NOT_READY), "it is not open yet");
+    drop(held);
+    eventually("the drive is taken up again", || write(&mut queue, 4).is_success());
+    assert_eq!(read(&mut queue), pattern(5, 4, 4096));
 }
 
 /// A drive with serial number FIRST is removed, and in its place is one with this serial number.

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::oneshot;
 
 use super::DriveError;
+use super::removal::Found;
 use crate::reactor::ReactorHandle;
 
 /// The end of an admin command.
@@ -60,6 +61,8 @@ pub(super) enum Request {
         issue: u64,
         trouble: Trouble,
     },
+    /// A drive that was removed was looked for.
+    Found(Found),
     Connect {
         reactors: Vec<ReactorHandle>,
         done: oneshot::Sender<Result<(), DriveError>>,

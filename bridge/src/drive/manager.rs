@@ -1,6 +1,6 @@
 //! The manager of a drive: its loop, and what it has to do with reactors.
 
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use gangway_driver::controller::{Controller, ControllerError, EventKind, Health, Options, Stopped};
@@ -49,9 +49,10 @@ impl From<ControllerError> for Setback {
 }
 
 pub(super) struct Manager {
-    index: usize,
+    pub(super) index: usize,
     pub(super) name: String,
-    pub(super) open: Opener,
+    /// In use by the thread that looks for a drive that was removed.
+    pub(super) open: Arc<Mutex<Opener>>,
     pub(super) options: Options,
     /// What the drive was like when it was started.
     pub(super) info: Arc<DriveInfo>,
@@ -62,7 +63,7 @@ pub(super) struct Manager {
     pub(super) ladder: Ladder,
     /// When the controller was last asked how it is.
     health: Instant,
-    link: DriveLink,
+    pub(super) link: DriveLink,
     inbox: Inbox,
     pub(super) reactors: Vec<ReactorHandle>,
     /// How many queue pairs each reactor has got so far.
@@ -87,7 +88,7 @@ impl Manager {
         Self {
             index,
             name: info.name.clone(),
-            open,
+            open: Arc::new(Mutex::new(open)),
             options,
             namespaces: info.namespaces.clone(),
             info,
@@ -157,6 +158,7 @@ impl Manager {
                     }
                 }
             }
+            Request::Found(found) => self.found(found),
             Request::Connect { reactors, done } => {
                 let _ = done.send(self.connect(reactors));
             }

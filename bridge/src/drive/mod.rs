@@ -8,13 +8,16 @@
 //! # What crosses threads
 //!
 //! Messages, in both directions, over channels that keep their order, and queue pairs, which move in them. There is
-//! no state that two threads share, so what has to be argued is which messages can be late:
+//! no state that two threads share but the [`Opener`], which one thread at a time uses: the one that opens a drive that
+//! was removed. So what has to be argued is which messages can be late:
 //!
 //! - What a reactor reports of its queue pair may arrive when that pair is gone. A report names the pair by the number
 //!   under which it was issued, and the manager drops those of another number.
 //! - A command that a reactor reported as overdue may complete while the manager has it aborted, and its identifier may
 //!   name another command by then. So the queue pair is asked for under the condition that the command of this identifier
 //!   is overdue, which the reactor, who owns it, looks at when it answers.
+//! - A drive that was removed may be opened when the manager has ended. It is closed then. Before that the manager, which
+//!   has it opened once at a time, waits for it in no other state.
 //! - A reactor may answer when the manager no longer waits. Its answer, the pair, comes back to it then: it gives the
 //!   pair's memory up and answers the commands.
 

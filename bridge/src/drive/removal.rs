@@ -5,19 +5,30 @@
 //! Ready, without DNR. A Linux host tries each of them five times and then reports an error to what uses the block
 //! device, so that a RAID above it goes on without it, and keeps its connection. It is not a status of the path (Internal
 //! Path Error): with those a multipath host whose only path this is would try for ever, at once and again.
+//!
+//! A thread of its own opens the drive: the kernel may take more than a minute for that, as long as it waits for the drive
+//! that it was given back to come out of a reset. The manager goes on meanwhile, and the hold ends when it is to.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use gangway_driver::controller::Controller;
+use gangway_driver::controller::{Controller, Options};
 use gangway_spec::status::Status;
 
+use super::link::Request;
 use super::manager::{Condition, Held, Manager, Setback};
-use super::{DriveEvent, limits};
+use super::{DriveEvent, DriveInfo, Opener, limits};
+
+/// What came of looking for a drive: the drive, or why it cannot be had.
+pub(super) type Found = Result<Box<Controller>, String>;
 
 /// A drive that is looked for.
 pub(super) struct Search {
     next: Instant,
     pause: Duration,
+    /// Whether it is being opened.
+    opening: bool,
     /// Until when commands are held; `None` when they no longer are.
     hold: Option<Instant>,
     /// What was last said about why it cannot be had.
@@ -27,7 +38,7 @@ pub(super) struct Search {
 impl Search {
     fn new(now: Instant) -> Self {
         let pause = limits::FIRST_LOOK;
-        Self { next: now + pause, pause, hold: Some(now + limits::HOLD), said: String::new() }
+        Self { next: now + pause, pause, opening: false, hold: Some(now + limits::HOLD), said: String::new() }
     }
 
     /// Whether commands wait for it.
@@ -37,18 +48,23 @@ impl Search {
 
     /// How long there is nothing to do.
     pub(super) fn pause(&self, now: Instant) -> Duration {
-        let until = self.hold.map_or(self.next, |hold| hold.min(self.next));
-        until.saturating_duration_since(now)
+        let next = (!self.opening).then_some(self.next);
+        let until = next.into_iter().chain(self.hold).min();
+        until.map_or(limits::LONGEST_LOOK, |until| until.saturating_duration_since(now))
     }
 
-    /// Whether it is time to look for it; sets when the next time is.
+    /// Whether it is time to open it; says from then on that it is being opened.
     fn is_due(&mut self, now: Instant) -> bool {
-        if now < self.next {
-            return false;
-        }
+        let due = !self.opening && now >= self.next;
+        self.opening |= due;
+        due
+    }
+
+    /// It could not be had: it is tried again later.
+    fn failed(&mut self, now: Instant) {
+        self.opening = false;
         self.pause = (self.pause * 3 / 2).min(limits::LONGEST_LOOK);
         self.next = now + self.pause;
-        true
     }
 }
 
@@ -90,29 +106,39 @@ impl Manager {
             tracing::warn!(drive = %self.name, "the drive did not come back; commands to it fail until it does");
             self.refuse(Status::NAMESPACE_NOT_READY);
         }
-        if due && let Err(why) = self.take_up() {
+        if due {
+            self.start_opening();
+        }
+    }
+
+    /// Opens the drive in a thread, which reports what came of it.
+    fn start_opening(&mut self) {
+        let (open, options, info) = (Arc::clone(&self.open), self.options.clone(), Arc::clone(&self.info));
+        let (reactors, link) = (self.reactors.len(), self.link.clone());
+        let look = move || {
+            link.send(Request::Found(open_again(&open, options, &info, reactors)));
+        };
+        if let Err(error) = thread::Builder::new().name(format!("open-{}", self.index)).spawn(look) {
+            self.found(Err(format!("no thread can be started to open it: {error}")));
+        }
+    }
+
+    /// What came of opening the drive.
+    pub(super) fn found(&mut self, found: Found) {
+        let Err(why) = found.and_then(|controller| self.take_up(controller)) else { return };
+        if let Condition::Gone(search) = &mut self.condition {
+            search.failed(Instant::now());
             // Once for each reason: it is looked for often.
-            if let Condition::Gone(search) = &mut self.condition
-                && search.said != why
-            {
+            if search.said != why {
                 tracing::info!(drive = %self.name, why, "it cannot be had yet");
                 search.said = why;
             }
         }
     }
 
-    /// Takes the drive up again, if it is there and the one that it was.
-    fn take_up(&mut self) -> Result<(), String> {
-        let function = (self.open)().map_err(|error| error.to_string())?;
-        let mut controller =
-            Controller::start(function, self.options.clone()).map_err(|error| error.to_string())?;
-        if let Some(difference) = self.info.difference(&controller, self.reactors.len()) {
-            if let Err(error) = controller.shutdown() {
-                tracing::warn!(drive = %self.name, %error, "what is in its place did not stop");
-            }
-            return Err(format!("{difference}; it is not served"));
-        }
-        let search = std::mem::replace(&mut self.condition, Condition::Works(Box::new(controller)));
+    /// Takes the drive up again.
+    fn take_up(&mut self, controller: Box<Controller>) -> Result<(), String> {
+        let search = std::mem::replace(&mut self.condition, Condition::Works(controller));
         let mut pairs = Vec::new();
         let taken =
             self.refresh_namespaces().and_then(|()| self.create_pairs(&mut pairs).map_err(Setback::from));
@@ -136,6 +162,24 @@ impl Manager {
     }
 }
 
+/// Opens what is in the place of a drive and starts it, if it is the drive that was there.
+fn open_again(open: &Mutex<Opener>, options: Options, info: &DriveInfo, reactors: usize) -> Found {
+    let function = {
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        open().map_err(|error| error.to_string())?
+    };
+    let mut controller = Controller::start(function, options).map_err(|error| error.to_string())?;
+    match info.difference(&controller, reactors) {
+        None => Ok(Box::new(controller)),
+        Some(difference) => {
+            if let Err(error) = controller.shutdown() {
+                tracing::warn!(drive = %info.name, %error, "what is in its place did not stop");
+            }
+            Err(format!("{difference}; it is not served"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,11 +191,25 @@ mod tests {
         let (mut now, mut looks) = (start, 0);
         while now < start + Duration::from_secs(60) {
             now += search.pause(now).max(Duration::from_millis(1));
-            looks += u32::from(search.is_due(now));
+            if search.is_due(now) {
+                looks += 1;
+                assert!(!search.is_due(now), "it is opened once at a time");
+                search.failed(now);
+            }
             search.hold.take_if(|hold| *hold <= now);
         }
         assert!((10..40).contains(&looks), "{looks}");
         assert!(!search.holds());
         assert!(search.pause(now) <= limits::LONGEST_LOOK);
+    }
+    #[test]
+    fn opening_that_takes_long_does_not_put_off_the_end_of_the_hold() {
+        let start = Instant::now();
+        let mut search = Search::new(start);
+        let now = start + limits::FIRST_LOOK;
+        assert!(search.is_due(now));
+        assert_eq!(now + search.pause(now), start + limits::HOLD);
+        search.hold = None;
+        assert!(search.pause(now) > Duration::ZERO, "there is nothing to do until it is opened");
     }
 }
