@@ -129,14 +129,19 @@ local_block_devices() { # PCI_ADDRESS [COUNT]
 }
 
 # monitor COMMAND...: gives QEMU's monitor a command, which must be one that it says nothing to.
-monitor_number=0
 monitor() {
+    monitor_accepts "$*" || fail "QEMU was told '$*' and said $(cat /tmp/monitor-answer)"
+}
+
+# monitor_accepts COMMAND...: whether it says nothing to it; what it says is in /tmp/monitor-answer.
+monitor_number=0
+monitor_accepts() {
     echo "$*" >/host/out/monitor.new
     mv /host/out/monitor.new "/host/out/monitor.$monitor_number"
     wait_until 30 "QEMU to do '$*'" test -f "/host/out/answer.$monitor_number"
-    grep -q '"return": ""' "/host/out/answer.$monitor_number" ||
-        fail "QEMU was told '$*' and said $(cat "/host/out/answer.$monitor_number")"
+    cp "/host/out/answer.$monitor_number" /tmp/monitor-answer
     monitor_number=$((monitor_number + 1))
+    grep -q '"return": ""' /tmp/monitor-answer
 }
 
 # ---- The kernel's host
