@@ -36,6 +36,8 @@ const PLAIN: CommandEffects = CommandEffects::new().with_supported(true);
 const CHANGES_BLOCKS: CommandEffects = PLAIN.with_logical_block_content_change(true);
 /// LBCC and NCC, with no other command for the namespace meanwhile.
 const FORMATS: CommandEffects = CHANGES_BLOCKS.with_namespace_capability_change(true).with_execution(1);
+/// CCC.
+const CHANGES_CONTROLLER: CommandEffects = PLAIN.with_controller_capability_change(true);
 /// NIC, with no other command for the namespace meanwhile.
 const CHANGES_INVENTORY: CommandEffects = PLAIN.with_namespace_inventory_change(true).with_execution(1);
 
@@ -54,6 +56,8 @@ const ADMIN: &[Command] = &[
     command(admin::SET_FEATURES, PLAIN, 0, When::Always),
     command(admin::GET_FEATURES, PLAIN, 0, When::Always),
     command(admin::ASYNC_EVENT_REQUEST, PLAIN, 0, When::Always),
+    command(admin::FIRMWARE_COMMIT, CHANGES_CONTROLLER, Oacs::FIRMWARE.bits(), When::Always),
+    command(admin::FIRMWARE_IMAGE_DOWNLOAD, PLAIN, Oacs::FIRMWARE.bits(), When::Always),
     command(admin::NAMESPACE_MANAGEMENT, CHANGES_INVENTORY, Oacs::NAMESPACE_MANAGEMENT.bits(), When::Always),
     command(admin::NAMESPACE_ATTACHMENT, CHANGES_INVENTORY, Oacs::NAMESPACE_MANAGEMENT.bits(), When::Always),
     command(admin::DOORBELL_BUFFER_CONFIG, PLAIN, Oacs::DOORBELL_BUFFER_CONFIG.bits(), When::ShadowDoorbells),

@@ -21,9 +21,9 @@
 //!
 //! - Keeping its shape: a file keeps the data alone. Formats, namespaces and zones are what the options say again when the
 //!   drive is made anew, so what Format NVM, Namespace Management or zones have changed does not outlive the process.
-//! - Firmware updates, self-tests, Sanitize and telemetry: Identify does not promise them and they are refused.
+//! - Self-tests, Sanitize and telemetry: Identify does not promise them and they are refused.
 //! - Interrupts within a process: vectors are accepted and checked. Drivers in other processes are interrupted.
-//! - SGLs of admin commands and of metadata, bit buckets, fused operations, firmware, saved features, queues that are not
+//! - SGLs of admin commands and of metadata, bit buckets, fused operations, saved features, queues that are not
 //!   contiguous (CAP.CQR), memory pages of other sizes: they are not promised and are refused.
 //! - Atomicity between queues: a block that one queue writes while another reads or writes the same one may come out
 //!   mixed.

@@ -57,3 +57,27 @@ fn a_target_that_does_not_allow_a_format_is_named_with_the_way_out() {
     let refused = run("format", &serve.device, &["--yes"]).refused(1, "have it served with `--allow`");
     assert!(refused.stderr.contains("(SCT "), "{}", refused.stderr);
 }
+
+#[test]
+fn an_image_is_sent_and_runs_after_a_reset_or_at_once() {
+    let lab = Lab::new();
+    let image = lab.path("image");
+    let mut bytes = vec![7; 16384];
+    bytes[..16].copy_from_slice(b"9.8     GWFWIMG1");
+    bytes[16..20].copy_from_slice(&16384u32.to_le_bytes());
+    bytes[20..24].fill(0);
+    fs::write(&image, &bytes).unwrap();
+    let serve = Serve::start("emulated:size=1MiB", &["--allow", "firmware"]);
+    let device = serve.device.as_str();
+    run("fw-download", device, &["-f", arg(&image), "-x", "4096"]).good();
+    run("fw-commit", device, &["-s", "2", "-a", "1", "--yes"]).good();
+    let log = run("fw-log", device, &["--output", "json"]).good().text();
+    assert!(log.contains("9.8"), "{log}");
+    run("fw-commit", device, &["-s", "2", "-a", "3", "--yes"]).good();
+    let controller = run("id-ctrl", device, &["--output", "json"]).good().json();
+    assert_eq!(controller["fr"].as_str().unwrap().trim(), "9.8");
+    // On a drive of this machine one run does both.
+    run("fw-commit", "emulated:size=1MiB", &["-f", arg(&image), "-s", "2", "-a", "1", "--yes"]).good();
+    let read_only = ["-f", arg(&image), "-s", "1", "--yes"];
+    run("fw-commit", "emulated:size=1MiB", &read_only).refused(1, "Invalid Firmware Slot");
+}

@@ -10,7 +10,7 @@ use gangway_spec::{IdentifyController, IdentifyNamespace, Status};
 use zerocopy::IntoBytes;
 
 use super::namespaces::CONTROLLER_ID;
-use super::{ABORT_LIMIT, Admin, AdminCommand, Answer, EVENT_REQUEST_LIMIT, format, invalid_field};
+use super::{ABORT_LIMIT, Admin, AdminCommand, Answer, EVENT_REQUEST_LIMIT, firmware, format, invalid_field};
 use crate::emulated::commands;
 use crate::emulated::device::Device;
 use crate::emulated::error_log;
@@ -19,18 +19,14 @@ use crate::emulated::namespace::Namespace;
 use crate::emulated::namespace::format::{FORMATS, Format, METADATA_CAPABILITIES, PROTECTION_CAPABILITIES};
 use crate::emulated::registers::VERSION;
 
-/// Firmware revision.
-pub(super) const FIRMWARE: &str = "1.0";
 /// Temperature above which a drive warns, in kelvin.
 pub(super) const WARNING_TEMPERATURE: u16 = 343;
 /// Temperature above which a drive is in danger, in kelvin.
 pub(super) const CRITICAL_TEMPERATURE: u16 = 353;
 
 /// OAES: the events that are reported when the host wants them.
-pub(super) const EVENTS: Oaes = Oaes::NAMESPACE_ATTRIBUTE;
+pub(super) const EVENTS: Oaes = Oaes::NAMESPACE_ATTRIBUTE.union(Oaes::FIRMWARE_ACTIVATION);
 
-/// FRMW: one slot, which is read-only.
-const ONE_READ_ONLY_SLOT: u8 = 1 << 1 | 1;
 /// DLFEAT: deallocated blocks read as zeroes, and Write Zeroes can deallocate.
 const DEALLOCATED_READS_ZERO: u8 = 0b1001;
 /// FPI: the format progress indicator is there.
@@ -61,7 +57,7 @@ impl AdminCommand<'_> {
                 })
             }
             cns::CONTROLLER => {
-                let controller = identify_controller(device);
+                let controller = identify_controller(device, self.admin);
                 self.send(controller.as_bytes())
             }
             cns::ACTIVE_NAMESPACE_LIST => self.send_list(|_, attached| attached),
@@ -184,7 +180,7 @@ fn known_set(set: u8) -> Result<(), Status> {
     if matches!(set, csi::NVM | csi::ZONED_NAMESPACE) { Ok(()) } else { invalid_field() }
 }
 
-fn identify_controller(device: &Device) -> IdentifyController {
+fn identify_controller(device: &Device, admin: &Admin) -> IdentifyController {
     let config = &device.config;
     let mut controller = IdentifyController::default();
     controller.mdts = config.mdts;
@@ -201,7 +197,9 @@ fn identify_controller(device: &Device) -> IdentifyController {
     }
     controller.acl = ABORT_LIMIT - 1;
     controller.aerl = EVENT_REQUEST_LIMIT - 1;
-    controller.frmw = ONE_READ_ONLY_SLOT;
+    controller.frmw = firmware::UPDATES;
+    controller.fwug = firmware::GRANULARITY;
+    controller.mtfa = firmware::ACTIVATION_TIME.into();
     controller.lpa = (Lpa::COMMANDS_SUPPORTED_AND_EFFECTS | Lpa::EXTENDED_DATA).bits();
     controller.elpe = (error_log::ENTRIES - 1) as u8;
     controller.wctemp = WARNING_TEMPERATURE.into();
@@ -221,7 +219,7 @@ fn identify_controller(device: &Device) -> IdentifyController {
     controller.ocfs = COPY_FORMAT_0.into();
     controller.set_serial(&device.identity.serial);
     controller.set_model(&config.model);
-    controller.set_firmware(FIRMWARE);
+    controller.set_firmware(admin.firmware.revision());
     controller.set_subnqn(&device.identity.subnqn());
     // One power state, in which nothing is consumed that could be measured: 25 W as any drive might.
     controller.psd[0].mp.set(2500);

@@ -4,10 +4,9 @@ use std::borrow::Cow;
 
 use gangway_spec::Status;
 use gangway_spec::command::NSID_BROADCAST;
-use gangway_spec::log::{FirmwareSlotLog, GetLogPage, SmartLog, lid};
+use gangway_spec::log::{GetLogPage, SmartLog, lid};
 use zerocopy::IntoBytes;
 
-use super::identify::FIRMWARE;
 use super::{AdminCommand, Answer, invalid_field};
 use crate::emulated::commands;
 use crate::emulated::device::{Device, lock};
@@ -64,12 +63,7 @@ impl AdminCommand<'_> {
                 log.critical_warning = self.admin.features.critical_warning();
                 log.as_bytes().to_vec()
             }
-            lid::FIRMWARE_SLOT => {
-                let mut log = FirmwareSlotLog::default();
-                log.afi = 1;
-                log.set_revision(1, FIRMWARE);
-                log.as_bytes().to_vec()
-            }
+            lid::FIRMWARE_SLOT => self.admin.firmware.log().as_bytes().to_vec(),
             lid::COMMANDS_SUPPORTED_AND_EFFECTS => {
                 commands::effects_log(self.device, get.csi).as_bytes().to_vec()
             }

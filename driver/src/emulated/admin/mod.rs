@@ -2,6 +2,7 @@
 
 mod events;
 mod features;
+mod firmware;
 mod format;
 mod identify;
 mod logs;
@@ -26,6 +27,7 @@ use super::ring::SubmissionQueue;
 use super::store::dma_status;
 use events::Events;
 use features::Features;
+use firmware::Firmware;
 use format::Formatting;
 
 /// Abort commands that may be outstanding (ACL + 1). They are executed at once, unless a fault holds them up.
@@ -47,6 +49,7 @@ pub(super) struct Admin {
     has_io_queues: bool,
     /// Cleared by reset; queue identifiers granted by Number of Queues.
     granted: Granted,
+    firmware: Firmware,
     /// The format that goes on.
     formatting: Option<Formatting>,
     /// The namespaces of the Changed Namespace List.
@@ -72,6 +75,7 @@ impl Admin {
             features: Features::new(config),
             has_io_queues: false,
             granted: Granted { submission: config.queues, completion: config.queues },
+            firmware: Firmware::default(),
             formatting: None,
             changed_namespaces: BTreeSet::new(),
             config: config.clone(),
@@ -92,6 +96,7 @@ impl Admin {
         self.features.reset(&self.config);
         self.has_io_queues = false;
         self.granted = Granted { submission: self.config.queues, completion: self.config.queues };
+        self.firmware.reset();
         // Nobody is left to wait for it.
         if let Some(formatting) = self.formatting.take() {
             formatting.finish();
@@ -275,6 +280,8 @@ impl AdminCommand<'_> {
                 }
                 Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED.with_dnr())
             }
+            opcode::admin::FIRMWARE_COMMIT => self.firmware_commit(),
+            opcode::admin::FIRMWARE_IMAGE_DOWNLOAD => self.firmware_image_download(),
             opcode::admin::NAMESPACE_MANAGEMENT => self.namespace_management(),
             opcode::admin::NAMESPACE_ATTACHMENT => self.namespace_attachment(),
             opcode::admin::FORMAT_NVM => return self.format_nvm().unwrap_or_else(Outcome::from),

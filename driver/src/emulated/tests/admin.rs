@@ -26,7 +26,7 @@ fn get_feature(fid: u8, select: u8, cdw11: u32) -> SubmissionQueueEntry {
 }
 
 impl Host {
-    fn log(&mut self, get: GetLogPage, len: usize) -> Result<Vec<u8>, Status> {
+    pub(super) fn log(&mut self, get: GetLogPage, len: usize) -> Result<Vec<u8>, Status> {
         let mut entry = SubmissionQueueEntry::from(get);
         entry.nsid.set(NSID_BROADCAST);
         self.admin_read(&entry, len)
@@ -46,7 +46,8 @@ fn identify_controller_promises_what_works() {
     assert_eq!((controller.serial().as_ref(), controller.model().as_ref()), ("S1", "A Drive"));
     assert_eq!((controller.mdts, controller.nn.get(), controller.sqes, controller.cqes), (5, 3, 0x66, 0x44));
     assert_eq!(controller.ver.get(), 0x0001_0400);
-    assert_eq!(controller.oacs.get(), (Oacs::FORMAT_NVM | Oacs::NAMESPACE_MANAGEMENT).bits());
+    let promised = Oacs::FORMAT_NVM | Oacs::NAMESPACE_MANAGEMENT | Oacs::FIRMWARE;
+    assert_eq!(controller.oacs.get(), promised.bits());
     assert!(Oncs::from_bits_retain(controller.oncs.get()).contains(Oncs::COMPARE | Oncs::DATASET_MANAGEMENT));
     assert_eq!((controller.sgls.get(), controller.fuses.get(), controller.vwc & 1), (0, 0, 0));
     assert!(controller.subnqn().starts_with("nqn.2014-08.org.nvmexpress:uuid:"));

@@ -4,6 +4,7 @@ mod admin;
 mod data;
 mod enabling;
 mod faults;
+mod firmware;
 mod formats;
 mod fuzz;
 mod io;
@@ -168,6 +169,15 @@ impl Host {
         assert!(len <= 2 * PAGE);
         self.admin(&entry).status().into_result()?;
         Ok(buffer[..len].to_vec())
+    }
+
+    /// Runs an admin command that takes these bytes: a page at most, of which the rest is whatever it is.
+    fn admin_write(&mut self, mut entry: SubmissionQueueEntry, bytes: &[u8]) -> Result<u32, Status> {
+        let mut buffer = self.buffer(PAGE, Direction::DeviceReads);
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        entry.set_prp(buffer.iova(), 0);
+        let completion = self.admin(&entry);
+        completion.status().into_result().map(|()| completion.dw0.get())
     }
 
     fn identify(&mut self, cns: u8, nsid: u32) -> Result<Vec<u8>, Status> {

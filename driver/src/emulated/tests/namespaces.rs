@@ -13,14 +13,6 @@ const CREATE_OR_ATTACH: u32 = 0;
 const DELETE_OR_DETACH: u32 = 1;
 
 impl Host {
-    fn admin_write(&mut self, mut entry: SubmissionQueueEntry, bytes: &[u8]) -> Result<u32, Status> {
-        let mut buffer = self.buffer(PAGE, Direction::DeviceReads);
-        buffer[..bytes.len()].copy_from_slice(bytes);
-        entry.set_prp(buffer.iova(), 0);
-        let completion = self.admin(&entry);
-        completion.status().into_result().map(|()| completion.dw0.get())
-    }
-
     fn create(&mut self, blocks: u64, capacity: u64, flbas: u8, dps: u8) -> Result<u32, Status> {
         let mut namespace = IdentifyNamespace::default();
         namespace.nsze = blocks.into();
