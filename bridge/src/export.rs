@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gangway_spec::fabrics::Nqn;
 use gangway_spec::identify::Vwc;
@@ -57,7 +58,10 @@ pub(crate) struct Export {
     pub(crate) max_io_queues: u16,
     pub(crate) policies: HostPolicies,
     pub(crate) firmware: FirmwareLock,
+    /// What it showed when it was made.
     pub(crate) view: Arc<ExportView>,
+    /// Whether it shows every namespace of the drive, as it is now.
+    whole: AtomicBool,
 }
 
 impl Export {
@@ -70,6 +74,7 @@ impl Export {
         reactor: &ReactorConfig,
     ) -> Self {
         let view = Arc::new(view(drive.info(), drive.index(), &config, first_queue, reactor));
+        let whole = AtomicBool::new(view.namespaces.len() == drive.info().namespaces.len());
         Self {
             index,
             nqn: config.nqn,
@@ -80,6 +85,7 @@ impl Export {
             firmware: FirmwareLock::default(),
             drive,
             view,
+            whole,
         }
     }
 
@@ -91,9 +97,10 @@ impl Export {
             let now = namespaces.iter().find(|now| now.nsid == shown.drive_nsid);
             shown.withdrawn = now.and_then(|now| now.format) != Some(shown.format);
         }
-        // All namespaces are no longer those that are shown.
-        view.broadcast_flush &=
+        let whole =
             namespaces.len() == view.namespaces.len() && view.namespaces.iter().all(|shown| !shown.withdrawn);
+        view.broadcast_flush &= whole;
+        self.whole.store(whole, Ordering::Release);
         view
     }
 
@@ -104,7 +111,7 @@ impl Export {
 
     /// Whether it shows every namespace of the drive.
     pub(crate) fn shows_whole_drive(&self) -> bool {
-        self.view.namespaces.len() == self.drive.info().namespaces.len()
+        self.whole.load(Ordering::Acquire)
     }
 
     /// Bytes that one command may transfer at most.

@@ -109,7 +109,6 @@ fn what_is_not_open_is_denied_and_not_promised_to_the_host_concerned() {
         (admin::DEVICE_SELF_TEST, Oacs::DEVICE_SELF_TEST),
         (admin::FIRMWARE_COMMIT, Oacs::FIRMWARE),
         (admin::SECURITY_RECEIVE, Oacs::SECURITY),
-        (admin::LOCKDOWN, Oacs::LOCKDOWN),
     ];
     for &(opcode, bit) in classes {
         let of =
@@ -122,8 +121,13 @@ fn what_is_not_open_is_denied_and_not_promised_to_the_host_concerned() {
         assert!(!promised(&mut other, opcode), "{opcode:#x}");
     }
     // Whatever is open: our own use of the drive, and its namespaces.
-    for opcode in [admin::CREATE_IO_SQ, admin::DELETE_IO_CQ, admin::DOORBELL_BUFFER_CONFIG, admin::FORMAT_NVM]
-    {
+    for opcode in [
+        admin::LOCKDOWN,
+        admin::CREATE_IO_SQ,
+        admin::DELETE_IO_CQ,
+        admin::DOORBELL_BUFFER_CONFIG,
+        admin::FORMAT_NVM,
+    ] {
         for host in [&mut trusted, &mut other] {
             let refused = status(host, &entry(opcode, 1, 0, 0), Transfer::None);
             assert_eq!(refused, Status::INVALID_OPCODE.with_dnr(), "{opcode:#x}");

@@ -89,7 +89,7 @@ async fn run(
             }
         };
         tokio::select! {
-            arrived = link.next(), if reads => {
+            arrived = link.next(reads) => {
                 let arrived = arrived?;
                 let Arrived { slot, entry, declared, data } = &arrived;
                 match controller.handle(*slot, entry, *declared, data, Instant::now()) {
@@ -129,14 +129,17 @@ fn forward(
 ) {
     let Some(export) = controller.export().cloned() else { return };
     let (answers, association) = (answers.clone(), Arc::clone(controller.association()));
+    // Another host's image begins when the drive has no piece of this one's to come.
+    let claim = controller.firmware_claim();
     let Arrived { slot, entry, data, .. } = arrived;
     let transfer = match forward.direction {
         TransferDirection::HostToController => AdminTransfer::ToDrive(data),
         _ => AdminTransfer::FromDrive(forward.length as usize),
     };
     tokio::spawn(async move {
-        let answer = export.drive.admin(command, transfer).await;
+        let answer = export.drive.admin(command, transfer, Arc::clone(&association)).await;
         let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
+        drop(claim);
         if forward.changes {
             audit(&association, &export.nqn, &entry, answer.entry.status());
         }
@@ -148,7 +151,8 @@ fn forward(
 /// Writes down who changed what on a drive. The target of these lines is `audit`, so that a filter can tell them.
 fn audit(association: &Association, subsystem: &Nqn, entry: &SubmissionQueueEntry, status: Status) {
     let (host, cntlid) = (&association.connect.host, association.cntlid);
-    let (nsid, cdw10, cdw11) = (entry.nsid.get(), entry.cdw10.get(), entry.cdw11.get());
+    let dwords = [&entry.cdw10, &entry.cdw11, &entry.cdw12, &entry.cdw13, &entry.cdw14, &entry.cdw15];
+    let dwords = dwords.map(|dword| format!("{:08x}", dword.get())).join(" ");
     tracing::info!(
         target: "audit",
         %subsystem,
@@ -156,9 +160,8 @@ fn audit(association: &Association, subsystem: &Nqn, entry: &SubmissionQueueEntr
         cntlid,
         command = admin_opcode_name(entry.opcode).unwrap_or("of the vendor"),
         opcode = format_args!("{:02x}h", entry.opcode),
-        nsid,
-        cdw10 = format_args!("{cdw10:#010x}"),
-        cdw11 = format_args!("{cdw11:#010x}"),
+        nsid = entry.nsid.get(),
+        cdw10_to_15 = %dwords,
         %status,
         "audit: a host changed the drive, or tried"
     );

@@ -66,9 +66,14 @@ impl Link {
     }
 
     /// Sends what is to be sent and receives until a command is complete. Can be cancelled without loss.
-    pub(super) async fn next(&mut self) -> Result<Arrived, LinkEnd> {
+    ///
+    /// Without `receives` it sends only, and gives nothing.
+    pub(super) async fn next(&mut self, receives: bool) -> Result<Arrived, LinkEnd> {
         loop {
-            let reads = self.out.len() < MOST_UNSENT;
+            let reads = receives && self.out.len() < MOST_UNSENT;
+            if !reads && self.out.is_empty() {
+                std::future::pending::<()>().await;
+            }
             let interest = match (reads, self.out.is_empty()) {
                 (true, true) => Interest::READABLE,
                 (true, false) => Interest::READABLE | Interest::WRITABLE,

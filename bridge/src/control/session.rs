@@ -66,7 +66,7 @@ async fn greet(
 ) -> Result<(), (Link, LinkEnd)> {
     let deadline = tokio::time::Instant::now() + limits::HANDSHAKE_TIMEOUT;
     loop {
-        let arrived = match tokio::time::timeout_at(deadline, link.next()).await {
+        let arrived = match tokio::time::timeout_at(deadline, link.next(true)).await {
             Ok(Ok(arrived)) => arrived,
             Ok(Err(end)) => return Err((link, end)),
             Err(_) => {

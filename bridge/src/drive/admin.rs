@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 use super::limits;
 use super::link::{AdminReply, AdminRequest, AdminTransfer};
 
+/// Slots of the admin queue that hosts leave to the manager: for aborts, and for its own commands.
+const KEPT_FREE: usize = 16;
+
 /// The commands that hosts sent to the admin queue.
 pub(super) struct Admin {
     memory: BufferPool,
@@ -58,17 +61,18 @@ impl Admin {
     /// Submits as many of the waiting commands as there is room for.
     pub(super) fn submit(&mut self, controller: &mut Controller) {
         while let Some(request) = self.waiting.pop_front() {
-            if !controller.admin_queue().has_room() {
+            // A host that is gone has no more wishes: what it asked for must not happen later.
+            if request.association.is_closed() {
+                continue;
+            }
+            let queue = controller.admin_queue();
+            if !queue.has_room() || queue.outstanding() + KEPT_FREE >= queue.capacity() {
                 self.waiting.push_front(request);
                 return;
             }
             let Some(data) = self.memory_for(&request.transfer, controller.domain()) else {
-                if self.outstanding.is_empty() {
-                    answer(request.reply, Status::INVALID_FIELD.with_dnr());
-                    continue;
-                }
-                self.waiting.push_front(request);
-                return;
+                answer(request.reply, Status::INTERNAL_ERROR);
+                continue;
             };
             self.next_user += 1;
             let user = self.next_user;
@@ -120,7 +124,7 @@ impl Admin {
     }
 
     /// Memory for the data of a command, placed so that a drive which moves more than was asked for finds nothing behind
-    /// it. `None`: there is none now.
+    /// it. `None`: there is none.
     fn memory_for(&mut self, transfer: &AdminTransfer, domain: &DmaDomain) -> Option<CommandData> {
         let len = match transfer {
             AdminTransfer::FromDrive(len) => *len,
@@ -130,14 +134,22 @@ impl Admin {
             return Some(CommandData::None);
         }
         let start = guarded_start(len).unwrap_or(0);
-        let mut buffer = match transfer {
-            AdminTransfer::FromDrive(_) => self.memory.take(start + len)?,
-            // Rare, so it is made for each.
-            AdminTransfer::ToDrive(_) => domain
-                .buffer(start + len, Direction::DeviceReads)
-                .inspect_err(|error| tracing::warn!(%error, "an admin command waits for memory"))
-                .ok()?,
+        let buffer = match transfer {
+            AdminTransfer::FromDrive(_) => self.memory.take(start + len),
+            AdminTransfer::ToDrive(_) => None,
         };
+        // Rare, so it is made for each. Nobody waits for what another host has: its commands may take minutes.
+        let direction = match transfer {
+            AdminTransfer::FromDrive(_) => Direction::DeviceWrites,
+            AdminTransfer::ToDrive(_) => Direction::DeviceReads,
+        };
+        let made = || {
+            domain
+                .buffer(start + len, direction)
+                .inspect_err(|error| tracing::warn!(%error, len, "an admin command has no memory"))
+                .ok()
+        };
+        let mut buffer = buffer.or_else(made)?;
         buffer.set_len(len);
         buffer.begin_at(start);
         match transfer {
@@ -149,9 +161,8 @@ impl Admin {
     }
 
     fn release(&mut self, data: CommandData) {
-        if let CommandData::Buffer(buffer) = data
-            && buffer.direction() == self.memory.direction()
-        {
+        if let CommandData::Buffer(buffer) = data {
+            // One that was made for its command is freed by this.
             self.memory.put(buffer);
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::DriveError;
 use super::removal::Found;
+use crate::association::Association;
 use crate::reactor::ReactorHandle;
 
 /// The end of an admin command.
@@ -42,6 +43,8 @@ pub(crate) enum AdminTransfer {
 pub(super) struct AdminRequest {
     pub(super) entry: SubmissionQueueEntry,
     pub(super) transfer: AdminTransfer,
+    /// Whose it is.
+    pub(super) association: Arc<Association>,
     pub(super) reply: oneshot::Sender<AdminReply>,
 }
 

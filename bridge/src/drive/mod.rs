@@ -47,6 +47,7 @@ pub use self::info::{DriveInfo, DriveNamespace};
 pub(crate) use self::link::{AdminReply, AdminTransfer, DriveLink};
 use self::link::{AdminRequest, Request};
 use self::manager::Manager;
+use crate::association::Association;
 use crate::reactor::ReactorHandle;
 
 /// Memory for data of admin commands.
@@ -188,14 +189,19 @@ impl Drive {
         wait.await.map_err(|_| gone())?
     }
 
-    /// Executes an admin command. `None` when the manager has ended.
+    /// Executes an admin command of a host. `None` when the manager has ended, or the host left before the drive had it.
     pub(crate) async fn admin(
         &self,
         entry: SubmissionQueueEntry,
         transfer: AdminTransfer,
+        association: Arc<Association>,
     ) -> Option<AdminReply> {
         let (reply, wait) = oneshot::channel();
-        self.link.send(Request::Admin(AdminRequest { entry, transfer, reply })).then_some(wait)?.await.ok()
+        self.link
+            .send(Request::Admin(AdminRequest { entry, transfer, association, reply }))
+            .then_some(wait)?
+            .await
+            .ok()
     }
 
     /// Takes the queue pairs back, shuts the controller down in order and ends the manager. Whether the controller was

@@ -15,6 +15,7 @@ pub mod table;
 use std::fmt;
 use std::str::FromStr;
 
+use gangway_spec::opcode::admin as opcode;
 use thiserror::Error;
 
 pub use self::hosts::HostPolicies;
@@ -180,17 +181,17 @@ impl Policy {
 
     /// Whether Set Features of a feature goes to the drive.
     pub fn sets_feature(&self, id: u8) -> bool {
-        self.features[usize::from(id)]
+        self.admin(opcode::SET_FEATURES) && self.features[usize::from(id)]
     }
 
     /// Whether Get Log Page of a log page goes to the drive.
     pub fn log_page(&self, id: u8) -> bool {
-        self.logs[usize::from(id)]
+        self.admin(opcode::GET_LOG_PAGE) && self.logs[usize::from(id)]
     }
 
     /// Whether any feature of the drive can be set.
     pub fn sets_any_feature(&self) -> bool {
-        self.features.contains(&true)
+        (0..=255_u8).any(|id| self.sets_feature(id))
     }
 
     /// Whether something is open that changes data or could.

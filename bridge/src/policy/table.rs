@@ -67,6 +67,7 @@ const OWN_USE: &str = "it steers the target's own use of the drive";
 const ALL_HOSTS: &str = "the drive takes all hosts for one, so it would be about all of them";
 const PER_HOST: &str = "it is kept for each host by the target";
 const NAMESPACES: &str = "the namespaces of an export do not change while it is served";
+const LOCKS: &str = "it could bar commands that the target itself needs";
 const UNKNOWN: &str = "what it does or transfers is not known here";
 
 /// Where an admin command belongs.
@@ -89,9 +90,8 @@ pub const fn admin(opcode: u8) -> Place {
         | admin::GET_LBA_STATUS => Place::Class(Class::Inspect),
         admin::DIRECTIVE_SEND | admin::DIRECTIVE_RECEIVE => Place::Never(ALL_HOSTS),
         admin::DEVICE_SELF_TEST => Place::Class(Class::Tune),
-        admin::SECURITY_SEND | admin::SECURITY_RECEIVE | admin::SANITIZE | admin::LOCKDOWN => {
-            Place::Class(Class::Manage)
-        }
+        admin::SECURITY_SEND | admin::SECURITY_RECEIVE | admin::SANITIZE => Place::Class(Class::Manage),
+        admin::LOCKDOWN => Place::Never(LOCKS),
         admin::NAMESPACE_MANAGEMENT
         | admin::NAMESPACE_ATTACHMENT
         | admin::FORMAT_NVM

@@ -66,7 +66,7 @@ pub(crate) struct RemoteController {
     pub(super) keep_alive: KeepAlive,
     policy: Arc<Policy>,
     /// Held from its first Firmware Image Download to its Firmware Commit.
-    firmware: Option<FirmwareClaim>,
+    firmware: Option<Arc<FirmwareClaim>>,
 }
 
 impl RemoteController {
@@ -219,10 +219,9 @@ impl RemoteController {
         if decide::reaches_beyond(&forward, entry) && !export.shows_whole_drive() {
             return Err(Status::OPERATION_DENIED.with_dnr());
         }
-        if matches!(entry.opcode, admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT)
-            && self.firmware.is_none()
-        {
-            self.firmware = Some(export.firmware.claim(&self.association)?);
+        let of_firmware = matches!(entry.opcode, admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT);
+        if of_firmware && !self.firmware.as_ref().is_some_and(|claim| claim.renew()) {
+            self.firmware = Some(Arc::new(export.firmware.claim(&self.association)?));
         }
         let entry = decide::to_drive(entry, export.drive.info().version);
         Ok(Action::Forward { entry, forward })
@@ -233,6 +232,11 @@ impl RemoteController {
             let command = GetLogPage::from(entry);
             self.events.log_read(command.lid, command.rae);
         }
+    }
+
+    /// The right to download firmware, if this controller has it.
+    pub(crate) fn firmware_claim(&self) -> Option<Arc<FirmwareClaim>> {
+        self.firmware.clone()
     }
 
     /// Turns what the drive answered into what the host gets.
@@ -258,7 +262,8 @@ impl RemoteController {
             subsystem: &self.association.connect.subsystem,
             version: self.properties.version(),
             max_transfer: export.max_transfer(),
-            broadcast_flush: export.view.broadcast_flush,
+            broadcast_flush: export.view.broadcast_flush && export.shows_whole_drive(),
+            whole_drive: export.shows_whole_drive(),
             policy: &self.policy,
         };
         let data = finish::data(finish, data, &identity, export);

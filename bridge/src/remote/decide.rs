@@ -41,34 +41,16 @@ pub(crate) struct Forward {
     pub(crate) finish: Finish,
     /// Whether it changes the state of the drive, and is therefore written down.
     pub(crate) changes: bool,
-    /// Whether it is about all that the drive has, exported or not.
-    pub(crate) whole_drive: bool,
 }
 
 impl Forward {
     fn reads(length: u32, finish: Finish) -> Self {
-        Self {
-            direction: TransferDirection::ControllerToHost,
-            length,
-            finish,
-            changes: false,
-            whole_drive: false,
-        }
+        Self { direction: TransferDirection::ControllerToHost, length, finish, changes: false }
     }
 
     /// Brings `length` bytes to the drive, and changes it.
     fn writes(length: u32) -> Self {
-        Self {
-            direction: TransferDirection::HostToController,
-            length,
-            finish: Finish::AsItIs,
-            changes: true,
-            whole_drive: false,
-        }
-    }
-
-    fn for_the_whole_drive(self) -> Self {
-        Self { whole_drive: true, ..self }
+        Self { direction: TransferDirection::HostToController, length, finish: Finish::AsItIs, changes: true }
     }
 }
 
@@ -95,15 +77,13 @@ pub(crate) fn decide(
         admin::SET_FEATURES => set_feature(policy, entry, declared),
         // MNDW, 0's based, in dwords (NVM Command Set 1.0, 4.2.1).
         admin::GET_LBA_STATUS => Ok(Forward::reads(dwords(entry.cdw12.get())?, Finish::AsItIs)),
-        admin::DEVICE_SELF_TEST | admin::FIRMWARE_COMMIT | admin::LOCKDOWN => Ok(Forward::writes(0)),
-        admin::SANITIZE => Ok(Forward::writes(0).for_the_whole_drive()),
+        admin::DEVICE_SELF_TEST | admin::FIRMWARE_COMMIT | admin::SANITIZE => Ok(Forward::writes(0)),
         // NUMD, 0's based, in dwords (NVMe Base 2.0, 5.13).
         admin::FIRMWARE_IMAGE_DOWNLOAD => Ok(Forward::writes(dwords(entry.cdw10.get())?)),
-        // TL and AL, in bytes (NVMe Base 2.0, 5.25 and 5.26). Security protocols are about the drive as a whole.
-        admin::SECURITY_SEND => Ok(Forward::writes(entry.cdw11.get()).for_the_whole_drive()),
+        // TL and AL, in bytes (NVMe Base 2.0, 5.25 and 5.26).
+        admin::SECURITY_SEND => Ok(Forward::writes(entry.cdw11.get())),
         admin::SECURITY_RECEIVE => {
-            let forward = Forward::reads(entry.cdw11.get(), Finish::AsItIs);
-            Ok(Forward { changes: true, ..forward }.for_the_whole_drive())
+            Ok(Forward { changes: true, ..Forward::reads(entry.cdw11.get(), Finish::AsItIs) })
         }
         FIRST_VENDOR_ADMIN.. => vendor(entry, declared),
         _ => Err(NO_SUCH_COMMAND),
@@ -199,13 +179,27 @@ fn vendor(entry: &SubmissionQueueEntry, declared: u32) -> Result<Forward, Status
         return Err(INVALID_FIELD);
     }
     let length = if direction == TransferDirection::None { 0 } else { declared };
-    // What it does is not known, so it is taken to be about everything.
-    Ok(Forward { direction, ..Forward::writes(length) }.for_the_whole_drive())
+    Ok(Forward { direction, ..Forward::writes(length) })
 }
 
-/// Whether a command that goes to the drive is about more than an export shows which does not show the whole drive.
+/// Whether an admin command is about all that the drive has, exported or not. What a vendor's does is not known.
+pub(crate) fn is_about_the_whole_drive(opcode: u8) -> bool {
+    matches!(
+        opcode,
+        admin::SANITIZE
+            | admin::SECURITY_SEND
+            | admin::SECURITY_RECEIVE
+            | admin::FIRMWARE_IMAGE_DOWNLOAD
+            | admin::FIRMWARE_COMMIT
+            | FIRST_VENDOR_ADMIN..
+    )
+}
+
+/// Whether a command that goes to the drive is about more than an export shows which does not show the whole drive:
+/// by its opcode, or because it changes what is no namespace's own.
 pub(crate) fn reaches_beyond(forward: &Forward, entry: &SubmissionQueueEntry) -> bool {
-    forward.whole_drive || forward.changes && entry.nsid.get() == NSID_BROADCAST
+    is_about_the_whole_drive(entry.opcode)
+        || forward.changes && matches!(entry.nsid.get(), 0 | NSID_BROADCAST)
 }
 
 /// The entry as the drive gets it.
@@ -221,8 +215,9 @@ pub(crate) fn to_drive(entry: &SubmissionQueueEntry, drive_version: Version) -> 
 }
 
 /// Opcodes of the admin command set that a host can use, here or on the drive.
-pub(crate) fn admin_opcode_is_open(policy: &Policy, opcode: u8) -> bool {
-    policy.admin(opcode) || matches!(table::admin(opcode), Place::Here(_)) && opcode != admin::FABRICS
+pub(crate) fn admin_opcode_is_open(policy: &Policy, opcode: u8, whole_drive: bool) -> bool {
+    policy.admin(opcode) && (whole_drive || !is_about_the_whole_drive(opcode))
+        || matches!(table::admin(opcode), Place::Here(_)) && opcode != admin::FABRICS
 }
 
 /// Log pages that a host can read, here or from the drive.
@@ -310,6 +305,9 @@ mod tests {
         }
         assert!(beyond(admin::DEVICE_SELF_TEST, 0, NSID_BROADCAST) && !beyond(admin::DEVICE_SELF_TEST, 0, 1));
         assert!(beyond(admin::SET_FEATURES, fid::ERROR_RECOVERY.into(), NSID_BROADCAST));
+        assert!(!beyond(admin::SET_FEATURES, fid::ERROR_RECOVERY.into(), 1));
+        assert!(beyond(admin::SET_FEATURES, fid::VOLATILE_WRITE_CACHE.into(), 0));
+        assert!(beyond(admin::FIRMWARE_COMMIT, 0, 0));
         assert!(!beyond(admin::GET_LOG_PAGE, lid::SMART.into(), NSID_BROADCAST));
     }
 }

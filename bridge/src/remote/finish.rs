@@ -39,7 +39,9 @@ pub(super) fn data(finish: Finish, mut data: Vec<u8>, identity: &Identity<'_>, e
             }
         }
         Finish::NamespaceList => keep_shown(&mut data, export),
-        Finish::EffectsLog { offset } => refuse_in_effects(identity.policy, &mut data, offset),
+        Finish::EffectsLog { offset } => {
+            refuse_in_effects(identity.policy, identity.whole_drive, &mut data, offset)
+        }
         Finish::SupportedLogPages { offset } => refuse_in_log_pages(identity.policy, &mut data, offset),
     }
     data
@@ -65,11 +67,11 @@ const SUPPORTED: u32 = 1;
 
 /// Commands Supported and Effects: 256 dwords for admin commands, 256 for I/O commands. Clearing CSUPP (bit 0) and the
 /// rest of a dword says that the command is not supported. Keep Alive is supported here, whatever the drive says.
-fn refuse_in_effects(policy: &Policy, data: &mut [u8], offset: u64) {
+fn refuse_in_effects(policy: &Policy, whole_drive: bool, data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
         let index = offset / 4 + index as u64;
         let open = match index {
-            0..=255 => decide::admin_opcode_is_open(policy, index as u8),
+            0..=255 => decide::admin_opcode_is_open(policy, index as u8, whole_drive),
             256..=511 => io_opcode_is_open((index - 256) as u8),
             _ => true,
         };
@@ -140,17 +142,18 @@ mod tests {
     fn refused_commands_are_not_promised_wherever_the_log_is_read_from() {
         let mut page = vec![0xff; 2048];
         let policy = Policy::default();
-        refuse_in_effects(&policy, &mut page, 0);
+        refuse_in_effects(&policy, true, &mut page, 0);
         let at = |opcode: u8| usize::from(opcode) * 4;
         assert_eq!(page[at(admin::FORMAT_NVM)..][..4], [0; 4]);
         assert_eq!(page[at(admin::IDENTIFY)..][..4], [0xff; 4]);
         let mut piece = vec![0xff; 4];
-        refuse_in_effects(&policy, &mut piece, at(admin::FORMAT_NVM) as u64);
+        refuse_in_effects(&policy, true, &mut piece, at(admin::FORMAT_NVM) as u64);
         assert_eq!(piece, [0; 4]);
 
         let mut page = vec![0xff; 2048];
         refuse_in_effects(
             &Policy::new(["inspect", "vendor"].map(|class| class.parse().unwrap()), []),
+            true,
             &mut page,
             0,
         );
@@ -158,5 +161,7 @@ mod tests {
             (&page[at(0xc0)..][..4], &page[at(admin::SANITIZE)..][..4]),
             (&[0xff; 4][..], &[0; 4][..])
         );
+        refuse_in_effects(&Policy::default(), false, &mut page, 0);
+        assert_eq!(page[at(0xc0)..][..4], [0; 4], "it is about namespaces that are not shown");
     }
 }

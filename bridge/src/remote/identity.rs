@@ -12,6 +12,7 @@ use gangway_spec::log::lid;
 use gangway_spec::opcode::admin;
 use gangway_spec::registers::Version;
 
+use super::decide::is_about_the_whole_drive;
 use super::limits;
 use crate::policy::Policy;
 
@@ -24,6 +25,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) max_transfer: u32,
     /// Whether Flush may name all namespaces at once.
     pub(crate) broadcast_flush: bool,
+    /// Whether the host sees every namespace of the drive.
+    pub(crate) whole_drive: bool,
     /// What the host may do.
     pub(crate) policy: &'a Policy,
 }
@@ -65,18 +68,21 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
     data.crdt2 = 0.into();
     data.crdt3 = 0.into();
 
-    promise(data, identity.policy);
+    promise(data, identity.policy, identity.whole_drive);
 }
 
 /// Takes back what the policy refuses, or this target has no place for.
-fn promise(data: &mut IdentifyController, policy: &Policy) {
-    let opens = |opcodes: &[u8]| opcodes.iter().all(|opcode| policy.admin(*opcode));
+fn promise(data: &mut IdentifyController, policy: &Policy, whole_drive: bool) {
+    let opens = |opcodes: &[u8]| {
+        let open = |opcode: &u8| policy.admin(*opcode) && (whole_drive || !is_about_the_whole_drive(*opcode));
+        opcodes.iter().all(open)
+    };
+    let sets = |feature| policy.sets_feature(feature);
     let mut oacs = Oacs::empty();
     oacs.set(Oacs::GET_LBA_STATUS, opens(&[admin::GET_LBA_STATUS]));
     oacs.set(Oacs::SECURITY, opens(&[admin::SECURITY_SEND, admin::SECURITY_RECEIVE]));
     oacs.set(Oacs::FIRMWARE, opens(&[admin::FIRMWARE_COMMIT, admin::FIRMWARE_IMAGE_DOWNLOAD]));
     oacs.set(Oacs::DEVICE_SELF_TEST, opens(&[admin::DEVICE_SELF_TEST]));
-    oacs.set(Oacs::LOCKDOWN, opens(&[admin::LOCKDOWN]));
     data.oacs = (data.oacs.get() & oacs.bits()).into();
     let mut oncs = Oncs::COMPARE
         | Oncs::WRITE_UNCORRECTABLE
@@ -86,22 +92,19 @@ fn promise(data: &mut IdentifyController, policy: &Policy) {
         | Oncs::COPY
         | Oncs::COPY_ATOMIC;
     oncs.set(Oncs::FEATURE_SAVE, policy.sets_any_feature());
-    oncs.set(Oncs::TIMESTAMP, policy.sets_feature(fid::TIMESTAMP));
+    oncs.set(Oncs::TIMESTAMP, sets(fid::TIMESTAMP));
     data.oncs = (data.oncs.get() & oncs.bits()).into();
     data.oaes = Oaes::empty().bits().into();
-    let ctratt = Ctratt::NVM_SETS
-        | Ctratt::READ_RECOVERY_LEVELS
-        | Ctratt::ENDURANCE_GROUPS
-        | Ctratt::UUID_LIST
-        | Ctratt::MDTS_WITHOUT_METADATA;
+    let ctratt =
+        Ctratt::NVM_SETS | Ctratt::READ_RECOVERY_LEVELS | Ctratt::ENDURANCE_GROUPS | Ctratt::UUID_LIST;
     let ours = Ctratt::HOST_ID_128 | Ctratt::TRAFFIC_BASED_KEEP_ALIVE;
     data.ctratt = (data.ctratt.get() & ctratt.bits() | ours.bits()).into();
-    let mut lpa = Lpa::SMART_PER_NAMESPACE
-        | Lpa::COMMANDS_SUPPORTED_AND_EFFECTS
-        | Lpa::EXTENDED_DATA
-        | Lpa::SUPPORTED_LOG_PAGES;
+    // Area 4 of telemetry is asked for by Host Behavior Support, which is not forwarded.
+    let mut lpa = Lpa::SMART_PER_NAMESPACE | Lpa::EXTENDED_DATA;
     let telemetry = policy.log_page(lid::TELEMETRY_HOST) && policy.log_page(lid::TELEMETRY_CONTROLLER);
-    lpa.set(Lpa::TELEMETRY | Lpa::TELEMETRY_AREA_4, telemetry);
+    lpa.set(Lpa::TELEMETRY, telemetry);
+    lpa.set(Lpa::COMMANDS_SUPPORTED_AND_EFFECTS, policy.log_page(lid::COMMANDS_SUPPORTED_AND_EFFECTS));
+    lpa.set(Lpa::SUPPORTED_LOG_PAGES, policy.log_page(lid::SUPPORTED_LOG_PAGES));
     lpa.set(Lpa::PERSISTENT_EVENT, policy.log_page(lid::PERSISTENT_EVENT));
     data.lpa &= lpa.bits();
     data.fuses = Fuses::empty().bits().into();
@@ -127,10 +130,10 @@ fn promise(data: &mut IdentifyController, policy: &Policy) {
         data.edstt = 0.into();
         data.dsto = 0;
     }
-    if !policy.sets_feature(fid::APST) {
+    if !sets(fid::APST) {
         data.apsta = 0;
     }
-    if !policy.sets_feature(fid::HCTM) {
+    if !sets(fid::HCTM) {
         data.hctma = 0.into();
         data.mntmt = 0.into();
         data.mxtmt = 0.into();
@@ -138,7 +141,7 @@ fn promise(data: &mut IdentifyController, policy: &Policy) {
     if !opens(&[admin::SANITIZE]) {
         data.sanicap = 0.into();
     }
-    if !policy.sets_feature(fid::NAMESPACE_WRITE_PROTECTION) {
+    if !sets(fid::NAMESPACE_WRITE_PROTECTION) {
         data.nwpc = 0;
     }
     if !policy.log_page(lid::PERSISTENT_EVENT) {
