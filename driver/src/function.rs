@@ -94,6 +94,11 @@ pub trait Function: Send {
         self.forbid_dma()
     }
 
+    /// Whether [`Function::reset`] may succeed; `false` when it is known to be [`FunctionError::Unsupported`].
+    fn can_reset(&self) -> bool {
+        true
+    }
+
     /// Resets the function as a whole, and nothing but it (a function-level reset, on PCI). When this succeeds the
     /// controller is disabled and does no DMA, until [`Function::allow_dma`].
     ///
@@ -147,8 +152,12 @@ pub trait Stepper: Send {
     fn step(&mut self);
 }
 
-/// A vector of a device, as an eventfd that each interrupt adds to. Nobody needs to read it: watched for edges, every
-/// interrupt is one. Who polls it for being readable [clears](Interrupt::clear) it before looking at the device.
+/// A vector of a device, as an eventfd that each interrupt adds to. It is also signalled when the controller is stopped,
+/// so that who sleeps on it hears of that.
+///
+/// It has one reader at most: [clearing](Interrupt::clear) it takes the signal from everybody else, also from those who
+/// watch for edges, since epoll looks again before it tells of one. Who shares a vector with others watches it for edges
+/// and never clears it. Who has it alone may poll it for being readable, and clears it before looking at the device.
 #[derive(Clone, Debug)]
 pub struct Interrupt(Arc<OwnedFd>);
 
@@ -171,6 +180,12 @@ impl Interrupt {
             self.clear();
         }
         signalled
+    }
+
+    /// Signals it, as the device does.
+    pub(crate) fn signal(&self) {
+        // It fails when the counter is full, and then it is readable already.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
     /// Makes it unreadable until the next interrupt.
@@ -251,8 +266,8 @@ mod tests {
     #[test]
     fn an_interrupt_is_waited_for_once() {
         let eventfd = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
-        let interrupt = Interrupt::new(Arc::clone(&eventfd));
-        let signal = || rustix::io::write(&eventfd, &1u64.to_ne_bytes()).unwrap();
+        let interrupt = Interrupt::new(eventfd);
+        let signal = || interrupt.signal();
         assert!(!interrupt.wait(Duration::ZERO));
         signal();
         signal();

@@ -40,7 +40,7 @@ pub struct DeletionFailed {
 
 impl Controller {
     /// Makes an I/O queue pair: a completion queue, which interrupts if [`Options::interrupts`](super::Options) asks for
-    /// it and the function can, and a submission queue on it.
+    /// it and the function has two vectors at least, and a submission queue on it.
     ///
     /// # Errors
     /// [`ControllerError::NoMoreQueues`] when as many exist as the controller grants, else as [`Controller::admin`].
@@ -128,11 +128,11 @@ impl Controller {
         Ok(())
     }
 
-    /// The vector of an I/O queue: its own, or one that it shares when there are fewer than queues.
+    /// The vector of an I/O queue: its own, or one that it shares with other I/O queues when there are fewer than queues.
+    /// None when there is only that of the admin queue, whose reader would take the signals of the others.
     fn vector_of(&self, qid: u16) -> Option<u16> {
         match self.interrupts.len() as u16 {
-            0 => None,
-            1 => Some(0),
+            0 | 1 => None,
             vectors => Some(1 + (qid - 1) % (vectors - 1)),
         }
     }

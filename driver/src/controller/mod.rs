@@ -235,9 +235,16 @@ impl Controller {
     /// # Errors
     /// When the controller does not follow. It is then not known to be quiet, and all memory stays where it is.
     pub fn disable(&mut self) -> Result<Stopped, ControllerError> {
-        self.run.end();
+        self.end_run();
         self.registers().disable(self.capabilities)?;
         Ok(self.is_stopped())
+    }
+
+    /// Ends the run for all who take part in it, also for those who sleep until a queue pair interrupts: the controller
+    /// will not wake them any more.
+    fn end_run(&self) {
+        self.run.end();
+        self.interrupts.iter().for_each(Interrupt::signal);
     }
 
     /// The controller of this run was seen to be stopped: what it had comes back.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::feature::fid;
 use gangway_spec::log::{SmartLog, lid};
-use gangway_spec::registers::CSTS;
+use gangway_spec::registers::{CSTS, NSSR};
 use gangway_spec::{Status, SubmissionQueueEntry, opcode};
 
 use super::*;
@@ -124,6 +124,10 @@ struct Rig {
     csts: AtomicU32,
     /// It answers nothing, and is to be given back.
     gone: AtomicBool,
+    /// It cannot be reset alone.
+    unresettable: AtomicBool,
+    /// An NVM subsystem reset takes its link down, for so many attempts to revive it.
+    down_for: AtomicU32,
 }
 
 impl Rig {
@@ -180,7 +184,11 @@ impl Function for Rigged {
     }
 
     fn write_register32(&self, offset: u32, value: u32) -> Result<(), FunctionError> {
-        self.function.write_register32(offset, value)
+        self.function.write_register32(offset, value)?;
+        if offset == NSSR && self.rig.down_for.load(Ordering::Relaxed) > 0 {
+            self.rig.gone.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError> {
@@ -196,8 +204,21 @@ impl Function for Rigged {
         self.function.close()
     }
 
+    fn can_reset(&self) -> bool {
+        !self.rig.unresettable.load(Ordering::Relaxed)
+    }
+
     fn reset(&self) -> Result<(), FunctionError> {
         self.function.reset()
+    }
+
+    fn revive(&self) -> Result<(), FunctionError> {
+        if self.rig.down_for.load(Ordering::Relaxed) > 0 {
+            self.rig.down_for.fetch_sub(1, Ordering::Relaxed);
+            return Err(FunctionError::Gone { function: self.function.name().to_owned() });
+        }
+        self.rig.gone.store(false, Ordering::Relaxed);
+        self.function.revive()
     }
 
     fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>> {
@@ -451,6 +472,28 @@ fn a_function_level_reset_stops_the_controller_and_it_comes_up_again() {
     controller.restart().unwrap();
     assert_eq!(controller.create_io_queue_pair().unwrap().qid(), 1);
     assert_eq!(probe.violations(), 0);
+}
+
+#[test]
+fn a_function_that_cannot_be_reset_alone_goes_on_working() {
+    let (mut controller, rig) = rigged(Options::default());
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    rig.unresettable.store(true, Ordering::Relaxed);
+    let error = controller.function_level_reset().unwrap_err();
+    assert!(matches!(error, ControllerError::Function(FunctionError::Unsupported { .. })), "{error}");
+    write(&controller, &mut pair, 3);
+    assert_eq!(controller.active_namespaces().unwrap(), [1]);
+    let stopped = controller.disable().unwrap();
+    pair.dismantle(&stopped).unwrap();
+}
+
+#[test]
+fn an_nvm_subsystem_reset_goes_on_while_the_link_is_down() {
+    let (mut controller, rig) = rigged(Options::default());
+    rig.down_for.store(5, Ordering::Relaxed);
+    controller.subsystem_reset().unwrap();
+    controller.restart().unwrap();
+    assert_eq!(controller.active_namespaces().unwrap(), [1]);
 }
 
 #[test]

@@ -33,18 +33,22 @@ impl Controller {
     /// When the function cannot be cut off, or the system does not take it back within 5 s. All memory stays where it is
     /// then; it may be tried again.
     pub fn isolate(&mut self) -> Result<Stopped, ControllerError> {
-        self.run.end();
+        self.end_run();
         if let Err(error) = self.function.forbid_dma() {
-            if !self.given_back {
-                tracing::warn!(%error, "a function that does not answer is given back to the system");
-                let closed = Closed::new(&*self.function);
-                let closing = Arc::clone(&closed.state);
-                let function = mem::replace(&mut self.function, Box::new(closed));
-                self.given_back = true;
-                let close = move || closing.set(function.close());
-                if let Err(error) = thread::Builder::new().name("close".to_owned()).spawn(close) {
-                    tracing::warn!(%error, "it was closed without looking what comes of it");
-                }
+            if self.given_back {
+                return Err(error.into());
+            }
+            tracing::warn!(%error, "a function that does not answer is given back to the system");
+            let closed = Closed::new(&*self.function);
+            let (closing, closed_state) = (Arc::clone(&closed.state), Arc::clone(&closed.state));
+            let function = mem::replace(&mut self.function, Box::new(closed));
+            self.given_back = true;
+            let close = move || closing.set(function.close());
+            if let Err(source) = thread::Builder::new().name("close".to_owned()).spawn(close) {
+                // It was dropped, and so closed, without a word on what came of it.
+                let function = self.function_name().to_owned();
+                let action = "start the thread that gives it back".to_owned();
+                closed_state.set(Err(FunctionError::Io { function, action, source }));
             }
             self.function.forbid_dma()?;
         }
@@ -55,10 +59,14 @@ impl Controller {
     /// [`Controller::restart`] brings it up again.
     ///
     /// # Errors
-    /// [`FunctionError::Unsupported`] when the function cannot be reset alone; else when the reset fails, or the controller
+    /// [`FunctionError::Unsupported`] when the function cannot be reset alone; nothing happens to it then. Else when the reset fails, or the controller
     /// is not disabled after it.
     pub fn function_level_reset(&mut self) -> Result<Stopped, ControllerError> {
-        self.run.end();
+        if !self.function.can_reset() {
+            let function = self.function_name().to_owned();
+            return Err(FunctionError::Unsupported { function, what: "be reset alone" }.into());
+        }
+        self.end_run();
         self.function.reset()?;
         self.registers().disable(self.capabilities)?;
         Ok(self.is_stopped())
@@ -71,27 +79,32 @@ impl Controller {
     ///
     /// # Errors
     /// [`ControllerError::Unsupported`] when the controller has no such reset (CAP.NSSRS), [`ControllerError::Timeout`] when
-    /// it does not say that the reset occurred (CSTS.NSSRO).
+    /// it does not say that the reset occurred (CSTS.NSSRO), or what keeps its registers from answering when they still
+    /// do not.
     pub fn subsystem_reset(&mut self) -> Result<Stopped, ControllerError> {
         if !self.capabilities.nssrs() {
             return Err(self.unsupported("it has no NVM subsystem reset (CAP.NSSRS is 0)"));
         }
         let limit = self.registers().ready_timeout(self.capabilities)?.max(SHORTEST_SUBSYSTEM_RESET);
-        self.run.end();
+        self.end_run();
         // One that occurred before is not to be taken for this one: it is cleared by writing a one to it.
         let occurred = ControllerStatus::new().with_nssro(true);
         self.function.write_register32(CSTS, occurred.into_bits())?;
         self.function.write_register32(NSSR, NSSR_RESET)?;
         let mut poll = Poll::new(limit);
         loop {
-            match self.registers().status() {
+            let in_the_way = match self.registers().status() {
                 Ok(status) if status.nssro() && !status.rdy() => break,
-                Ok(_) => {}
-                // It does not answer while its link is down, and not before its memory decoding is on again.
-                Err(ControllerError::Function(FunctionError::Gone { .. })) => self.function.revive()?,
+                Ok(_) => None,
+                // It does not answer while its link is down, and not before its memory decoding is on again: to be
+                // tried until the link is back.
+                Err(ControllerError::Function(FunctionError::Gone { .. })) => self.function.revive().err(),
                 Err(error) => return Err(error),
-            }
+            };
             if !poll.again() {
+                if let Some(error) = in_the_way {
+                    return Err(error.into());
+                }
                 let function = self.function_name().to_owned();
                 let action = "reset its NVM subsystem (CSTS.NSSRO to 1)".into();
                 return Err(ControllerError::Timeout { function, action, limit });

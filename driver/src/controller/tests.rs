@@ -591,8 +591,9 @@ fn every_queue_has_a_vector_of_its_own_while_there_are_enough() {
     assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2], "{all:?}");
     let shared = signals(3, true);
     assert!(shared[0] != shared[1] && shared[0] == shared[2], "{shared:?}");
-    let single = signals(1, true);
-    assert!(single[0].is_some() && single[0] == single[1] && single[1] == single[2], "{single:?}");
+    let all_on_one = signals(2, true);
+    assert!(all_on_one[0].is_some() && all_on_one == [all_on_one[0]; 3], "{all_on_one:?}");
+    assert_eq!(signals(1, true), [None; 3], "the admin queue's vector has a reader already");
 }
 
 #[test]
@@ -608,4 +609,42 @@ fn the_admin_queue_has_the_first_vector_and_an_interrupt_that_got_lost_delays_it
 fn queues_do_not_interrupt_unless_asked_for_and_able_to() {
     assert_eq!(signals(100, false), [None; 3]);
     assert_eq!(signals(0, true), [None; 3]);
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(flavor = "current_thread")]
+async fn who_sleeps_until_a_queue_pair_interrupts_hears_that_the_controller_was_stopped() {
+    use crate::asynchronous::{AsyncQueue, QueueEnded};
+
+    let mut config = small();
+    config.latency = Some(Duration::from_secs(3600));
+    let function = EmulatedFunction::new(config, &DmaDomain::new()).unwrap();
+    let options = Options { interrupts: true, ..Options::default() };
+    let mut controller = Controller::start(Box::new(Interrupting { function, vectors: 4 }), options).unwrap();
+    let queue = AsyncQueue::new(controller.create_io_queue_pair().unwrap());
+    let local = tokio::task::LocalSet::new();
+    let drive = local.spawn_local(queue.drive());
+    let mut entry = SubmissionQueueEntry::new(opcode::nvm::FLUSH);
+    entry.nsid.set(1);
+    let command = queue.execute(&entry, CommandData::None, Duration::from_secs(1));
+    let command = local.spawn_local(command);
+    let stopped = local
+        .run_until(async {
+            // So long that it sleeps.
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(queue.outstanding(), 1);
+            let stopped = controller.disable().unwrap();
+            for _ in 0..10_000 {
+                tokio::task::yield_now().await;
+            }
+            assert!(drive.is_finished() && command.is_finished(), "they sleep for ever");
+            assert_eq!(drive.await.unwrap(), QueueEnded::Stopped);
+            assert!(command.await.unwrap().is_err());
+            stopped
+        })
+        .await;
+    drop(local);
+    queue.into_pair().unwrap().dismantle(&stopped).unwrap();
 }

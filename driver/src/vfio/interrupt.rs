@@ -45,12 +45,23 @@ impl Vectors {
         &self.interrupts
     }
 
-    /// Switches the same on again: the device has forgotten them in a reset that the kernel knows nothing of.
+    /// Switches the same on again: the device has forgotten them in a reset that the kernel knows nothing of. The kernel
+    /// takes them for on, and only changes where they go unless they are switched off first.
     pub(super) fn restore(&self, device: &File) -> io::Result<()> {
         if self.interrupts.is_empty() {
             return Ok(());
         }
-        ioctl::signal_vectors(device.as_fd(), self.kind, &self.interrupts).map(drop)
+        match ioctl::switch_vectors_off(device.as_fd(), self.kind) {
+            // They are off, since an earlier attempt failed half-way.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            switched => switched?,
+        }
+        match ioctl::signal_vectors(device.as_fd(), self.kind, &self.interrupts)? {
+            0 => Ok(()),
+            available => {
+                Err(io::Error::other(format!("only {available} of {} are left", self.interrupts.len())))
+            }
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_TYPE, vfio_device_info,
-    vfio_group_status, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap, vfio_iommu_type1_info,
-    vfio_irq_info, vfio_irq_set, vfio_region_info,
+    VFIO_BASE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_TYPE,
+    vfio_device_info, vfio_group_status, vfio_iommu_type1_dma_map, vfio_iommu_type1_dma_unmap,
+    vfio_iommu_type1_info, vfio_irq_info, vfio_irq_set, vfio_region_info,
 };
 
 use crate::function::Interrupt;
@@ -130,6 +130,15 @@ pub(super) fn signal_vectors(
     let available = unsafe { by_pointer(device, DEVICE_SET_IRQS, words.as_mut_ptr().cast()) }?;
     // Errors are negative, and were returned.
     Ok(available as usize)
+}
+
+/// Switches all vectors of a kind of interrupts off.
+pub(super) fn switch_vectors_off(device: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    // As above, without a descriptor: no vectors from 0 on is how all of them are named here.
+    let bytes = size_of::<vfio_irq_set>() as u32;
+    let mut words = [bytes, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, index, 0, 0];
+    // SAFETY: the request reads one `vfio_irq_set` and nothing behind it.
+    unsafe { by_pointer(device, DEVICE_SET_IRQS, words.as_mut_ptr().cast()) }.map(drop)
 }
 
 const _: () = assert!(size_of::<vfio_irq_set>() == 5 * size_of::<u32>());

@@ -155,6 +155,9 @@ impl VfioFunction {
     }
 
     fn failed(&self, action: &str, source: io::Error) -> FunctionError {
+        if source.raw_os_error() == Some(libc::ENODEV) {
+            return self.gone();
+        }
         FunctionError::Io { function: self.name.clone(), action: action.to_owned(), source }
     }
 
@@ -207,7 +210,7 @@ impl Function for VfioFunction {
         // The answer to a read comes after the device's writes to memory before it (PCI Express Base 3.0, 2.4.1). Only a
         // device that gives one is known to have heard.
         match self.config.command().map_err(failed)? {
-            command if command & RESERVED == RESERVED => Err(self.gone()),
+            command if !answers(command) => Err(self.gone()),
             command if command & BUS_MASTER != 0 => {
                 Err(failed(io::Error::other("the device goes on being a bus master")))
             }
@@ -244,6 +247,10 @@ impl Function for VfioFunction {
             action: "take its IOMMU group out of the container".to_owned(),
             source,
         })
+    }
+
+    fn can_reset(&self) -> bool {
+        self.resettable
     }
 
     fn reset(&self) -> Result<(), FunctionError> {
@@ -321,9 +328,14 @@ impl Config {
         Self { device, file_offset: region.file_offset }
     }
 
-    /// Sets and clears bits of the command register.
+    /// Sets and clears bits of the command register. ENODEV when the device does not answer: what it reads as then is
+    /// not to be written to it.
     fn set_command(&self, set: u16, clear: u16) -> io::Result<()> {
-        let command = self.command()? & !clear | set;
+        let command = self.command()?;
+        if !answers(command) {
+            return Err(io::Error::from_raw_os_error(libc::ENODEV));
+        }
+        let command = command & !clear | set;
         self.device.write_all_at(&command.to_le_bytes(), self.position())
     }
 
@@ -338,6 +350,11 @@ impl Config {
         // Saturating: an offset that makes no sense is the kernel's error then, not an overflow here.
         self.file_offset.saturating_add(PCI_COMMAND)
     }
+}
+
+/// Whether a device answers whose command register reads as this.
+fn answers(command: u16) -> bool {
+    command & RESERVED != RESERVED
 }
 
 fn region(device: &File, address: PciAddress, index: u32) -> Result<Region, VfioError> {

@@ -44,6 +44,19 @@ fn the_command_register_keeps_the_bits_that_are_not_ours() {
 }
 
 #[test]
+fn the_command_register_of_a_device_that_does_not_answer_is_left_alone() {
+    let device = device();
+    let config = Config { device: Arc::clone(&device), file_offset: 0 };
+    // The kernel makes up some of the bits.
+    for absent in [0xffff_u16, 0xfffd] {
+        device.write_all_at(&absent.to_le_bytes(), PCI_COMMAND).unwrap();
+        let error = config.set_command(MEMORY_SPACE, BUS_MASTER).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+        assert_eq!(config.command().unwrap(), absent);
+    }
+}
+
+#[test]
 fn a_configuration_space_beyond_the_end_of_all_files_is_an_error() {
     let config = Config { device: device(), file_offset: u64::MAX - 1 };
     assert!(config.set_command(BUS_MASTER, 0).is_err());

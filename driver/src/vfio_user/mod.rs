@@ -320,6 +320,10 @@ impl Function for VfioUserFunction {
         })
     }
 
+    fn can_reset(&self) -> bool {
+        false
+    }
+
     fn enable_interrupts(&self, vectors: u16) -> Result<Vec<Interrupt>, FunctionError> {
         self.set_vectors(vectors)
             .map_err(|error| self.failed(error, format!("switch {vectors} interrupts on")))
