@@ -231,9 +231,7 @@ impl Target {
         }
         listeners.spawn(tidy_up(Arc::clone(&shared)));
         for export in &shared.exports {
-            if let Some(changes) = export.drive.changes() {
-                listeners.spawn(follow(Arc::clone(&shared), Arc::clone(export), changes));
-            }
+            listeners.spawn(follow(Arc::clone(&shared), Arc::clone(export), export.drive.changes()));
         }
         Ok(Self { shared, listeners, _threads: threads })
     }

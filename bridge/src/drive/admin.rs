@@ -41,9 +41,9 @@ impl Admin {
         self.waiting.push_back(request);
     }
 
-    /// Whether the drive has commands of hosts.
+    /// Whether there are commands of hosts, with the drive or waiting for room there.
     pub(super) fn is_busy(&self) -> bool {
-        !self.outstanding.is_empty()
+        !self.outstanding.is_empty() || !self.waiting.is_empty()
     }
 
     /// How long to sleep until the queue of a drive that does not interrupt is looked at again.
@@ -58,8 +58,9 @@ impl Admin {
         self.nap = limits::SHORTEST_NAP;
     }
 
-    /// Submits as many of the waiting commands as there is room for.
-    pub(super) fn submit(&mut self, controller: &mut Controller) {
+    /// Submits as many of the waiting commands as there is room for. Whether there was any.
+    pub(super) fn submit(&mut self, controller: &mut Controller) -> bool {
+        let waited = self.waiting.len();
         while let Some(request) = self.waiting.pop_front() {
             // A host that is gone has no more wishes: what it asked for must not happen later.
             if request.association.is_closed() {
@@ -68,7 +69,7 @@ impl Admin {
             let queue = controller.admin_queue();
             if !queue.has_room() || queue.outstanding() + KEPT_FREE >= queue.capacity() {
                 self.waiting.push_front(request);
-                return;
+                break;
             }
             let Some(data) = self.memory_for(&request.transfer, controller.domain()) else {
                 answer(request.reply, Status::INTERNAL_ERROR);
@@ -99,6 +100,7 @@ impl Admin {
                 }
             }
         }
+        self.waiting.len() < waited
     }
 
     /// Answers what the drive has completed.

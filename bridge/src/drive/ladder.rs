@@ -69,7 +69,11 @@ impl Ladder {
         let first = !self.late.iter().any(|late| late.asked);
         for late in self.late.iter_mut().filter(|late| !late.asked) {
             match controller.submit_abort(late.qid, late.overdue.cid) {
-                Ok(()) => late.asked = true,
+                Ok(()) => {
+                    late.asked = true;
+                    // It may have waited for its turn. That was shorter than ABORT, so this is bounded too.
+                    late.deadline = Instant::now() + limits::ABORT;
+                }
                 Err(ControllerError::TooManyAborts { .. } | ControllerError::Rejected { .. }) => break,
                 Err(error) => return Err(error),
             }

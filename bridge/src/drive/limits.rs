@@ -3,8 +3,8 @@
 //! | step | what | bound |
 //! |---|---|---|
 //! | | an I/O command is overdue | [`ReactorConfig::io_timeout`](crate::ReactorConfig), whatever its opcode: hosts wait no longer either |
-//! | | an admin command is overdue | by opcode ([`TimeLimits`](gangway_driver::controller::TimeLimits)), or longer if who asks for it says so |
-//! | 1 | Abort of that command; as many at a time as the drive takes (ACL) | [`ABORT`] |
+//! | | an admin command is overdue | by opcode ([`TimeLimits`](gangway_driver::controller::TimeLimits)), whoever asks for it |
+//! | 1 | Abort of that command; as many at a time as the drive takes (ACL) | [`ABORT`] to be asked, where others come first, and [`ABORT`] from then on |
 //! | 2 | its queue pair alone is deleted and made anew | [`FREEZE`], 10 s for each of the two deletions, the driver's `admin_timeout` for each of the two creations |
 //! | 3 | reset of the controller | [`FREEZE`] for all reactors, then what the drive states (CAP.TO, CRTO) to stop and to start, `admin_timeout` for each of the commands of the start |
 //! | 4 | step 3 again, [`RESETS`] times in all: by a function-level reset, then by one of the NVM subsystem, where the drive has them | [`PAUSE`] more before each |

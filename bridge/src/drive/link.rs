@@ -11,10 +11,10 @@ use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::completion::CompletionQueueEntry;
 use gangway_spec::status::Status;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc as mpsc_async, oneshot};
 
-use super::DriveError;
 use super::removal::Found;
+use super::{DriveError, NamespaceChange};
 use crate::association::Association;
 use crate::reactor::ReactorHandle;
 
@@ -70,6 +70,8 @@ pub(super) enum Request {
         reactors: Vec<ReactorHandle>,
         done: oneshot::Sender<Result<(), DriveError>>,
     },
+    /// Changes of the namespaces go there from now on.
+    Follow(mpsc_async::UnboundedSender<NamespaceChange>),
     Shutdown {
         done: oneshot::Sender<bool>,
     },

@@ -69,7 +69,10 @@ pub(super) struct Manager {
     /// How many queue pairs each reactor has got so far.
     issues: Vec<u64>,
     events: broadcast::Sender<DriveEvent>,
-    changes: tokio::sync::mpsc::UnboundedSender<NamespaceChange>,
+    /// Who puts changes of the namespaces in force on the reactors, once there is somebody.
+    changes: Option<tokio::sync::mpsc::UnboundedSender<NamespaceChange>>,
+    /// Whether the namespaces are to be read though the drive told nothing.
+    stale: bool,
 }
 
 impl Manager {
@@ -80,10 +83,7 @@ impl Manager {
         controller: Controller,
         admin: Admin,
         (link, inbox): (DriveLink, Inbox),
-        (events, changes): (
-            broadcast::Sender<DriveEvent>,
-            tokio::sync::mpsc::UnboundedSender<NamespaceChange>,
-        ),
+        events: broadcast::Sender<DriveEvent>,
     ) -> Self {
         Self {
             index,
@@ -101,7 +101,8 @@ impl Manager {
             reactors: Vec::new(),
             issues: Vec::new(),
             events,
-            changes,
+            changes: None,
+            stale: false,
         }
     }
 
@@ -162,6 +163,10 @@ impl Manager {
             Request::Connect { reactors, done } => {
                 let _ = done.send(self.connect(reactors));
             }
+            Request::Follow(changes) => {
+                self.changes = Some(changes);
+                self.stale = true;
+            }
             Request::Shutdown { done } => return Some(done),
         }
         None
@@ -172,8 +177,11 @@ impl Manager {
         match &mut self.condition {
             Condition::Works(controller) => {
                 heed(&controller.notices())?;
-                self.admin.submit(controller);
                 self.admin.reap(controller)?;
+                // What ended makes room for what waits, and nothing else would wake this thread for it.
+                while self.admin.submit(controller) {
+                    self.admin.reap(controller)?;
+                }
                 if self.health.elapsed() >= limits::HEALTH {
                     self.health = Instant::now();
                     check(controller)?;
@@ -193,7 +201,7 @@ impl Manager {
     fn report(&mut self) -> Result<(), Setback> {
         let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
         let events = controller.take_events();
-        let looks = events.iter().any(|event| matches!(event.kind(), EventKind::NamespacesChanged(_)));
+        let changed = events.iter().any(|event| matches!(event.kind(), EventKind::NamespacesChanged(_)));
         for event in events {
             match explain(&event) {
                 (true, text) => tracing::warn!(drive = %self.name, "{text}"),
@@ -201,7 +209,7 @@ impl Manager {
             }
             self.tell(DriveEvent::Reported(event));
         }
-        if looks { self.refresh_namespaces() } else { Ok(()) }
+        if std::mem::take(&mut self.stale) || changed { self.refresh_namespaces() } else { Ok(()) }
     }
 
     /// What follows when something did not work.
@@ -330,16 +338,19 @@ impl Manager {
         if shape(&namespaces) == shape(&self.namespaces) {
             return Ok(());
         }
-        self.namespaces.clone_from(&namespaces);
-        let namespaces: Arc<[DriveNamespace]> = namespaces.into();
+        // Before anybody follows, what reactors go by stays as it is. It is compared again when somebody does.
+        let Some(changes) = &self.changes else { return Ok(()) };
+        let publish: Arc<[DriveNamespace]> = namespaces.as_slice().into();
         let (done, answer) = mpsc::channel();
         // When nobody receives it, nothing is served any more.
-        if self.changes.send(NamespaceChange { namespaces: Arc::clone(&namespaces), done }).is_ok()
+        if changes.send(NamespaceChange { namespaces: Arc::clone(&publish), done }).is_ok()
             && answer.recv_timeout(limits::PUBLISH) == Err(mpsc::RecvTimeoutError::Timeout)
         {
             return Err(Setback::Failed("a change of its namespaces is not in force in time".into()));
         }
-        self.tell(DriveEvent::Namespaces(namespaces));
+        // Not before: after a failure they are other than what reactors go by, still.
+        self.namespaces = namespaces;
+        self.tell(DriveEvent::Namespaces(publish));
         Ok(())
     }
 

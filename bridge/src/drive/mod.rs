@@ -118,7 +118,6 @@ pub struct Drive {
     info: Arc<DriveInfo>,
     link: DriveLink,
     events: broadcast::Sender<DriveEvent>,
-    changes: Mutex<Option<mpsc::UnboundedReceiver<NamespaceChange>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -140,7 +139,6 @@ impl Drive {
         let refused = |source| DriveError::Manager { drive: name.clone(), source };
         let (link, inbox) = DriveLink::new().map_err(refused)?;
         let (events, _) = broadcast::channel(EVENTS);
-        let (change, changes) = mpsc::unbounded_channel();
         let manager = Manager::new(
             index,
             (open, options),
@@ -148,14 +146,13 @@ impl Drive {
             controller,
             Admin::new(memory),
             (link.clone(), inbox),
-            (events.clone(), change),
+            events.clone(),
         );
         let thread = std::thread::Builder::new()
             .name(format!("drive-{index}"))
             .spawn(move || manager.run())
             .map_err(refused)?;
-        let (changes, thread) = (Mutex::new(Some(changes)), Mutex::new(Some(thread)));
-        Ok(Self { index, info, link, events, changes, thread })
+        Ok(Self { index, info, link, events, thread: Mutex::new(Some(thread)) })
     }
 
     /// Index of the drive in the process.
@@ -173,10 +170,13 @@ impl Drive {
         self.events.subscribe()
     }
 
-    /// Changes of its namespaces, each to be acknowledged when it is in force. There is one receiver: whoever asks
-    /// first.
-    pub(crate) fn changes(&self) -> Option<mpsc::UnboundedReceiver<NamespaceChange>> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Changes of its namespaces since it was started, each to be acknowledged when it is in force. There is one
+    /// receiver: whoever asks last.
+    pub(crate) fn changes(&self) -> mpsc::UnboundedReceiver<NamespaceChange> {
+        let (sender, changes) = mpsc::unbounded_channel();
+        // A manager that has ended has no changes.
+        self.link.send(Request::Follow(sender));
+        changes
     }
 
     /// Gives each reactor a queue pair of the drive.
