@@ -7,6 +7,8 @@ use gangway_driver::controller::{Controller, ControllerError, EventKind, Health,
 use gangway_driver::dma::CommandData;
 use gangway_driver::function::{FunctionError, Interrupt, Notices};
 use gangway_driver::queue::{Completion, QueuePair};
+use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, admin};
 use gangway_spec::status::Status;
 use tokio::sync::{broadcast, oneshot};
 
@@ -14,7 +16,7 @@ use super::admin::Admin;
 use super::events::explain;
 use super::info::read_namespaces;
 use super::ladder::Ladder;
-use super::link::{DriveLink, Inbox, Request, Trouble};
+use super::link::{AdminReply, DriveLink, Inbox, Request, Trouble};
 use super::removal::Search;
 use super::{DriveError, DriveEvent, DriveInfo, DriveNamespace, NamespaceChange, Opener, limits};
 use crate::reactor::{DriveState, Message, ReactorHandle};
@@ -29,6 +31,14 @@ pub(super) enum Condition {
     Gone(Search),
     /// It was given up.
     Failed,
+}
+
+/// A command that may change namespaces.
+struct Withheld {
+    ended: oneshot::Receiver<AdminReply>,
+    /// How it ended.
+    answer: Option<AdminReply>,
+    reply: oneshot::Sender<AdminReply>,
 }
 
 /// Why a step did not bring the drive back.
@@ -60,6 +70,8 @@ pub(super) struct Manager {
     namespaces: Vec<DriveNamespace>,
     pub(super) condition: Condition,
     pub(super) admin: Admin,
+    /// Commands that are answered when it is known what they changed.
+    withheld: Vec<Withheld>,
     pub(super) ladder: Ladder,
     /// When the controller was last asked how it is.
     health: Instant,
@@ -94,6 +106,7 @@ impl Manager {
             info,
             condition: Condition::Works(Box::new(controller)),
             admin,
+            withheld: Vec::new(),
             ladder: Ladder::default(),
             health: Instant::now(),
             link,
@@ -119,6 +132,9 @@ impl Manager {
                 self.recover(setback);
             }
             self.look_for_it();
+            while let Err(setback) = self.answer_withheld() {
+                self.recover(setback);
+            }
         }
     }
 
@@ -149,7 +165,12 @@ impl Manager {
     /// Does what is asked for. Gives the channel to answer on when that is to end.
     fn obey(&mut self, request: Request) -> Option<oneshot::Sender<bool>> {
         match request {
-            Request::Admin(request) => self.admin.push(request),
+            Request::Admin(mut request) => {
+                if changes_namespaces(&request.entry) {
+                    request.reply = self.withhold(request.reply);
+                }
+                self.admin.push(request);
+            }
             Request::Trouble { reactor, issue, trouble } => {
                 // What was reported of a queue pair that is gone is settled.
                 if self.issues.get(reactor) == Some(&issue) {
@@ -170,6 +191,42 @@ impl Manager {
             Request::Shutdown { done } => return Some(done),
         }
         None
+    }
+
+    /// Sees to it that what ends a command goes to its host only after [`Manager::answer_withheld`]. `reply` leads to the
+    /// host; what is given takes its place.
+    fn withhold(&mut self, reply: oneshot::Sender<AdminReply>) -> oneshot::Sender<AdminReply> {
+        let (end, ended) = oneshot::channel();
+        self.withheld.push(Withheld { ended, answer: None, reply });
+        end
+    }
+
+    /// Reads the namespaces after commands that may have changed them, and only then answers those: their hosts go by the
+    /// new ones at once.
+    fn answer_withheld(&mut self) -> Result<(), Setback> {
+        let mut changed = false;
+        for withheld in self.withheld.iter_mut().filter(|withheld| withheld.answer.is_none()) {
+            withheld.answer = match withheld.ended.try_recv() {
+                Ok(answer) => Some(answer),
+                Err(oneshot::error::TryRecvError::Empty) => None,
+                // Its host has gone, and it was dropped before the drive had it.
+                Err(oneshot::error::TryRecvError::Closed) => {
+                    Some(AdminReply::status(Status::ABORT_REQUESTED))
+                }
+            };
+            // One that was interrupted may have been executed, but then a reset has read them.
+            changed |= withheld.answer.as_ref().is_some_and(|answer| answer.entry.status().is_success());
+        }
+        if changed {
+            // After a failure what follows it reads them.
+            self.refresh_namespaces()?;
+        }
+        for withheld in self.withheld.extract_if(.., |withheld| withheld.answer.is_some()) {
+            if let Some(answer) = withheld.answer {
+                let _ = withheld.reply.send(answer);
+            }
+        }
+        Ok(())
     }
 
     /// Admin commands, time limits and events.
@@ -374,6 +431,22 @@ impl Manager {
         }
         in_order
     }
+}
+
+/// Whether namespaces, or their formats, may be others after a command. What a vendor's command does is not known; a
+/// Security Send may lock or revert a drive.
+fn changes_namespaces(entry: &SubmissionQueueEntry) -> bool {
+    matches!(
+        entry.opcode,
+        admin::FIRMWARE_COMMIT
+            | admin::NAMESPACE_MANAGEMENT
+            | admin::NAMESPACE_ATTACHMENT
+            | admin::CAPACITY_MANAGEMENT
+            | admin::FORMAT_NVM
+            | admin::SECURITY_SEND
+            | admin::SANITIZE
+            | FIRST_VENDOR_ADMIN..
+    )
 }
 
 /// Looks whether the system has told of the drive's removal or of an error of its link.
