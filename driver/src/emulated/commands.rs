@@ -38,6 +38,8 @@ const CHANGES_BLOCKS: CommandEffects = PLAIN.with_logical_block_content_change(t
 const FORMATS: CommandEffects = CHANGES_BLOCKS.with_namespace_capability_change(true).with_execution(1);
 /// CCC.
 const CHANGES_CONTROLLER: CommandEffects = PLAIN.with_controller_capability_change(true);
+/// LBCC, with no other command at all meanwhile.
+const SANITIZES: CommandEffects = CHANGES_BLOCKS.with_execution(2);
 /// NIC, with no other command for the namespace meanwhile.
 const CHANGES_INVENTORY: CommandEffects = PLAIN.with_namespace_inventory_change(true).with_execution(1);
 
@@ -61,6 +63,9 @@ const ADMIN: &[Command] = &[
     command(admin::NAMESPACE_MANAGEMENT, CHANGES_INVENTORY, Oacs::NAMESPACE_MANAGEMENT.bits(), When::Always),
     command(admin::NAMESPACE_ATTACHMENT, CHANGES_INVENTORY, Oacs::NAMESPACE_MANAGEMENT.bits(), When::Always),
     command(admin::DOORBELL_BUFFER_CONFIG, PLAIN, Oacs::DOORBELL_BUFFER_CONFIG.bits(), When::ShadowDoorbells),
+    command(admin::DEVICE_SELF_TEST, PLAIN, Oacs::DEVICE_SELF_TEST.bits(), When::Always),
+    // Promised by SANICAP.
+    command(admin::SANITIZE, SANITIZES, 0, When::Always),
     command(admin::FORMAT_NVM, FORMATS, Oacs::FORMAT_NVM.bits(), When::Always),
 ];
 
@@ -97,6 +102,19 @@ fn find<'a>(commands: &'a [Command], device: &Device, opcode: u8) -> Option<&'a 
 /// Whether the drive has an admin command.
 pub(super) fn offers_admin(device: &Device, opcode: u8) -> bool {
     find(ADMIN, device, opcode).is_some()
+}
+
+/// Whether an admin command runs while a sanitize operation goes on, or after one failed (NVMe Base 1.4, 8.15.1).
+pub(super) fn runs_while_sanitizing(opcode: u8) -> bool {
+    !matches!(
+        opcode,
+        admin::FIRMWARE_COMMIT
+            | admin::FIRMWARE_IMAGE_DOWNLOAD
+            | admin::DEVICE_SELF_TEST
+            | admin::NAMESPACE_MANAGEMENT
+            | admin::NAMESPACE_ATTACHMENT
+            | admin::FORMAT_NVM
+    )
 }
 
 /// Whether the drive has an I/O command, as it is configured.

@@ -147,6 +147,11 @@ impl Device {
         Ok(device)
     }
 
+    /// Hours since the drive was made.
+    pub(super) fn power_on_hours(&self) -> u64 {
+        self.since.elapsed().as_secs() / 3600
+    }
+
     /// Bytes that one command may move.
     pub(super) fn max_transfer(&self) -> usize {
         PAGE << self.config.mdts
@@ -352,7 +357,7 @@ impl Device {
     /// no later one touches host memory until the controller is enabled again.
     pub(super) fn reset(&self) {
         self.running.store(false, Ordering::Release);
-        self.admin.enter().state.reset();
+        self.admin.enter().state.reset(self.power_on_hours());
         for gate in &self.io {
             gate.enter().state.reset();
         }

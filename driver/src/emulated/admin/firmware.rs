@@ -73,6 +73,11 @@ impl Firmware {
         &self.running
     }
 
+    /// Whether an activation waits for the next reset.
+    pub(super) fn waits_for_reset(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// A controller reset activates what waits for it, and has the drive forget what was not committed.
     pub(super) fn reset(&mut self) {
         self.pieces.clear();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gangway_spec::Status;
 use gangway_spec::command::NSID_BROADCAST;
+use gangway_spec::log::SelfTestResult;
 
 use super::operation::Clock;
 use super::{AdminCommand, invalid_field};
@@ -60,6 +61,7 @@ impl AdminCommand<'_> {
         }
         let dps = (cdw10 >> 5 & 0xf) as u8;
         let format = Format::new((cdw10 & 0xf) as u8, cdw10 & 1 << 4 != 0, dps, device.store.keeps_data())?;
+        self.admin.self_tests.end(SelfTestResult::ABORTED_BY_FORMAT, device.power_on_hours());
         for namespace in &old {
             namespace.refuse(Some(Status::FORMAT_IN_PROGRESS));
         }

@@ -10,7 +10,10 @@ use gangway_spec::{IdentifyController, IdentifyNamespace, Status};
 use zerocopy::IntoBytes;
 
 use super::namespaces::CONTROLLER_ID;
-use super::{ABORT_LIMIT, Admin, AdminCommand, Answer, EVENT_REQUEST_LIMIT, firmware, format, invalid_field};
+use super::{
+    ABORT_LIMIT, Admin, AdminCommand, Answer, EVENT_REQUEST_LIMIT, firmware, format, invalid_field, sanitize,
+    self_test,
+};
 use crate::emulated::commands;
 use crate::emulated::device::Device;
 use crate::emulated::error_log;
@@ -200,6 +203,9 @@ fn identify_controller(device: &Device, admin: &Admin) -> IdentifyController {
     controller.frmw = firmware::UPDATES;
     controller.fwug = firmware::GRANULARITY;
     controller.mtfa = firmware::ACTIVATION_TIME.into();
+    controller.edstt = self_test::EXTENDED_MINUTES.into();
+    controller.dsto = self_test::OPTIONS;
+    controller.sanicap = sanitize::CAPABILITIES.into();
     controller.lpa = (Lpa::COMMANDS_SUPPORTED_AND_EFFECTS | Lpa::EXTENDED_DATA).bits();
     controller.elpe = (error_log::ENTRIES - 1) as u8;
     controller.wctemp = WARNING_TEMPERATURE.into();

@@ -64,6 +64,8 @@ impl AdminCommand<'_> {
                 log.as_bytes().to_vec()
             }
             lid::FIRMWARE_SLOT => self.admin.firmware.log().as_bytes().to_vec(),
+            lid::DEVICE_SELF_TEST => self.admin.self_tests.log().as_bytes().to_vec(),
+            lid::SANITIZE_STATUS => self.admin.sanitizing.log(self.device).as_bytes().to_vec(),
             lid::COMMANDS_SUPPORTED_AND_EFFECTS => {
                 commands::effects_log(self.device, get.csi).as_bytes().to_vec()
             }
@@ -96,7 +98,7 @@ fn smart_log(device: &Device) -> SmartLog {
     log.host_read_commands = u128::from(counters.reads).into();
     log.host_write_commands = u128::from(counters.writes).into();
     log.power_cycles = 1.into();
-    log.power_on_hours = u128::from(device.since.elapsed().as_secs() / 3600).into();
+    log.power_on_hours = u128::from(device.power_on_hours()).into();
     log.media_errors = u128::from(counters.media_errors).into();
     log.error_log_entries = u128::from(lock(&device.error_log).count()).into();
     log

@@ -9,6 +9,8 @@ mod logs;
 mod namespaces;
 mod operation;
 mod queues;
+mod sanitize;
+mod self_test;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -29,6 +31,8 @@ use events::Events;
 use features::Features;
 use firmware::Firmware;
 use format::Formatting;
+use sanitize::Sanitizing;
+use self_test::SelfTests;
 
 /// Abort commands that may be outstanding (ACL + 1). They are executed at once, unless a fault holds them up.
 pub(super) const ABORT_LIMIT: u8 = 4;
@@ -50,6 +54,8 @@ pub(super) struct Admin {
     /// Cleared by reset; queue identifiers granted by Number of Queues.
     granted: Granted,
     firmware: Firmware,
+    self_tests: SelfTests,
+    sanitizing: Sanitizing,
     /// The format that goes on.
     formatting: Option<Formatting>,
     /// The namespaces of the Changed Namespace List.
@@ -76,6 +82,8 @@ impl Admin {
             has_io_queues: false,
             granted: Granted { submission: config.queues, completion: config.queues },
             firmware: Firmware::default(),
+            self_tests: SelfTests::default(),
+            sanitizing: Sanitizing::default(),
             formatting: None,
             changed_namespaces: BTreeSet::new(),
             config: config.clone(),
@@ -88,7 +96,7 @@ impl Admin {
     }
 
     /// Forgets what a controller reset forgets.
-    pub(super) fn reset(&mut self) {
+    pub(super) fn reset(&mut self, power_on_hours: u64) {
         self.sq = None;
         self.events = Events::default();
         self.held = Held::default();
@@ -97,6 +105,7 @@ impl Admin {
         self.has_io_queues = false;
         self.granted = Granted { submission: self.config.queues, completion: self.config.queues };
         self.firmware.reset();
+        self.self_tests.reset(power_on_hours);
         // Nobody is left to wait for it.
         if let Some(formatting) = self.formatting.take() {
             formatting.finish();
@@ -165,6 +174,8 @@ impl Device {
         let now = Instant::now();
         cq.settle(host, now);
         loop {
+            admin.self_tests.settle(self.power_on_hours());
+            admin.settle_sanitize(self);
             self.take_events().into_iter().for_each(|event| admin.events.raise(event));
             while cq.has_room()
                 && let Some(cid) = admin.finish_operations()
@@ -263,6 +274,11 @@ impl AdminCommand<'_> {
         if !commands::offers_admin(self.device, self.entry.opcode) {
             return Status::INVALID_OPCODE.with_dnr().into();
         }
+        if let Some(status) = self.admin.sanitizing.refusal()
+            && !commands::runs_while_sanitizing(self.entry.opcode)
+        {
+            return status.into();
+        }
         let answer = match self.entry.opcode {
             opcode::admin::IDENTIFY => self.identify(),
             opcode::admin::CREATE_IO_CQ => self.create_completion_queue(),
@@ -282,6 +298,8 @@ impl AdminCommand<'_> {
             }
             opcode::admin::FIRMWARE_COMMIT => self.firmware_commit(),
             opcode::admin::FIRMWARE_IMAGE_DOWNLOAD => self.firmware_image_download(),
+            opcode::admin::DEVICE_SELF_TEST => self.device_self_test(),
+            opcode::admin::SANITIZE => self.sanitize(),
             opcode::admin::NAMESPACE_MANAGEMENT => self.namespace_management(),
             opcode::admin::NAMESPACE_ATTACHMENT => self.namespace_attachment(),
             opcode::admin::FORMAT_NVM => return self.format_nvm().unwrap_or_else(Outcome::from),

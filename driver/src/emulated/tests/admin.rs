@@ -46,7 +46,7 @@ fn identify_controller_promises_what_works() {
     assert_eq!((controller.serial().as_ref(), controller.model().as_ref()), ("S1", "A Drive"));
     assert_eq!((controller.mdts, controller.nn.get(), controller.sqes, controller.cqes), (5, 3, 0x66, 0x44));
     assert_eq!(controller.ver.get(), 0x0001_0400);
-    let promised = Oacs::FORMAT_NVM | Oacs::NAMESPACE_MANAGEMENT | Oacs::FIRMWARE;
+    let promised = Oacs::FORMAT_NVM | Oacs::NAMESPACE_MANAGEMENT | Oacs::FIRMWARE | Oacs::DEVICE_SELF_TEST;
     assert_eq!(controller.oacs.get(), promised.bits());
     assert!(Oncs::from_bits_retain(controller.oncs.get()).contains(Oncs::COMPARE | Oncs::DATASET_MANAGEMENT));
     assert_eq!((controller.sgls.get(), controller.fuses.get(), controller.vwc & 1), (0, 0, 0));

@@ -10,7 +10,9 @@ mod fuzz;
 mod io;
 mod namespaces;
 mod queues;
+mod sanitize;
 mod scatter;
+mod self_test;
 mod zones;
 
 use gangway_spec::registers::{self, ControllerConfiguration, ControllerStatus};
