@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gangway_bridge::{DriveEvent, ReactorConfig};
 use gangway_driver::controller::EventKind;
-use gangway_driver::emulated::{Capabilities, EmulatedConfig, FaultId};
+use gangway_driver::emulated::{Backing, Capabilities, EmulatedConfig, FaultId};
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
 use gangway_spec::Status;
 use gangway_spec::aen::{self, AsyncEvent};
@@ -162,6 +162,23 @@ fn opening_a_drive_that_takes_for_ever_does_not_keep_commands_waiting() {
     drop(held);
     eventually("the drive is taken up again", || write(&mut queue, 4).is_success());
     assert_eq!(read(&mut queue), pattern(5, 4, 4096));
+}
+
+#[test]
+fn a_drive_whose_cache_lost_its_power_is_not_served_to_hosts_that_were_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let backing = Backing::File(folder.path().join("drive"));
+    let drive = EmulatedConfig { size: 64 << 20, backing, ..EmulatedConfig::default() };
+    let target = TestTarget::with(Setup { drives: vec![drive], ..Setup::default() });
+    let (_admin, mut queue) = target.queue(1);
+    assert!(write(&mut queue, 1).is_success());
+    target.probes[0].remove_for(Duration::from_millis(500));
+    // The first may have been with the drive.
+    let refused =
+        (0..2).map(|round| write(&mut queue, 10 + round)).find(|s| !s.is(Status::COMMAND_INTERRUPTED));
+    let status = refused.unwrap();
+    assert!(status.is(Status::NAMESPACE_NOT_READY), "{status}");
+    assert!(write(&mut queue, 20).is(Status::NAMESPACE_NOT_READY), "it was there again all the time");
 }
 
 /// A drive with serial number FIRST is removed, and in its place is one with this serial number.

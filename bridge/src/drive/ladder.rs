@@ -11,6 +11,7 @@ use gangway_spec::opcode;
 use gangway_spec::status::Status;
 
 use super::manager::{Condition, Held, Manager, Setback};
+use super::power::Power;
 use super::{DriveEvent, limits};
 
 /// Commands that are beyond their time limits, in the order in which that was noticed.
@@ -241,6 +242,11 @@ impl Manager {
         if let Some(difference) = self.info.difference(controller, self.reactors.len()) {
             return Err(Setback::Failed(difference));
         }
+        let power = Power::read(controller);
+        if let Some(loss) = self.power.loss_in_reset(&power) {
+            return Err(Setback::Failed(loss));
+        }
+        self.power = power;
         self.refresh_namespaces()?;
         self.create_pairs(pairs)?;
         Ok(())

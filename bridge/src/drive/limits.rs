@@ -28,8 +28,8 @@ pub(super) const RESETS: u32 = 3;
 /// How long the drive is left alone before it is reset once more.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long commands to a drive that was removed are held, in case it comes back at once: after that they are answered
-/// with an error.
+/// How long commands to a drive that was removed are held, in case it comes back at once with its power on: after that they
+/// are answered with an error.
 pub(super) const HOLD: Duration = Duration::from_secs(10);
 /// A drive that was removed is looked for after this time, and each time after one half more, up to [`LONGEST_LOOK`].
 pub(super) const FIRST_LOOK: Duration = Duration::from_millis(200);

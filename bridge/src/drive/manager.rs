@@ -8,6 +8,7 @@ use gangway_driver::dma::CommandData;
 use gangway_driver::function::{FunctionError, Interrupt, Notices};
 use gangway_driver::queue::{Completion, QueuePair};
 use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::feature::fid;
 use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, admin};
 use gangway_spec::status::Status;
 use tokio::sync::{broadcast, oneshot};
@@ -17,6 +18,7 @@ use super::events::explain;
 use super::info::read_namespaces;
 use super::ladder::Ladder;
 use super::link::{AdminReply, DriveLink, Inbox, Request, Trouble};
+use super::power::Power;
 use super::removal::Search;
 use super::{DriveError, DriveEvent, DriveInfo, DriveNamespace, NamespaceChange, Opener, limits};
 use crate::reactor::{DriveState, Message, ReactorHandle};
@@ -70,6 +72,8 @@ pub(super) struct Manager {
     namespaces: Vec<DriveNamespace>,
     pub(super) condition: Condition,
     pub(super) admin: Admin,
+    /// What the drive last said of its power.
+    pub(super) power: Power,
     /// Commands that are answered when it is known what they changed.
     withheld: Vec<Withheld>,
     pub(super) ladder: Ladder,
@@ -106,6 +110,7 @@ impl Manager {
             info,
             condition: Condition::Works(Box::new(controller)),
             admin,
+            power: Power::default(),
             withheld: Vec::new(),
             ladder: Ladder::default(),
             health: Instant::now(),
@@ -120,6 +125,7 @@ impl Manager {
     }
 
     pub(super) fn run(mut self) {
+        self.note_power();
         loop {
             self.sleep();
             while let Some(request) = self.inbox.next() {
@@ -166,7 +172,7 @@ impl Manager {
     fn obey(&mut self, request: Request) -> Option<oneshot::Sender<bool>> {
         match request {
             Request::Admin(mut request) => {
-                if changes_namespaces(&request.entry) {
+                if needs_a_look(&request.entry) {
                     request.reply = self.withhold(request.reply);
                 }
                 self.admin.push(request);
@@ -220,6 +226,7 @@ impl Manager {
         if changed {
             // After a failure what follows it reads them.
             self.refresh_namespaces()?;
+            self.note_power();
         }
         for withheld in self.withheld.extract_if(.., |withheld| withheld.answer.is_some()) {
             if let Some(answer) = withheld.answer {
@@ -267,6 +274,13 @@ impl Manager {
             self.tell(DriveEvent::Reported(event));
         }
         if std::mem::take(&mut self.stale) || changed { self.refresh_namespaces() } else { Ok(()) }
+    }
+
+    /// Remembers what the drive says of its power.
+    pub(super) fn note_power(&mut self) {
+        if let Condition::Works(controller) = &mut self.condition {
+            self.power = Power::read(controller);
+        }
     }
 
     /// What follows when something did not work.
@@ -433,20 +447,23 @@ impl Manager {
     }
 }
 
-/// Whether namespaces, or their formats, may be others after a command. What a vendor's command does is not known; a
+/// Whether namespaces, their formats or the volatile write cache may be others after a command. What a vendor's command does is not known; a
 /// Security Send may lock or revert a drive.
-fn changes_namespaces(entry: &SubmissionQueueEntry) -> bool {
-    matches!(
-        entry.opcode,
-        admin::FIRMWARE_COMMIT
-            | admin::NAMESPACE_MANAGEMENT
-            | admin::NAMESPACE_ATTACHMENT
-            | admin::CAPACITY_MANAGEMENT
-            | admin::FORMAT_NVM
-            | admin::SECURITY_SEND
-            | admin::SANITIZE
-            | FIRST_VENDOR_ADMIN..
-    )
+fn needs_a_look(entry: &SubmissionQueueEntry) -> bool {
+    let switches_cache = entry.opcode == admin::SET_FEATURES
+        && entry.cdw10.get().to_le_bytes()[0] == fid::VOLATILE_WRITE_CACHE;
+    switches_cache
+        || matches!(
+            entry.opcode,
+            admin::FIRMWARE_COMMIT
+                | admin::NAMESPACE_MANAGEMENT
+                | admin::NAMESPACE_ATTACHMENT
+                | admin::CAPACITY_MANAGEMENT
+                | admin::FORMAT_NVM
+                | admin::SECURITY_SEND
+                | admin::SANITIZE
+                | FIRST_VENDOR_ADMIN..
+        )
 }
 
 /// Looks whether the system has told of the drive's removal or of an error of its link.

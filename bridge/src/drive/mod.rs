@@ -28,6 +28,7 @@ mod ladder;
 mod limits;
 mod link;
 mod manager;
+mod power;
 mod removal;
 
 use std::io;

@@ -6,6 +6,9 @@
 //! device, so that a RAID above it goes on without it, and keeps its connection. It is not a status of the path (Internal
 //! Path Error): with those a multipath host whose only path this is would try for ever, at once and again.
 //!
+//! A drive with a volatile write cache goes on only when its SMART log shows that its power stayed on ([`Power`]): else
+//! writes that hosts believe to be safe may be lost, and it is refused as another drive in its place would be.
+//!
 //! A thread of its own opens the drive: the kernel may take more than a minute for that, as long as it waits for the drive
 //! that it was given back to come out of a reset. The manager goes on meanwhile, and the hold ends when it is to.
 
@@ -18,6 +21,7 @@ use gangway_spec::status::Status;
 
 use super::link::Request;
 use super::manager::{Condition, Held, Manager, Setback};
+use super::power::Power;
 use super::{DriveEvent, DriveInfo, Opener, limits};
 
 /// What came of looking for a drive: the drive, or why it cannot be had.
@@ -114,9 +118,9 @@ impl Manager {
     /// Opens the drive in a thread, which reports what came of it.
     fn start_opening(&mut self) {
         let (open, options, info) = (Arc::clone(&self.open), self.options.clone(), Arc::clone(&self.info));
-        let (reactors, link) = (self.reactors.len(), self.link.clone());
+        let (reactors, link, power) = (self.reactors.len(), self.link.clone(), self.power);
         let look = move || {
-            link.send(Request::Found(open_again(&open, options, &info, reactors)));
+            link.send(Request::Found(open_again(&open, options, &info, reactors, power)));
         };
         if let Err(error) = thread::Builder::new().name(format!("open-{}", self.index)).spawn(look) {
             self.found(Err(format!("no thread can be started to open it: {error}")));
@@ -130,7 +134,7 @@ impl Manager {
             search.failed(Instant::now());
             // Once for each reason: it is looked for often.
             if search.said != why {
-                tracing::info!(drive = %self.name, why, "it cannot be had yet");
+                tracing::warn!(drive = %self.name, why, "it cannot be had yet");
                 search.said = why;
             }
         }
@@ -144,6 +148,7 @@ impl Manager {
             self.refresh_namespaces().and_then(|()| self.create_pairs(&mut pairs).map_err(Setback::from));
         match taken {
             Ok(()) => {
+                self.note_power();
                 self.hand_out(pairs);
                 tracing::info!(drive = %self.name, "the drive is back and works");
                 self.tell(DriveEvent::Works);
@@ -163,13 +168,20 @@ impl Manager {
 }
 
 /// Opens what is in the place of a drive and starts it, if it is the drive that was there.
-fn open_again(open: &Mutex<Opener>, options: Options, info: &DriveInfo, reactors: usize) -> Found {
+fn open_again(
+    open: &Mutex<Opener>,
+    options: Options,
+    info: &DriveInfo,
+    reactors: usize,
+    power: Power,
+) -> Found {
     let function = {
         let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
         open().map_err(|error| error.to_string())?
     };
     let mut controller = Controller::start(function, options).map_err(|error| error.to_string())?;
-    match info.difference(&controller, reactors) {
+    let difference = info.difference(&controller, reactors);
+    match difference.or_else(|| power.loss(&Power::read(&mut controller))) {
         None => Ok(Box::new(controller)),
         Some(difference) => {
             if let Err(error) = controller.shutdown() {

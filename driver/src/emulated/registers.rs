@@ -34,7 +34,7 @@ pub(super) struct Registers {
     ready: bool,
     /// A fault holds up what CC.EN asked for last.
     pending: Option<Unready>,
-    shutdown: bool,
+    pub(super) shutdown: bool,
     /// CSTS.NSSRO: the NVM subsystem was reset.
     subsystem_reset: bool,
     interrupt_mask: u32,

@@ -97,7 +97,9 @@ fn smart_log(device: &Device) -> SmartLog {
     log.data_units_written = data_units(counters.units_written);
     log.host_read_commands = u128::from(counters.reads).into();
     log.host_write_commands = u128::from(counters.writes).into();
-    log.power_cycles = 1.into();
+    let (outages, unsafe_outages) = device.outages();
+    log.power_cycles = u128::from(1 + outages).into();
+    log.unsafe_shutdowns = u128::from(unsafe_outages).into();
     log.power_on_hours = u128::from(device.power_on_hours()).into();
     log.media_errors = u128::from(counters.media_errors).into();
     log.error_log_entries = u128::from(lock(&device.error_log).count()).into();

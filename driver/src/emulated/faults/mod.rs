@@ -32,6 +32,8 @@ pub(super) struct Faults {
     gone: AtomicBool,
     /// ... and when it comes back.
     back_at: Mutex<Option<Instant>>,
+    /// How often its power was off, and how often of these it was not shut down before.
+    outages: (AtomicU64, AtomicU64),
 }
 
 struct Declared {
@@ -225,11 +227,19 @@ impl Device {
         !back
     }
 
+    /// How often its power was off, and how often of these it was not shut down before.
+    pub(super) fn outages(&self) -> (u64, u64) {
+        let (all, unsafe_ones) = &self.faults.outages;
+        (all.load(Ordering::Relaxed), unsafe_ones.load(Ordering::Relaxed))
+    }
+
     /// The drive is there again, as after its power was switched on.
     fn come_back(&self) {
         let mut registers = lock(&self.registers);
         // Another thread may have seen the same and been quicker; what the host did since is not to be undone.
         if self.faults.gone.load(Ordering::Acquire) {
+            self.faults.outages.0.fetch_add(1, Ordering::Relaxed);
+            self.faults.outages.1.fetch_add(u64::from(!registers.shutdown), Ordering::Relaxed);
             self.reset_all(&mut registers);
             self.faults.gone.store(false, Ordering::Release);
         }
