@@ -7,7 +7,7 @@
 //!
 //! On one thread, the one that calls [`Server::run`]. Doorbells are memory that the client writes to, since drivers
 //! (SPDK's) demand that, and so nobody is woken when one is rung: they are looked at. Right after something happened that
-//! is done without a pause; then in steps that grow to [`LONGEST_PAUSE`], and not at all while the controller is
+//! is done without a pause; then in steps that grow to 2 ms, and not at all while the controller is
 //! disabled. Messages are noticed at once.
 //!
 //! # What a client may do
