@@ -38,6 +38,9 @@ static TAKING: Mutex<()> = Mutex::new(());
 /// What the handler needs; set before the handler is installed, never changed after.
 static HANDLER: OnceLock<Handler> = OnceLock::new();
 
+/// The handler is installed; guarded by `TAKING`.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
 struct Handler {
     /// A file of one page of ones.
     ones: File,
@@ -78,7 +81,7 @@ impl Drop for BusGuard {
 
 /// Installs the handler once; called with `TAKING` held.
 fn install() -> io::Result<()> {
-    if HANDLER.get().is_some() {
+    if INSTALLED.load(Ordering::Relaxed) {
         return Ok(());
     }
     let page = rustix::param::page_size();
@@ -101,6 +104,7 @@ fn install() -> io::Result<()> {
     if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) } < 0 {
         return Err(io::Error::last_os_error());
     }
+    INSTALLED.store(true, Ordering::Relaxed);
     Ok(())
 }
 
@@ -156,14 +160,17 @@ fn stand_in(handler: &Handler, slot: &Slot, address: usize) -> bool {
 
 /// Does what would have happened without this module.
 fn pass_on(previous: &libc::sigaction, signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel passes a valid `siginfo_t`.
+    let sent = unsafe { (*info).si_code } <= 0;
     match previous.sa_sigaction {
+        // What a process sends is ignored, as it was. A fault never is.
+        libc::SIG_IGN if sent => {}
         libc::SIG_DFL | libc::SIG_IGN => {
             // Back to what was; a fault then happens again and ends the process with the right signal and
             // place. SAFETY: `previous` is what the kernel reported as the action of this signal.
             unsafe { libc::sigaction(signal, previous, ptr::null_mut()) };
-            // SAFETY: the kernel passes a valid `siginfo_t`.
-            if unsafe { (*info).si_code } <= 0 {
-                // Sent by a process, so it would not happen again by itself.
+            if sent {
+                // It would not happen again by itself.
                 // SAFETY: raising a signal is allowed in a handler.
                 unsafe { libc::raise(signal) };
             }
@@ -309,5 +316,23 @@ mod tests {
             return fault_beside_a_guarded_area();
         }
         assert_eq!(child(NAME, "handler").code(), Some(42));
+    }
+
+    #[test]
+    fn a_signal_that_was_ignored_still_is_and_the_handler_stays() {
+        const NAME: &str = "a_signal_that_was_ignored_still_is_and_the_handler_stays";
+        if std::env::var_os(CHILD).is_some() {
+            // SAFETY: nothing of this process relies on SIGBUS.
+            unsafe { libc::signal(libc::SIGBUS, libc::SIG_IGN) };
+            let (map, file) = mapping(1);
+            let guard = guard(&map);
+            // SAFETY: the handler returns.
+            unsafe { libc::raise(libc::SIGBUS) };
+            file.set_len(0).unwrap();
+            assert_eq!(read(&map, 0), u32::MAX);
+            assert!(guard.gone());
+            return;
+        }
+        assert_eq!(child(NAME, "ignored").code(), Some(0));
     }
 }

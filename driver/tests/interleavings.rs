@@ -155,5 +155,7 @@ fn who_knows_that_the_next_run_began_knows_that_this_one_ended() {
         }
         thread.join().unwrap();
         assert_eq!(run.patience(), 5, "the longer patience counts");
+        run.be_patient_only(2);
+        assert_eq!(run.patience(), 2, "until it is withdrawn");
     });
 }

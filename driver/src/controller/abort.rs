@@ -98,6 +98,7 @@ impl Controller {
 
     /// Asks the controller to abort command `cid` of queue `qid`, and waits for its answer: 5 s at most. When as many
     /// Abort commands are outstanding as the controller allows, it waits for one of them first, within the same time.
+    /// Answers to earlier ones of the same queue and identifier that nobody took are dropped.
     ///
     /// # Errors
     /// As [`Controller::admin`]. That the command was not aborted, or Abort was refused, is no error.
@@ -115,6 +116,8 @@ impl Controller {
                 return Ok(answers.swap_remove(found).outcome);
             }
             if !submitted {
+                // Of an earlier command that went by the same identifier.
+                self.aborts.answers.retain(|answer| (answer.qid, answer.cid) != (qid, cid));
                 match self.submit_abort(qid, cid) {
                     Ok(()) => submitted = true,
                     Err(

@@ -59,7 +59,8 @@ impl Controller {
         data: AdminData<'_>,
     ) -> Result<(CompletionQueueEntry, Vec<u8>), ControllerError> {
         let buffer = match data {
-            AdminData::None => CommandData::None,
+            // There is no memory of no bytes.
+            AdminData::None | AdminData::In(0) | AdminData::Out([]) => CommandData::None,
             AdminData::In(len) => CommandData::Buffer(self.buffer(&entry, len, Direction::DeviceWrites)?),
             AdminData::Out(bytes) => {
                 let mut buffer = self.buffer(&entry, bytes.len(), Direction::DeviceReads)?;
@@ -263,13 +264,13 @@ impl Controller {
             match Tag::of(completion.user) {
                 Tag::Caller => self.kept.push(completion),
                 Tag::Awaited(_) => awaited.push(completion),
-                Tag::EventRequest => self.events.reported(&completion),
-                Tag::EventPage(event, parameter) => {
-                    if event == AsyncEvent::FIRMWARE_ACTIVATION_STARTING {
+                Tag::EventRequest => {
+                    // Before its page is asked for, which a controller that stops will not give.
+                    if self.events.reported(&completion) == Some(AsyncEvent::FIRMWARE_ACTIVATION_STARTING) {
                         self.expect_activation();
                     }
-                    self.events.read(event, parameter, &completion);
                 }
+                Tag::EventPage(event, parameter) => self.events.read(event, parameter, &completion),
                 Tag::Abort { qid, cid } => self.aborts.completed(qid, cid, &completion),
             }
         }

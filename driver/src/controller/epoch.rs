@@ -26,7 +26,8 @@ impl Epoch {
         Self { number: self.number + 1, ..self }
     }
 
-    /// The proof that this run is over. Only for who saw CSTS.RDY go to 0 after CC.EN did.
+    /// The proof that this run is over. Only for who saw CSTS.RDY go to 0 after CC.EN did, or knows that the function is cut
+    /// off from memory.
     pub(crate) fn stopped(self) -> Stopped {
         Stopped(self)
     }
@@ -66,8 +67,16 @@ impl Run {
 
     /// Puts the deadlines of all commands off that end before `then`: the controller has said why it takes longer.
     pub(crate) fn be_patient_until(&self, then: Instant) {
-        let patience = then.saturating_duration_since(self.began).as_nanos();
-        self.signals.be_patient(u64::try_from(patience).unwrap_or(u64::MAX));
+        self.signals.be_patient(self.nanoseconds_until(then));
+    }
+
+    /// Puts them off until `then` only, whatever was said before: the reason for it is gone.
+    pub(crate) fn be_patient_only_until(&self, then: Instant) {
+        self.signals.be_patient_only(self.nanoseconds_until(then));
+    }
+
+    fn nanoseconds_until(&self, then: Instant) -> u64 {
+        u64::try_from(then.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Before this no command is overdue.
@@ -76,8 +85,9 @@ impl Run {
     }
 }
 
-/// Proof that a controller was stopped (CC.EN is 0, and CSTS.RDY was seen to be 0), so that it touches none of the
-/// memory of the queue pairs that were made before. Only a [`Controller`](super::Controller) makes it.
+/// Proof that a controller was stopped (CC.EN is 0, and CSTS.RDY was seen to be 0, or its function was reset), or that its
+/// function was cut off from memory, whatever the controller does: so it touches none of the memory of the queue pairs
+/// that were made before. Only a [`Controller`](super::Controller) makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped(Epoch);
 

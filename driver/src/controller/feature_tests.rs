@@ -326,7 +326,16 @@ fn a_zone_append_may_be_as_long_as_the_smaller_of_two_limits() {
         state.set(cns::IO_COMMAND_SET_CONTROLLER, ZONED, 0, &IdentifyZonedController::default());
     });
     let mut controller = drive.start(Options::default()).unwrap();
-    for (zasl, limit) in [(0, 128 << 10), (2, 16 << 10), (5, 128 << 10), (9, 128 << 10), (255, 128 << 10)] {
+    let longest = 128 << 10;
+    for (zasl, limit) in [
+        (0, longest),
+        (2, 16 << 10),
+        (5, longest),
+        (9, longest),
+        (52, longest),
+        (63, longest),
+        (255, longest),
+    ] {
         let mut zoned = IdentifyZonedController::default();
         zoned.zasl = zasl;
         drive.state.lock().unwrap().set(cns::IO_COMMAND_SET_CONTROLLER, ZONED, 0, &zoned);

@@ -49,11 +49,14 @@ impl Controller {
         if !status.rdy() || !self.enabled {
             return Health::NotReady;
         }
+        let now = Instant::now();
         if !status.pp() {
-            self.paused_since = None;
+            if self.paused_since.take().is_some() {
+                // What was expected to take longer is over.
+                self.run.be_patient_only_until(now + PAUSE_GRACE);
+            }
             return Health::Working;
         }
-        let now = Instant::now();
         let since = *self.paused_since.get_or_insert(now);
         if now.duration_since(since) < self.limits.activation().max(LONGEST_PAUSE) {
             self.run.be_patient_until(now + PAUSE_GRACE);
@@ -61,8 +64,14 @@ impl Controller {
         Health::Paused
     }
 
-    /// The controller is about to stop for a while: it has told so.
+    /// The controller is about to stop for a while: it has told so. It is given what it states for that (MTFA), two
+    /// minutes at most and when it states nothing: it may never stop, and for as long as it says that it pauses
+    /// [`Controller::health`] gives it more.
     pub(super) fn expect_activation(&mut self) {
-        self.run.be_patient_until(Instant::now() + self.limits.activation() + PAUSE_GRACE);
+        let expected = match self.limits.activation() {
+            Duration::ZERO => LONGEST_PAUSE,
+            stated => stated.min(LONGEST_PAUSE),
+        };
+        self.run.be_patient_until(Instant::now() + expected + PAUSE_GRACE);
     }
 }

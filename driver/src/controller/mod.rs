@@ -298,7 +298,11 @@ impl Controller {
     }
 
     /// Shuts the controller down in order (CC.SHN), so that it loses no data it promised to keep when its power goes,
-    /// and stops it. The controller writes out its volatile write cache in that; no Flush is needed before. Takes as long as the controller states (RTD3E), 60 seconds at most.
+    /// and stops it. The controller writes out its volatile write cache in that; no Flush is needed before.
+    ///
+    /// The shutdown is given as long as the controller states (RTD3E), 5 to 60 s. Then the controller is disabled, which
+    /// may take what it states for that besides (CAP.TO or CRTO, ten minutes at most). The shutdown of one that failed
+    /// (CSTS.CFS) is not waited for.
     ///
     /// # Errors
     /// As [`Controller::disable`]. That only the shutdown does not finish is no error: the controller is stopped all the

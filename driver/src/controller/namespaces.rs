@@ -160,7 +160,10 @@ impl Controller {
         let zoned: Box<IdentifyZonedController> = self.parse(&data)?;
         let limit = match zoned.zasl {
             0 => u64::MAX,
-            shift => (PAGE_SIZE as u64).checked_shl(shift.into()).unwrap_or(u64::MAX),
+            shift => {
+                let pages = 1_u64.checked_shl(shift.into()).unwrap_or(u64::MAX);
+                pages.saturating_mul(PAGE_SIZE as u64)
+            }
         };
         // Not more than a u32 is.
         Ok(limit.min(u64::from(self.max_transfer)) as u32)

@@ -58,6 +58,18 @@ fn a_command_that_the_controller_still_has_is_aborted() {
 }
 
 #[test]
+fn the_answer_to_an_earlier_abort_is_not_taken_for_that_of_this_one() {
+    let (mut controller, _probe) = start(SLOW);
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    let cid = write(&controller, &mut pair, 7);
+    controller.submit_abort(1, cid).unwrap();
+    settle(&mut controller);
+    assert_eq!(controller.abort(1, cid).unwrap(), AbortOutcome::NotAborted, "it is gone");
+    assert!(controller.take_abort_answers().is_empty());
+    controller.delete_io_queue_pair(pair).unwrap();
+}
+
+#[test]
 fn no_more_aborts_are_outstanding_than_the_controller_takes() {
     let (mut controller, _probe) = start(SLOW);
     let limit = controller.abort_limit();
@@ -410,6 +422,51 @@ fn a_notice_of_firmware_activation_puts_deadlines_off() {
     assert_eq!(controller.take_events()[0].kind(), EventKind::FirmwareActivationStarting);
     assert_eq!(pair.overdue(soon), None);
     assert!(pair.overdue(soon + Duration::from_secs(3600)).is_some());
+}
+
+#[test]
+fn deadlines_are_put_off_when_an_activation_is_told_of_and_no_longer_than_it_takes() {
+    let (function, probe) = EmulatedFunction::with_probe(config(SLOW), &DmaDomain::new()).unwrap();
+    let rig = Arc::<Rig>::default();
+    let function = Box::new(Rigged { function, rig: Arc::clone(&rig) });
+    let mut controller = Controller::start(function, Options::default()).unwrap();
+    // An hour and more, which is not believed.
+    controller.limits = TimeLimits::new(&Options::default(), Duration::ZERO, u16::MAX);
+    let mut pair = controller.create_io_queue_pair().unwrap();
+    write(&controller, &mut pair, 1);
+    let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+    probe.raise_event(AsyncEvent::FIRMWARE_ACTIVATION_STARTING);
+    controller.reap_admin(&mut Vec::new()).unwrap();
+    assert!(controller.take_events().is_empty(), "its page is still to come");
+    assert_eq!(pair.overdue(after(100)), None);
+    assert!(pair.overdue(after(200)).is_some());
+
+    rig.set_csts(1 << 5);
+    assert_eq!(controller.health(), Health::Paused);
+    assert_eq!(pair.overdue(after(100)), None);
+    rig.set_csts(0);
+    assert_eq!(controller.health(), Health::Working);
+    assert!(pair.overdue(after(100)).is_some(), "it is over");
+}
+
+#[test]
+fn the_shutdown_of_a_controller_that_failed_is_not_waited_for() {
+    let (mut controller, rig) = rigged(Options::default());
+    // CSTS.SHST reads as a reserved value besides.
+    rig.set_csts(1 << 1 | 1 << 2);
+    let error = controller.registers().shut_down(Duration::from_secs(3600)).unwrap_err();
+    assert!(matches!(error, ControllerError::Fatal { .. }), "{error}");
+    assert!(!controller.shutdown().unwrap().in_order);
+}
+
+#[test]
+fn an_admin_command_may_transfer_no_bytes() {
+    let (mut controller, _probe) = start(None);
+    let mut entry = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
+    entry.cdw10.set(u32::from(fid::ASYNC_EVENT_CONFIGURATION));
+    controller.admin(entry, AdminData::Out(&[])).unwrap();
+    entry.opcode = opcode::admin::GET_FEATURES;
+    assert!(controller.admin(entry, AdminData::In(0)).unwrap().1.is_empty());
 }
 
 #[test]

@@ -157,15 +157,19 @@ impl<'a> Registers<'a> {
         Ok(())
     }
 
-    /// CC.SHN to normal, and wait until CSTS.SHST says that it is complete.
+    /// CC.SHN to normal, and wait until CSTS.SHST says that it is complete, or CSTS.CFS that it will never be.
     pub(super) fn shut_down(&self, limit: Duration) -> Result<(), ControllerError> {
         let cc = self.configuration()?;
         if !cc.en() {
             return Ok(());
         }
         self.function.write_register32(CC, cc.with_shn(ControllerConfiguration::SHN_NORMAL).into_bits())?;
-        self.wait(limit, "shut down (CSTS.SHST)", |csts| csts.shst() == ControllerStatus::SHST_COMPLETE)?;
-        Ok(())
+        let action = "shut down (CSTS.SHST)";
+        let complete = |csts: ControllerStatus| csts.shst() == ControllerStatus::SHST_COMPLETE;
+        if complete(self.wait(limit, action, |csts| complete(csts) || csts.cfs())?) {
+            return Ok(());
+        }
+        Err(ControllerError::Fatal { function: self.function.name().to_owned(), action: action.into() })
     }
 
     fn configuration(&self) -> Result<ControllerConfiguration, ControllerError> {

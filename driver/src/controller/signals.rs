@@ -32,6 +32,11 @@ impl Signals {
         self.patience.fetch_max(nanoseconds, Ordering::Relaxed);
     }
 
+    /// Withdraws what was said before: only before `nanoseconds` of the run have passed no command is overdue.
+    pub(crate) fn be_patient_only(&self, nanoseconds: u64) {
+        self.patience.store(nanoseconds, Ordering::Relaxed);
+    }
+
     /// Before so many nanoseconds of the run no command is overdue.
     pub(crate) fn patience(&self) -> u64 {
         self.patience.load(Ordering::Relaxed)

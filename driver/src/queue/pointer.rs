@@ -24,7 +24,8 @@ pub enum DataPointers {
     /// buffer and submit a read takes 509 instructions by SGL, and by PRPs 571 for 4 KiB, 675 for 16 KiB and 1263 for
     /// 128 KiB (callgrind, `cargo bench -p gangway-driver --bench commands`). Dataset Management goes by PRPs all the
     /// same, unless the drive takes SGLs that are longer than the data (SGLS bit 18): hosts give it a buffer for the
-    /// longest list there can be, because some drives read that much.
+    /// longest list there can be, because some drives read that much. So do commands with metadata in a buffer of its own, unless the drive
+    /// takes that beside an SGL (SGLS bit 17).
     #[default]
     Auto,
     /// PRPs, whatever the drive can do.
@@ -40,6 +41,8 @@ pub(crate) struct SglRules {
     unaligned: u64,
     /// Whether a buffer may be longer than what its command moves.
     longer: bool,
+    /// Whether metadata may lie in a buffer of its own beside an SGL.
+    metadata: bool,
     /// Whether what the rules do not allow goes by SGL too, for the drive to judge.
     always: bool,
 }
@@ -58,14 +61,20 @@ impl SglRules {
             DataPointers::Prp => return None,
             DataPointers::Sgl => true,
         };
-        Some(Self { unaligned, longer: sgls.contains(Sgls::LONGER_THAN_DATA), always })
+        Some(Self {
+            unaligned,
+            longer: sgls.contains(Sgls::LONGER_THAN_DATA),
+            metadata: sgls.contains(Sgls::METADATA_BYTE_ALIGNED),
+            always,
+        })
     }
 
-    /// Whether a command goes by SGL whose memory is this.
+    /// Whether a command goes by SGL whose memory is this, with or without metadata in a buffer of its own.
     #[inline]
-    pub(super) fn apply_to(self, opcode: u8, iova: u64, len: usize) -> bool {
+    pub(super) fn apply_to(self, opcode: u8, iova: u64, len: usize, metadata: bool) -> bool {
         self.always
             || ((iova | len as u64) & self.unaligned == 0
+                && (self.metadata || !metadata)
                 && (opcode != nvm::DATASET_MANAGEMENT || self.longer))
     }
 }
@@ -141,7 +150,8 @@ impl QueuePair {
         if len > self.max_transfer {
             return Err(too_long);
         }
-        if self.sgl.is_some_and(|rules| rules.apply_to(opcode, iova, len)) {
+        let metadata = data.len() > len;
+        if self.sgl.is_some_and(|rules| rules.apply_to(opcode, iova, len, metadata)) {
             // No longer than a buffer can be, which is a u32.
             return Ok(DataPointer::data_block(iova, len as u32));
         }

@@ -15,7 +15,7 @@ use gangway_spec::command::NSID_BROADCAST;
 use gangway_spec::feature::fid;
 use gangway_spec::identify::{IdentifyController, Oaes};
 use gangway_spec::log::{ErrorLogEntry, GetLogPage, SmartLog, lid};
-use gangway_spec::{SubmissionQueueEntry, opcode};
+use gangway_spec::{Status, SubmissionQueueEntry, opcode};
 
 pub use self::event::{ChangedNamespaces, Event, EventKind};
 use super::tag::Tag;
@@ -29,6 +29,9 @@ const MOST_REQUESTS: usize = 4;
 
 /// Events that wait for someone to take them. Beyond that the oldest is forgotten.
 const MOST_KEPT: usize = 64;
+
+/// Requests that fail one after the other before no more are made.
+const MOST_FAILURES: u32 = 16;
 
 /// The critical warnings of the SMART log that every controller can tell of (feature 0Bh, bits 4:0).
 const WARNINGS: u32 = (SmartLog::WARNING_SPARE
@@ -48,6 +51,10 @@ pub(super) struct Events {
     /// Pages that were asked for.
     reading: usize,
     ready: VecDeque<Event>,
+    /// Requests that failed since one was answered with an event.
+    failures: u32,
+    /// There was no memory for a page, and that was told.
+    starved: bool,
 }
 
 impl Events {
@@ -56,16 +63,24 @@ impl Events {
         *self = Self { ready: mem::take(&mut self.ready), ..Self::default() };
     }
 
-    /// A request was answered.
-    pub(super) fn reported(&mut self, completion: &Completion) {
+    /// A request was answered. Gives the event.
+    pub(super) fn reported(&mut self, completion: &Completion) -> Option<AsyncEvent> {
         self.requests = self.requests.saturating_sub(1);
         let status = completion.entry.status();
         if !status.is_success() {
-            // Asked again it would say the same.
-            tracing::warn!(%status, "the controller refuses a request for events");
-            self.wanted = self.requests;
-            return;
+            self.failures += 1;
+            let refused =
+                [Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED, Status::INVALID_OPCODE, Status::INVALID_FIELD];
+            if refused.iter().any(|&refused| status.is(refused)) || self.failures >= MOST_FAILURES {
+                // Asked again it would say the same.
+                tracing::warn!(%status, "the controller refuses a request for events");
+                self.wanted = self.requests;
+            } else {
+                tracing::debug!(%status, "a request for events failed, and is made again");
+            }
+            return None;
         }
+        self.failures = 0;
         let (event, parameter) =
             (AsyncEvent::from_dw0(completion.entry.dw0.get()), completion.entry.dw1.get());
         if names_page(event) {
@@ -73,6 +88,7 @@ impl Events {
         } else {
             self.keep(Event { event, parameter, page: Vec::new() });
         }
+        Some(event)
     }
 
     /// The page of an event has come.
@@ -168,9 +184,15 @@ impl Controller {
         }
         let length = page_length(event.log_page, &self.identify);
         let buffer = match self.domain().buffer(length, Direction::DeviceWrites) {
-            Ok(buffer) => buffer,
+            Ok(buffer) => {
+                self.events.starved = false;
+                buffer
+            }
             Err(error) => {
-                tracing::warn!(%error, %event, "no memory for the log page of an event");
+                // It is tried again whenever somebody looks.
+                if !mem::replace(&mut self.events.starved, true) {
+                    tracing::warn!(%error, %event, "no memory for the log page of an event");
+                }
                 return false;
             }
         };
@@ -206,5 +228,44 @@ fn page_length(page: u8, identify: &IdentifyController) -> usize {
         | lid::CHANGED_ZONE_LIST => PAGE_SIZE,
         lid::RESERVATION_NOTIFICATION => 64,
         _ => 512,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gangway_spec::CompletionQueueEntry;
+
+    use super::*;
+
+    fn fail(events: &mut Events, status: Status) {
+        let entry = CompletionQueueEntry::new(0, status);
+        events.reported(&Completion { user: 0, entry, data: CommandData::None });
+    }
+
+    #[test]
+    fn requests_are_made_again_unless_the_controller_takes_no_more() {
+        let outstanding = || Events { wanted: 4, requests: 4, ..Events::default() };
+        let mut events = outstanding();
+        fail(&mut events, Status::ABORT_REQUESTED);
+        assert_eq!(events.missing(), 1);
+        for refusal in
+            [Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED, Status::INVALID_OPCODE, Status::INVALID_FIELD]
+        {
+            let mut events = outstanding();
+            fail(&mut events, refusal.with_dnr());
+            assert_eq!((events.missing(), events.requests), (0, 3), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn requests_that_fail_again_and_again_are_given_up() {
+        let mut events = Events { wanted: 1, ..Events::default() };
+        let mut made = 0;
+        while events.missing() > 0 {
+            events.requests += 1;
+            made += 1;
+            fail(&mut events, Status::INTERNAL_ERROR);
+        }
+        assert_eq!(made, MOST_FAILURES);
     }
 }

@@ -65,14 +65,14 @@ fn the_two_lowest_bits_of_sgls_say_whether_and_how_sgls_are_used() {
         (0x1000, 510, true, false),
     ];
     for (iova, len, freely, aligned) in cases {
-        assert_eq!(any.apply_to(nvm::WRITE, iova, len), freely, "{iova:#x} {len}");
-        assert_eq!(dword.apply_to(nvm::WRITE, iova, len), aligned, "{iova:#x} {len}");
+        assert_eq!(any.apply_to(nvm::WRITE, iova, len, false), freely, "{iova:#x} {len}");
+        assert_eq!(dword.apply_to(nvm::WRITE, iova, len, false), aligned, "{iova:#x} {len}");
     }
-    assert!(!any.apply_to(nvm::DATASET_MANAGEMENT, 0x1000, 4096), "longer than its ranges");
+    assert!(!any.apply_to(nvm::DATASET_MANAGEMENT, 0x1000, 4096, false), "longer than its ranges");
     let longer = rules(Sgls::SUPPORTED | Sgls::LONGER_THAN_DATA).unwrap();
-    assert!(longer.apply_to(nvm::DATASET_MANAGEMENT, 0x1000, 4096));
+    assert!(longer.apply_to(nvm::DATASET_MANAGEMENT, 0x1000, 4096, false));
     let always = SglRules::of(Sgls::SUPPORTED_DWORD_ALIGNED, DataPointers::Sgl).unwrap();
-    assert!(always.apply_to(nvm::DATASET_MANAGEMENT, 0x1001, 4096));
+    assert!(always.apply_to(nvm::DATASET_MANAGEMENT, 0x1001, 4096, false));
 }
 
 #[test]
@@ -215,7 +215,11 @@ fn a_list_is_guarded_again_after_a_command_that_was_refused() {
 
 #[test]
 fn metadata_in_a_buffer_of_its_own_lies_behind_the_data() {
-    for sgl in [None, rules(Sgls::SUPPORTED)] {
+    let beside = Sgls::SUPPORTED | Sgls::METADATA_BYTE_ALIGNED;
+    let always = SglRules::of(Sgls::SUPPORTED, DataPointers::Sgl);
+    for (sgl, by_sgl) in
+        [(None, false), (rules(Sgls::SUPPORTED), false), (rules(beside), true), (always, true)]
+    {
         let mut b = sgl_bench(sgl);
         let (data, metadata) = (8 * 512, 8 * 8);
         let buffer = b.buffer(data + metadata, Direction::DeviceWrites);
@@ -225,6 +229,7 @@ fn metadata_in_a_buffer_of_its_own_lies_behind_the_data() {
         b.pair.submit_with_metadata(&read, buffer.into(), metadata, 9, deadline).unwrap();
         let entry = seen(&mut b);
         assert_eq!(entry.mptr.get(), iova + data as u64);
+        assert_eq!(entry.psdt() != 0, by_sgl, "{sgl:?}");
         b.device.write_data(&entry, &pattern(1, data));
         b.memory.write(entry.mptr.get(), &pattern(2, metadata));
         let done = complete(&mut b, &entry);
