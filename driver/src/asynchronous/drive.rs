@@ -14,6 +14,7 @@ use super::{QueueEnded, Shared, Stage, wake};
 #[must_use = "nothing completes unless this is polled"]
 pub struct Drive {
     shared: Rc<RefCell<Shared>>,
+    number: u64,
     #[cfg(feature = "tokio")]
     sleep: super::sleep::Sleep,
 }
@@ -22,8 +23,14 @@ impl Drive {
     pub(super) fn new(shared: Rc<RefCell<Shared>>) -> Self {
         #[cfg(feature = "tokio")]
         let sleep = super::sleep::Sleep::new(shared.borrow().pair.interrupt());
+        let number = {
+            let mut shared = shared.borrow_mut();
+            shared.drives_made += 1;
+            shared.drives_made
+        };
         Self {
             shared,
+            number,
             #[cfg(feature = "tokio")]
             sleep,
         }
@@ -62,7 +69,7 @@ impl Future for Drive {
             let idle = {
                 let mut shared = this.shared.borrow_mut();
                 // Who submits something has it rung for, wherever this sleeps.
-                shared.drive = Some(context.waker().clone());
+                shared.remember_drive(this.number, context);
                 shared.pair.outstanding() == 0
             };
             if idle || this.wait(context).is_pending() {
@@ -72,7 +79,21 @@ impl Future for Drive {
     }
 }
 
+impl Drop for Drive {
+    fn drop(&mut self) {
+        self.shared.borrow_mut().drives.retain(|(number, _)| *number != self.number);
+    }
+}
+
 impl Shared {
+    /// Remembers whom to wake when something is submitted. All of them are waked: any may be dropped before its turn.
+    fn remember_drive(&mut self, number: u64, context: &Context<'_>) {
+        match self.drives.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, waker)) => waker.clone_from(context.waker()),
+            None => self.drives.push((number, context.waker().clone())),
+        }
+    }
+
     /// Rings, and hands the completions there are to those who wait. Gives whether there were any.
     fn reap(&mut self) -> Result<bool, QueueEnded> {
         self.pair.ring();

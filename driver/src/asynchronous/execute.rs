@@ -14,6 +14,9 @@ use super::{ExecuteError, Shared, Stage, wake};
 use crate::dma::CommandData;
 use crate::queue::{Completion, Rejected, SubmitError};
 
+/// A hundred years: further than anybody looks, and yet something that can be added to now.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// A command that is submitted when this is polled first, and complete when it is done. Made by
 /// [`AsyncQueue::execute`](super::AsyncQueue::execute).
 #[must_use = "a command is not submitted before it is polled"]
@@ -105,10 +108,10 @@ impl Shared {
             let reason = if self.ended.is_some() { SubmitError::Stopped } else { SubmitError::Full };
             return Err(Rejected { data, reason });
         };
-        self.pair.submit(entry, data, index as u64, Instant::now() + limit)?;
+        self.pair.submit(entry, data, index as u64, Instant::now() + limit.min(LONGEST))?;
         self.free.pop();
         self.commands[index] = Stage::Outstanding(Some(context.waker().clone()));
-        self.due.extend(self.drive.take());
+        self.due.extend(self.drives.drain(..).map(|(_, waker)| waker));
         Ok(index)
     }
 

@@ -117,8 +117,10 @@ struct Shared {
     free: Vec<usize>,
     /// Who waits for room on the queue.
     blocked: Vec<Waker>,
-    /// Who looks for completions, while it waits.
-    drive: Option<Waker>,
+    /// Who looks for completions, while it waits: each [`Drive`] by its number.
+    drives: Vec<(u64, Waker)>,
+    /// How many of them were made.
+    drives_made: u64,
     /// Who is to be waked once nothing here is borrowed: what waking does is not known.
     due: Vec<Waker>,
     completions: Vec<Completion>,
@@ -159,7 +161,8 @@ impl AsyncQueue {
             commands: (0..capacity).map(|_| Stage::Free).collect(),
             free: (0..capacity).rev().collect(),
             blocked: Vec::with_capacity(capacity),
-            drive: None,
+            drives: Vec::new(),
+            drives_made: 0,
             due: Vec::with_capacity(2 * capacity + 1),
             completions: Vec::with_capacity(capacity),
             ended: None,
@@ -175,8 +178,8 @@ impl AsyncQueue {
         Execute::new(Rc::clone(&self.shared), *entry, data, limit)
     }
 
-    /// What looks for completions. To be polled by the same thread, as a task or beside other futures, and by one task at
-    /// a time. It ends when the queue pair is faulted, or finds the controller stopped.
+    /// What looks for completions. To be polled by the same thread, as a task or beside other futures. There may be
+    /// several. It ends when the queue pair is faulted, or finds the controller stopped.
     pub fn drive(&self) -> Drive {
         Drive::new(Rc::clone(&self.shared))
     }

@@ -1,7 +1,8 @@
 //! Sleep until a queue pair interrupts, by tokio's reactor.
 #![allow(unsafe_code)] // tokio must be promised that a descriptor stays open.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll};
 
 use tokio::io::Interest;
@@ -14,25 +15,18 @@ pub(super) const POLLS: u32 = 32;
 
 /// Waits for the interrupts of one queue pair.
 pub(super) struct Sleep {
-    interrupt: Option<AsyncFd<Vector>>,
+    interrupt: Option<AsyncFd<OwnedFd>>,
     polls: u32,
-}
-
-struct Vector(Interrupt);
-
-impl AsRawFd for Vector {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 impl Sleep {
     /// For a queue pair that signals this, if it signals anything.
     pub(super) fn new(interrupt: Option<&Interrupt>) -> Self {
         let register = |interrupt: &Interrupt| {
-            // SAFETY: the vector holds the eventfd open until it is dropped, which the `AsyncFd` does with itself, and
-            // always gives the same one.
-            unsafe { AsyncFd::register_with_interest(Vector(interrupt.clone()), Interest::READABLE) }
+            // A descriptor of its own: queue pairs may share a vector, and a reactor takes each descriptor once.
+            let eventfd = interrupt.as_fd().try_clone_to_owned()?;
+            // SAFETY: the descriptor is open until it is dropped, which the `AsyncFd` does with itself.
+            unsafe { AsyncFd::register_with_interest(eventfd, Interest::READABLE) }.map_err(io::Error::from)
         };
         // Another runtime may poll this.
         let in_tokio = tokio::runtime::Handle::try_current().is_ok();

@@ -113,6 +113,34 @@ fn a_drive_without_commands_sleeps_until_one_is_submitted() {
 }
 
 #[test]
+fn a_drive_sleeps_on_when_another_of_its_queue_has_ended() {
+    let bench = bench(8);
+    let (task, first, second) = (Task::new(), Task::new(), Task::new());
+    let (mut drive, mut other, mut command) = (bench.queue.drive(), bench.queue.drive(), bench.read());
+    assert!(first.poll(&mut drive).is_pending());
+    assert!(second.poll(&mut other).is_pending());
+    drop(other);
+    assert!(task.poll(&mut command).is_pending());
+    assert_eq!((first.wakes(), second.wakes()), (1, 0));
+    assert!(first.poll(&mut drive).is_pending());
+    assert_eq!(bench.device.rung_tail(), 1);
+    drop((command, drive));
+    assert_eq!(bench.end(), 1);
+}
+
+#[test]
+fn a_command_may_take_for_ever() {
+    let bench = bench(2);
+    let buffer = bench.domain.buffer(4096, Direction::DeviceWrites).unwrap();
+    let entry = SubmissionQueueEntry::new(nvm::READ);
+    let mut command = bench.queue.execute(&entry, buffer.into(), Duration::MAX);
+    assert!(Task::new().poll(&mut command).is_pending());
+    assert!(bench.queue.overdue(Instant::now() + Duration::from_secs(3600)).is_none());
+    drop(command);
+    assert_eq!(bench.end(), 1);
+}
+
+#[test]
 fn a_command_that_finds_the_queue_full_is_submitted_when_another_is_complete() {
     let mut bench = bench(2);
     let (first, second, driver) = (Task::new(), Task::new(), Task::new());
@@ -334,4 +362,15 @@ async fn a_drive_sleeps_until_the_queue_pair_interrupts() {
         assert_eq!(completion.unwrap().entry.result(), round);
     }
     queue.into_pair().unwrap().dismantle(&epoch.stopped()).unwrap();
+}
+
+#[cfg(feature = "tokio")]
+#[tokio::test(flavor = "current_thread")]
+async fn queue_pairs_that_share_a_vector_all_sleep_on_it() {
+    use crate::function::Interrupt;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    let signal = Interrupt::new(Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap()));
+    let sleeps = [(); 3].map(|()| sleep::Sleep::new(Some(&signal)));
+    assert!(sleeps.iter().all(sleep::Sleep::can_sleep));
 }

@@ -25,13 +25,13 @@ impl Controller {
     /// Stops a controller that does not follow [`Controller::disable`], or is gone: cuts its function off from memory.
     /// It is the same to its queue pairs.
     ///
-    /// A function that answers may be found in order again by [`Controller::restart`]. One that does not is given back to
-    /// the system, since that is the only proof left that it reaches nothing: everything that is asked of this controller
+    /// A function that could be cut off may be found in order again by [`Controller::restart`]. Any other, as one that does
+    /// not answer, is given back to the system, since that is the only proof left that it reaches nothing: everything that is asked of this controller
     /// then says that it is gone, and a drive that comes back is opened anew.
     ///
     /// # Errors
-    /// When the function cannot be cut off, or the system does not take it back within 5 s. All memory stays where it is
-    /// then; it may be tried again.
+    /// When the function cannot be cut off and the system does not take it back within 5 s. All memory stays where it is
+    /// then. It may be tried again: the system may have taken it back later.
     pub fn isolate(&mut self) -> Result<Stopped, ControllerError> {
         self.end_run();
         if let Err(error) = self.function.forbid_dma() {

@@ -9,9 +9,9 @@
 //!
 //! - A device is opened only behind an IOMMU, and can reach only what the domain maps, in the direction it is
 //!   mapped.
-//! - Bus mastering is switched on when the controller is known to be disabled, and off before anything is
-//!   unmapped: a function that is closed, or was just opened, does no DMA, whatever state its controller was
-//!   left in.
+//! - Bus mastering is switched on when the controller is known to be disabled, and off before a function that
+//!   answers is closed: one that was closed, or was just opened, does no DMA, whatever state its controller was
+//!   left in. One that does not answer is kept from memory by the IOMMU: its group is taken out of the container.
 //! - A device that is pulled out gives [`FunctionError::Gone`], never a signal.
 //! - A function that is dropped is closed, whoever still holds a doorbell of it: the system, which may be waiting to remove
 //!   the device, gets it back.

@@ -38,7 +38,7 @@ struct State {
 pub(super) enum Fate {
     /// It answers.
     Alive,
-    /// It hung up: it ended, and with it its view of our memory.
+    /// It hung up: it ended, and with it its view of our memory. That it did is taken on trust (see the module).
     Ended,
     /// It did not answer in time, or not in order. What it still does nobody knows.
     Lost,

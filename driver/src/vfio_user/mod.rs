@@ -9,7 +9,8 @@
 //! - No message is waited for longer than ten seconds. A server that ended, hangs, or answers nonsense is
 //!   [`FunctionError::Gone`] from then on, and never a signal or a panic.
 //! - Memory is given up only when the server confirmed that it unmapped it, or has hung up. That of one that hangs is
-//!   leaked.
+//!   leaked. A server that hangs up is trusted to have ended, or to touch no memory any more: a process that closes its
+//!   socket and goes on writing to what it mapped would write to memory that has other owners by then.
 //!
 //! # What this does not do
 //!
