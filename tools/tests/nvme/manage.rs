@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use crate::support::{Lab, Serve, arg, run};
 
 #[test]
@@ -80,4 +82,55 @@ fn an_image_is_sent_and_runs_after_a_reset_or_at_once() {
     run("fw-commit", "emulated:size=1MiB", &["-f", arg(&image), "-s", "2", "-a", "1", "--yes"]).good();
     let read_only = ["-f", arg(&image), "-s", "1", "--yes"];
     run("fw-commit", "emulated:size=1MiB", &read_only).refused(1, "Invalid Firmware Slot");
+}
+
+#[test]
+fn a_self_test_is_waited_for_and_its_result_stays_in_the_log() {
+    let device = "emulated:size=1MiB,operation=300ms";
+    let waited = run("device-self-test", device, &["-s", "1"]).good();
+    assert!(waited.text().contains("passed"), "{}", waited.text());
+
+    let serve = Serve::start(device, &["--allow", "tune"]);
+    let device = serve.device.as_str();
+    assert!(run("device-self-test", device, &[]).good().text().contains("no self-test runs"));
+    run("device-self-test", device, &["-s", "2", "--wait"]).good();
+    run("device-self-test", device, &["-s", "1", "--wait"]).good();
+    let log = run("self-test-log", device, &["--output", "json"]).good().json();
+    let report = |at: usize| {
+        (
+            &log["List of Valid Reports"][at]["Self test code"],
+            &log["List of Valid Reports"][at]["Self test result"],
+        )
+    };
+    assert_eq!(report(0), (&json!(1), &json!(0)), "the latest comes first: {log}");
+    assert_eq!(report(1), (&json!(2), &json!(0)), "{log}");
+    assert_eq!(report(2).1, &json!(15), "an empty place: {log}");
+}
+
+#[test]
+fn a_self_test_can_be_watched_and_ended() {
+    let serve = Serve::start("emulated:size=1MiB,operation=60s", &["--allow", "tune"]);
+    let device = serve.device.as_str();
+    run("device-self-test", device, &["-s", "2"]).good();
+    assert!(run("device-self-test", device, &[]).good().text().contains("an extended self-test runs"));
+    run("device-self-test", device, &["-s", "1"]).refused(1, "Self-test In Progress");
+    run("device-self-test", device, &["-s", "0xf"]).good();
+    assert!(run("device-self-test", device, &[]).good().text().contains("no self-test runs"));
+}
+
+#[test]
+fn a_sanitize_is_waited_for_and_leaves_nothing() {
+    let lab = Lab::new();
+    let secret = lab.path("secret");
+    fs::write(&secret, [0x5a; 4096]).unwrap();
+    let serve = Serve::start("emulated:size=1MiB,operation=300ms", &["--allow", "manage"]);
+    let device = serve.device.as_str();
+    let block = ["-s", "0", "-c", "0", "-z", "4096"];
+    run("write", device, &[&block[..], &["-d", arg(&secret), "--yes"]].concat()).good();
+    assert_eq!(run("read", device, &block).good().stdout, [0x5a; 4096]);
+    let done = run("sanitize", device, &["-a", "start-block-erase", "--yes"]).good();
+    assert!(done.stderr.contains("sanitize: "), "{}", done.stderr);
+    assert_eq!(run("read", device, &block).good().stdout, [0; 4096]);
+    let log = run("sanitize-log", device, &["--output", "json"]).good().text();
+    assert!(log.contains("sprog") && log.contains("65535"), "{log}");
 }
