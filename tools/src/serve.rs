@@ -244,8 +244,10 @@ impl Serve {
             let name = signals.next().await;
             tracing::info!("{name}: ending in order; a second signal ends at once");
         }
+        // Pinned out here, because dropping it would wait for the drives' threads.
+        let mut shutdown = std::pin::pin!(target.target.shutdown());
         let not_in_order = tokio::select! {
-            not_in_order = target.target.shutdown() => not_in_order,
+            not_in_order = &mut shutdown => not_in_order,
             name = signals.next() => {
                 eprintln!("error: {name} came while the drives were shut down: they are left as they are");
                 // Threads that wait for a drive would hold up any other end. The kernel takes the drives' memory away.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test that cannot go on fails.
 
 mod data;
+mod ending;
 mod inspect;
 mod manage;
 mod support;

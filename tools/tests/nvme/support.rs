@@ -1,10 +1,17 @@
 //! Runs the program.
 
 use std::io::{BufRead, BufReader, Write};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+/// How long something may take before it counts as never.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a run ended.
 pub(crate) struct Ended {
@@ -101,6 +108,8 @@ pub(crate) struct Serve {
     child: Child,
     /// The address of what it exports.
     pub(crate) device: String,
+    /// What it says on its standard error.
+    said: Receiver<String>,
 }
 
 impl Serve {
@@ -110,7 +119,7 @@ impl Serve {
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -120,7 +129,28 @@ impl Serve {
         let device = format!("tcp:{}:{}/{}", after("-a"), after("-s"), after("-n"));
         // Whatever else it says is read, so that it never has to wait for a reader.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, device }
+        let errors = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (say, said) = mpsc::channel();
+        std::thread::spawn(move || errors.map_while(Result::ok).for_each(|line| drop(say.send(line))));
+        Self { child, device, said }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it says this on its standard error.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, text: &str) {
+        let said = iter::from_fn(|| self.said.recv_timeout(PATIENCE).ok()).find(|line| line.contains(text));
+        assert!(said.is_some(), "it does not say {text:?}");
+    }
+
+    /// How it ends, and what it said that was not waited for.
+    pub(crate) fn end(mut self) -> Ended {
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        let said: Vec<String> = self.said.iter().collect();
+        Ended { code, stdout: Vec::new(), stderr: said.join("\n") }
     }
 }
 
