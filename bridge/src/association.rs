@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gangway_fabric::connect::ConnectRequest;
 use tokio::sync::watch;
 
+use crate::events::{Mailbox, News, Notice};
+
 /// One host's association with one controller of ours (NVMe Base 2.0, 3.3.2; NVMe over Fabrics 1.1, 1.5.2).
 #[derive(Debug)]
 pub(crate) struct Association {
@@ -22,6 +24,7 @@ pub(crate) struct Association {
     /// Odd while CC.EN is set, when I/O queues can be connected; rises with each change.
     enabled: AtomicU64,
     queues: Mutex<Queues>,
+    mailbox: Mailbox,
     closed: watch::Sender<bool>,
 }
 
@@ -48,6 +51,7 @@ impl Association {
             activity: AtomicBool::new(false),
             enabled: AtomicU64::new(0),
             queues: Mutex::new(Queues { granted, ..Queues::default() }),
+            mailbox: Mailbox::default(),
             closed: watch::Sender::new(false),
         }
     }
@@ -67,6 +71,22 @@ impl Association {
 
     pub(crate) fn take_activity(&self) -> bool {
         self.activity.swap(false, Ordering::Relaxed)
+    }
+
+    /// Tells the host of something, as far as it wants to hear of it. From any thread, and never blocks: the task that
+    /// owns the admin queue does the rest. Alike notices that it has not looked at are one.
+    pub(crate) fn tell(&self, notice: Notice) {
+        self.mailbox.put(notice);
+    }
+
+    /// Waits until there may be notices. For the one task that owns the admin queue.
+    pub(crate) async fn told(&self) {
+        self.mailbox.arrived().await;
+    }
+
+    /// Takes the notices that there are.
+    pub(crate) fn take_news(&self) -> News {
+        self.mailbox.take()
     }
 
     pub(crate) fn set_enabled(&self, enabled: bool) {

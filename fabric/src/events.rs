@@ -1,8 +1,8 @@
 //! Asynchronous events of one controller: outstanding requests, events that wait for one, and masking.
 //!
-//! An event that was reported is masked until the host reads the log page that it names without Retain Asynchronous
-//! Event. While it is masked further ones like it are not queued: what they would tell is in the log page that the
-//! host has yet to read. NVMe Base 2.0, 5.2 and 5.27.1.8.
+//! An event that was reported is masked until the host has read the log page that it names without Retain Asynchronous
+//! Event. One more like it waits meanwhile: it is forgotten when the log page was asked for after it came, since the
+//! host has read of it then, and reported otherwise. NVMe Base 2.0, 5.2 and 5.27.1.8.
 
 use gangway_spec::Status;
 use gangway_spec::aen;
@@ -39,14 +39,27 @@ fn alike(one: &AsyncEvent, other: &AsyncEvent) -> bool {
     one.kind == other.kind && one.log_page == other.log_page
 }
 
+/// A point in time: which events had come by then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+/// An event that is to be reported.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    event: AsyncEvent,
+    /// When it came last.
+    came: Moment,
+}
+
 /// The asynchronous events of one controller. `Tag` names a request that is outstanding.
 #[derive(Debug)]
 pub struct AsyncEvents<Tag> {
     limit: usize,
     configuration: u32,
     outstanding: Vec<Tag>,
-    pending: Vec<AsyncEvent>,
+    pending: Vec<Pending>,
     masked: Vec<AsyncEvent>,
+    last: Moment,
 }
 
 impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
@@ -59,6 +72,7 @@ impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
             outstanding: Vec::with_capacity(limit),
             pending: Vec::new(),
             masked: Vec::new(),
+            last: Moment::default(),
         }
     }
 
@@ -70,55 +84,62 @@ impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
     /// Sets the Asynchronous Event Configuration. Events that wait and are no longer wanted are forgotten.
     pub fn configure(&mut self, configuration: u32) {
         self.configuration = configuration;
-        self.pending.retain(|event| is_enabled(configuration, event));
+        self.pending.retain(|pending| is_enabled(configuration, &pending.event));
     }
 
-    /// Takes an Asynchronous Event Request. When an event waits already, the request and its completion dword 0 come
-    /// back to be completed at once.
+    /// Takes an Asynchronous Event Request. [`AsyncEvents::report`] says when it is to be completed.
     ///
     /// # Errors
     /// Asynchronous Event Request Limit Exceeded.
-    pub fn request(&mut self, tag: Tag) -> Result<Option<(Tag, u32)>, Status> {
+    pub fn request(&mut self, tag: Tag) -> Result<(), Status> {
         if self.outstanding.len() >= self.limit {
             return Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED);
         }
-        let Some(next) = self.pending.iter().position(|event| !is_masked(&self.masked, event)) else {
-            self.outstanding.push(tag);
-            return Ok(None);
-        };
-        let event = self.pending.remove(next);
-        Ok(Some((tag, self.report(event))))
+        self.outstanding.push(tag);
+        Ok(())
     }
 
-    /// Reports an event: a request and its completion dword 0, when there is one to be completed now.
-    pub fn raise(&mut self, event: AsyncEvent) -> Option<(Tag, u32)> {
-        if !is_enabled(self.configuration, &event) || is_masked(&self.masked, &event) {
+    /// Something happened. Nothing comes of it when the host does not want such events.
+    pub fn raise(&mut self, event: AsyncEvent) {
+        if !is_enabled(self.configuration, &event) {
+            return;
+        }
+        self.last.0 += 1;
+        let came = self.last;
+        if let Some(same) = self.pending.iter_mut().find(|pending| pending.event == event) {
+            same.came = came;
+        } else if self.pending.len() < MAX_PENDING {
+            self.pending.push(Pending { event, came });
+        }
+    }
+
+    /// The next request to be completed now, and dword 0 of its completion. To be called until there is none, after
+    /// whatever may have made one: a request, an event, a log page that was read.
+    pub fn report(&mut self) -> Option<(Tag, u32)> {
+        let next = self.pending.iter().position(|pending| !is_masked(&self.masked, &pending.event))?;
+        if self.outstanding.is_empty() {
             return None;
         }
-        if !self.outstanding.is_empty() {
-            let tag = self.outstanding.remove(0);
-            return Some((tag, self.report(event)));
-        }
-        if !self.pending.iter().any(|other| alike(other, &event)) && self.pending.len() < MAX_PENDING {
-            self.pending.push(event);
-        }
-        None
-    }
-
-    fn report(&mut self, event: AsyncEvent) -> u32 {
+        let Pending { event, .. } = self.pending.remove(next);
         // Without a log page there is nothing that could clear the event, so it must not be masked.
         if event.log_page != 0 && self.masked.len() < MAX_PENDING {
             self.masked.push(event);
         }
-        event.into_dw0()
+        Some((self.outstanding.remove(0), event.into_dw0()))
     }
 
-    /// The host reads log page `lid`; `retain` is the command's Retain Asynchronous Event.
-    pub fn log_read(&mut self, lid: u8, retain: bool) {
-        if !retain {
+    /// The present, for [`AsyncEvents::log_read`]. To be noted before the content of the page is.
+    pub fn now(&self) -> Moment {
+        self.last
+    }
+
+    /// The host has read log page `lid` as it was at `moment` or later; `retain` is the command's Retain Asynchronous
+    /// Event.
+    pub fn log_read(&mut self, lid: u8, retain: bool, moment: Moment) {
+        if !retain && lid != 0 {
             self.masked.retain(|event| event.log_page != lid);
             // What the host has just read need not be announced to it.
-            self.pending.retain(|event| event.log_page != lid || lid == 0);
+            self.pending.retain(|pending| pending.event.log_page != lid || pending.came > moment);
         }
     }
 
@@ -165,73 +186,111 @@ mod tests {
         events
     }
 
+    /// Raises an event, and gives what is to be completed for it.
+    fn raise(events: &mut AsyncEvents<u16>, event: AsyncEvent) -> Option<(u16, u32)> {
+        events.raise(event);
+        events.report()
+    }
+
+    fn read(events: &mut AsyncEvents<u16>, lid: u8, retain: bool) {
+        events.log_read(lid, retain, events.now());
+    }
+
     #[test]
     fn a_request_waits_until_an_event_is_raised() {
         let mut events = events();
-        assert_eq!(events.request(7), Ok(None));
-        assert_eq!(events.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), Some((7, 0x0004_0002)));
+        assert_eq!(events.request(7), Ok(()));
+        assert_eq!(events.report(), None);
+        assert_eq!(raise(&mut events, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), Some((7, 0x0004_0002)));
         assert_eq!(events.outstanding(), 0);
     }
 
     #[test]
     fn an_event_waits_for_a_request_and_is_reported_once() {
         let mut events = events();
-        assert_eq!(events.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), None);
-        assert_eq!(events.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), None);
-        assert_eq!(events.request(1), Ok(Some((1, 0x0004_0002))));
-        assert_eq!(events.request(2), Ok(None));
+        assert_eq!(raise(&mut events, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), None);
+        assert_eq!(raise(&mut events, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), None);
+        assert_eq!(events.request(1), Ok(()));
+        assert_eq!(events.report(), Some((1, 0x0004_0002)));
+        assert_eq!(events.request(2), Ok(()));
+        assert_eq!(events.report(), None);
     }
 
     #[test]
     fn more_requests_than_the_limit_are_refused() {
         let mut events = events();
         for tag in 0..4 {
-            assert_eq!(events.request(tag), Ok(None));
+            assert_eq!(events.request(tag), Ok(()));
         }
         assert_eq!(events.request(4), Err(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED));
-        assert!(events.raise(AsyncEvent::ANA_CHANGE).is_some());
-        assert_eq!(events.request(4), Ok(None));
+        assert!(raise(&mut events, AsyncEvent::ANA_CHANGE).is_some());
+        assert_eq!(events.request(4), Ok(()));
     }
 
     #[test]
     fn a_reported_event_is_masked_until_its_log_page_is_read_without_retain() {
         let mut events = events();
         for tag in 0..4 {
-            assert_eq!(events.request(tag), Ok(None));
+            assert_eq!(events.request(tag), Ok(()));
         }
-        assert!(events.raise(TEMPERATURE).is_some());
-        assert_eq!(events.raise(SPARE), None, "both are in the log page that has yet to be read");
-        assert!(events.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED).is_some(), "another log page");
-        events.log_read(0x02, true);
-        events.log_read(0x04, false);
-        assert_eq!(events.raise(SPARE), None);
-        events.log_read(0x02, false);
-        assert_eq!(events.raise(SPARE), Some((2, SPARE.into_dw0())));
+        assert!(raise(&mut events, TEMPERATURE).is_some());
+        assert_eq!(raise(&mut events, SPARE), None, "both are in the log page that has yet to be read");
+        let namespaces = AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED;
+        assert!(raise(&mut events, namespaces).is_some(), "another log page");
+        read(&mut events, 0x02, true);
+        read(&mut events, 0x04, false);
+        assert_eq!(raise(&mut events, SPARE), None);
+        read(&mut events, 0x02, false);
+        assert_eq!(events.report(), None, "the host has read of it");
+        assert_eq!(raise(&mut events, SPARE), Some((2, SPARE.into_dw0())));
+    }
+
+    #[test]
+    fn what_happens_while_a_log_page_is_being_read_is_reported_afterwards() {
+        let mut events = events();
+        for tag in 0..4 {
+            assert_eq!(events.request(tag), Ok(()));
+        }
+        assert!(raise(&mut events, TEMPERATURE).is_some());
+        let asked = events.now();
+        assert_eq!(raise(&mut events, SPARE), None, "masked");
+        events.log_read(0x02, false, asked);
+        assert_eq!(events.report(), Some((1, SPARE.into_dw0())), "the page may be from before");
+        let asked = events.now();
+        assert_eq!(raise(&mut events, TEMPERATURE), None);
+        assert_eq!(raise(&mut events, SPARE), None);
+        events.log_read(0x02, false, asked);
+        assert_eq!(events.report(), Some((2, TEMPERATURE.into_dw0())));
+        assert_eq!(events.report(), None, "one log page tells of both");
+        read(&mut events, 0x02, false);
+        assert_eq!(events.report(), None);
     }
 
     #[test]
     fn an_event_whose_log_page_was_read_before_it_was_reported_is_forgotten() {
         let mut events = events();
-        assert_eq!(events.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), None);
-        events.log_read(0x04, false);
-        assert_eq!(events.request(1), Ok(None));
+        assert_eq!(raise(&mut events, AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED), None);
+        read(&mut events, 0x04, false);
+        assert_eq!(events.request(1), Ok(()));
+        assert_eq!(events.report(), None);
     }
 
     #[test]
     fn events_that_are_not_configured_are_not_reported() {
         let mut events = AsyncEvents::new(4);
-        assert_eq!(events.request(0), Ok(None));
-        assert_eq!(events.raise(AsyncEvent::DISCOVERY_LOG_CHANGE), None);
-        assert_eq!(events.raise(TEMPERATURE), None);
+        assert_eq!(events.request(0), Ok(()));
+        assert_eq!(raise(&mut events, AsyncEvent::DISCOVERY_LOG_CHANGE), None);
+        assert_eq!(raise(&mut events, TEMPERATURE), None);
         let error = AsyncEvent::new(aen::TYPE_ERROR, aen::ERROR_PERSISTENT_INTERNAL, 1);
-        assert_eq!(events.raise(error), Some((0, 0x0001_0300)), "errors cannot be turned off");
+        assert_eq!(raise(&mut events, error), Some((0, 0x0001_0300)), "errors cannot be turned off");
         events.configure(1 << 31 | 1 << 1);
-        assert_eq!(events.request(1), Ok(None));
-        assert_eq!(events.raise(SPARE), None);
-        assert_eq!(events.raise(AsyncEvent::DISCOVERY_LOG_CHANGE), Some((1, 0x0070_f002)));
-        assert_eq!(events.raise(TEMPERATURE), None);
+        assert_eq!(events.request(1), Ok(()));
+        assert_eq!(raise(&mut events, SPARE), None);
+        assert_eq!(raise(&mut events, AsyncEvent::DISCOVERY_LOG_CHANGE), Some((1, 0x0070_f002)));
+        assert_eq!(raise(&mut events, TEMPERATURE), None);
         events.configure(0);
-        assert_eq!(events.request(2), Ok(None), "an event that waited is no longer wanted");
+        assert_eq!(events.request(2), Ok(()));
+        assert_eq!(events.report(), None, "an event that waited is no longer wanted");
     }
 
     #[test]
@@ -239,35 +298,35 @@ mod tests {
         let mut events = events();
         let shutdown = AsyncEvent::new(aen::TYPE_IMMEDIATE, aen::IMMEDIATE_NORMAL_SUBSYSTEM_SHUTDOWN, 0);
         for tag in 0..2 {
-            assert_eq!(events.request(tag), Ok(None));
+            assert_eq!(events.request(tag), Ok(()));
         }
-        assert_eq!(events.raise(shutdown), Some((0, 3)));
-        assert_eq!(events.raise(shutdown), Some((1, 3)));
+        assert_eq!(raise(&mut events, shutdown), Some((0, 3)));
+        assert_eq!(raise(&mut events, shutdown), Some((1, 3)));
     }
 
     #[test]
     fn a_reset_ends_every_request_and_forgets_the_rest() {
         let mut events = events();
-        assert_eq!(events.request(3), Ok(None));
-        assert!(events.raise(SPARE).is_some());
-        assert_eq!(events.request(5), Ok(None));
-        assert_eq!(events.request(6), Ok(None));
+        assert_eq!(events.request(3), Ok(()));
+        assert!(raise(&mut events, SPARE).is_some());
+        assert_eq!(events.request(5), Ok(()));
+        assert_eq!(events.request(6), Ok(()));
         assert!(events.cancel(5) && !events.cancel(5));
         assert_eq!(events.drain(), [6]);
         assert_eq!(events.configuration(), 0);
         events.configure(ALL);
-        assert_eq!(events.request(7), Ok(None));
-        assert!(events.raise(SPARE).is_some(), "the mask is gone");
+        assert_eq!(events.request(7), Ok(()));
+        assert!(raise(&mut events, SPARE).is_some(), "the mask is gone");
     }
 
     #[test]
     fn events_that_wait_do_not_grow_without_limit() {
         let mut events = events();
         for log_page in 1..=255 {
-            assert_eq!(events.raise(AsyncEvent::new(aen::TYPE_VENDOR, 0, log_page)), None);
+            events.raise(AsyncEvent::new(aen::TYPE_VENDOR, 0, log_page));
         }
         let mut reported = 0;
-        while events.request(0).unwrap().is_some() {
+        while events.request(0).is_ok() && events.report().is_some() {
             reported += 1;
         }
         assert_eq!(reported, MAX_PENDING);

@@ -524,7 +524,7 @@ fn event_requests_are_kept_up_to_the_limit_and_answered_by_events_alone() {
     }
     let beyond = status(&mut admin, &request, Transfer::None);
     assert!(beyond.is(Status::ASYNC_EVENT_REQUEST_LIMIT_EXCEEDED), "{beyond}");
-    // Events of the drive are not passed on, nor is any other command's completion taken for one.
+    // An event that was not asked for is not told, nor is any other command's completion taken for one.
     target.probes[0].raise_event(AsyncEvent::new(aen::TYPE_SMART, aen::SMART_TEMPERATURE, lid::SMART));
     admin.log_page(lid::SMART, u32::MAX, 0, 512, false).unwrap();
     assert!(admin.queue().wait(SILENCE).unwrap().is_none(), "an event request is answered without an event");

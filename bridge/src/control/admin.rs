@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gangway_fabric::events::Moment;
 use gangway_fabric::properties::Effect;
-use gangway_fabric::target::Slot;
+use gangway_fabric::target::{Reply, Slot};
 use gangway_spec::admin_opcode_name;
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::fabrics::Nqn;
@@ -29,6 +30,7 @@ struct Forwarded {
     slot: Slot,
     entry: SubmissionQueueEntry,
     forward: Forward,
+    moment: Moment,
     answer: AdminReply,
 }
 
@@ -69,14 +71,18 @@ async fn run(
     shared: &Arc<Shared>,
 ) -> Result<Ending, LinkEnd> {
     let (answers, mut answered) = mpsc::unbounded_channel::<Forwarded>();
-    let mut closed = controller.association().closed();
+    let association = Arc::clone(controller.association());
+    let mut closed = association.closed();
     let (mut forwarded, mut bytes) = (0, 0);
     loop {
         let now = Instant::now();
         let reads = forwarded < MOST_FORWARDED && bytes < MOST_FORWARDED_BYTES;
         if !reads {
             // Signs of life may be unread; that the drive is slow is not the host's fault.
-            controller.association().note_activity();
+            association.note_activity();
+        }
+        while let Some((slot, event)) = controller.report_event() {
+            link.respond(slot, &Reply { status: Status::SUCCESS, result: event.into() });
         }
         let deadline = controller.keep_alive_deadline(now);
         if deadline.is_some_and(|deadline| now >= deadline) {
@@ -95,10 +101,10 @@ async fn run(
                 match controller.handle(*slot, entry, *declared, data, Instant::now()) {
                     Action::Answer { reply, data } => link.respond_with(*slot, &reply, &data),
                     Action::Hold => {}
-                    Action::Forward { entry: command, forward } => {
+                    Action::Forward { entry: command, forward, moment } => {
                         forwarded += 1;
                         bytes += forward.length as usize;
-                        self::forward(controller, &answers, arrived, command, forward);
+                        self::forward(controller, &answers, arrived, command, (forward, moment));
                     }
                     Action::Effect { reply, effect } => {
                         apply(effect, link, controller, shared).await;
@@ -106,13 +112,14 @@ async fn run(
                     }
                 }
             }
-            Some(Forwarded { slot, entry, forward, answer }) = answered.recv() => {
+            Some(Forwarded { slot, entry, forward, moment, answer }) = answered.recv() => {
                 forwarded -= 1;
                 bytes -= forward.length as usize;
-                if let Action::Answer { reply, data } = controller.finish(&entry, forward.finish, answer) {
+                if let Action::Answer { reply, data } = controller.finish(&entry, forward.finish, moment, answer) {
                     link.respond_with(slot, &reply, &data);
                 }
             }
+            () = association.told() => controller.hear(),
             () = expiry => {}
             _ = closed.changed() => return Ok(Ending::Closed),
         }
@@ -125,7 +132,7 @@ fn forward(
     answers: &mpsc::UnboundedSender<Forwarded>,
     arrived: Arrived,
     command: SubmissionQueueEntry,
-    forward: Forward,
+    (forward, moment): (Forward, Moment),
 ) {
     let Some(export) = controller.export().cloned() else { return };
     let (answers, association) = (answers.clone(), Arc::clone(controller.association()));
@@ -144,7 +151,7 @@ fn forward(
             audit(&association, &export.nqn, &entry, answer.entry.status());
         }
         // The queue may have ended meanwhile; then nobody waits for the answer.
-        let _ = answers.send(Forwarded { slot, entry, forward, answer });
+        let _ = answers.send(Forwarded { slot, entry, forward, moment, answer });
     });
 }
 

@@ -4,6 +4,7 @@
 mod admin;
 mod link;
 mod registry;
+mod relay;
 mod session;
 
 use std::io;
@@ -20,7 +21,8 @@ use tokio::task::JoinSet;
 
 use self::registry::Registry;
 use crate::association::Association;
-use crate::drive::{Drive, DriveError, NamespaceChange};
+use crate::drive::{Drive, DriveError, DriveNamespace, NamespaceChange};
+use crate::events::Notice;
 use crate::export::{Export, ExportConfig};
 use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, Scope};
 
@@ -101,6 +103,13 @@ impl Shared {
         }
         for answer in answers {
             let _ = answer.await;
+        }
+    }
+
+    /// Tells every host of an export, from any thread.
+    pub(crate) fn tell_hosts(&self, export: usize, notice: Notice) {
+        for association in self.registry.of_export(export) {
+            association.tell(notice);
         }
     }
 
@@ -232,6 +241,7 @@ impl Target {
         listeners.spawn(tidy_up(Arc::clone(&shared)));
         for export in &shared.exports {
             listeners.spawn(follow(Arc::clone(&shared), Arc::clone(export), export.drive.changes()));
+            listeners.spawn(relay::relay(Arc::clone(&shared), Arc::clone(export), export.drive.events()));
         }
         Ok(Self { shared, listeners, _threads: threads })
     }
@@ -279,6 +289,7 @@ async fn follow(
     mut changes: mpsc::UnboundedReceiver<NamespaceChange>,
 ) {
     let mut version = export.view.version;
+    let mut known: Arc<[DriveNamespace]> = export.drive.info().namespaces.as_slice().into();
     while let Some(NamespaceChange { namespaces, done }) = changes.recv().await {
         version += 1;
         let view = Arc::new(export.view_with(version, &namespaces));
@@ -292,6 +303,17 @@ async fn follow(
         }
         let index = export.index;
         shared.tell_all(|done| Message::Publish { export: index, view: Arc::clone(&view), done }).await;
+        // Only now: what a host sees when it looks again must be what is in force.
+        for shown in &view.namespaces {
+            let of = |all: &[DriveNamespace]| {
+                let found = all.iter().find(|namespace| namespace.nsid == shown.drive_nsid);
+                found.map(|namespace| (namespace.format, namespace.identify.nsze))
+            };
+            if of(&known) != of(&namespaces) {
+                shared.tell_hosts(export.index, Notice::NamespaceChanged(shown.nsid));
+            }
+        }
+        known = namespaces;
         // The manager may have lost its patience.
         let _ = done.send(());
     }

@@ -90,6 +90,17 @@ impl Registry {
         self.state().with_exports()
     }
 
+    /// Those with one export.
+    pub(super) fn of_export(&self, export: usize) -> Vec<Arc<Association>> {
+        let state = self.state();
+        state
+            .associations
+            .values()
+            .filter(|association| association.export == Some(export))
+            .cloned()
+            .collect()
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Association>> {
         self.state().associations.values().cloned().collect()
     }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gangway_fabric::events::AsyncEvents;
+use gangway_fabric::events::{AsyncEvents, Moment};
 use gangway_fabric::keep_alive::KeepAlive;
 use gangway_fabric::properties::{Capabilities, Effect, Properties};
 use gangway_fabric::target::{Reply, Slot};
+use gangway_spec::aen::AsyncEvent;
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::fabrics::{PropertyGet, PropertySet, fctype};
 use gangway_spec::feature::select;
@@ -21,6 +22,7 @@ use super::firmware::FirmwareClaim;
 use super::{features, finish, identity, limits};
 use crate::association::Association;
 use crate::drive::AdminReply;
+use crate::events::ChangedNamespaces;
 use crate::export::Export;
 use crate::policy::Policy;
 
@@ -32,7 +34,8 @@ pub(crate) enum Action {
     /// Keep it: an event will answer it.
     Hold,
     /// Let the drive execute it, with what it brings, then give its answer to [`RemoteController::finish`].
-    Forward { entry: SubmissionQueueEntry, forward: Forward },
+    /// The events that came before `moment` are part of what the drive will answer.
+    Forward { entry: SubmissionQueueEntry, forward: Forward, moment: Moment },
     /// Answer, then do what the property change asks for.
     Effect { reply: Reply, effect: Effect },
 }
@@ -63,6 +66,8 @@ pub(crate) struct RemoteController {
     role: Role,
     pub(super) properties: Properties,
     pub(super) events: AsyncEvents<Slot>,
+    /// Namespaces that changed since the host read of it.
+    changed: ChangedNamespaces,
     pub(super) keep_alive: KeepAlive,
     policy: Arc<Policy>,
     /// Held from its first Firmware Image Download to its Firmware Commit.
@@ -85,6 +90,7 @@ impl RemoteController {
             role: Role::Drive(export),
             properties: Properties::new(capabilities, version),
             events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
+            changed: ChangedNamespaces::default(),
             keep_alive: KeepAlive::new(kato, now),
             policy,
             firmware: None,
@@ -104,6 +110,7 @@ impl RemoteController {
             role: Role::Discovery(service),
             properties: Properties::discovery(capabilities(version), version),
             events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
+            changed: ChangedNamespaces::default(),
             keep_alive: KeepAlive::discovery(kato, now),
             policy: Arc::default(),
             firmware: None,
@@ -134,8 +141,37 @@ impl RemoteController {
         self.keep_alive.deadline()
     }
 
+    /// Raises the events that the association was told of.
+    pub(crate) fn hear(&mut self) {
+        let news = self.association.take_news();
+        if !news.namespaces.is_empty() {
+            self.changed.append(&news.namespaces);
+            self.events.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED);
+        }
+        for event in news.events {
+            // An event that nobody could clear would be the last of its kind.
+            if self.reads_log_of(event) {
+                self.events.raise(event);
+            }
+        }
+    }
+
+    /// Whether the host may read the log page that an event names.
+    fn reads_log_of(&self, event: AsyncEvent) -> bool {
+        match self.role {
+            Role::Drive(_) => event.log_page == 0 || decide::log_page_is_open(&self.policy, event.log_page),
+            Role::Discovery(_) => event.log_page == lid::DISCOVERY,
+        }
+    }
+
+    /// The next event request to be answered, with dword 0 of its completion.
+    pub(crate) fn report_event(&mut self) -> Option<(Slot, u32)> {
+        self.events.report()
+    }
+
     /// Event requests that end because the controller was reset.
     pub(crate) fn drain_events(&mut self) -> Vec<Slot> {
+        self.changed.clear();
         self.events.drain()
     }
 
@@ -157,10 +193,7 @@ impl RemoteController {
         }
         let outcome = match entry.opcode {
             admin::KEEP_ALIVE => Ok(Action::status(Status::SUCCESS)),
-            admin::ASYNC_EVENT_REQUEST => self.events.request(slot).map(|event| match event {
-                Some((_, dword)) => Action::result(dword),
-                None => Action::Hold,
-            }),
+            admin::ASYNC_EVENT_REQUEST => self.events.request(slot).map(|()| Action::Hold),
             // Bit 0: the command was not aborted. What is on the drive is left to complete.
             admin::ABORT => Ok(Action::result(1)),
             admin::SET_FEATURES if features::is_ours(entry) => features::set(self, entry, data, now),
@@ -194,16 +227,18 @@ impl RemoteController {
     fn ask(&mut self, entry: &SubmissionQueueEntry, declared: u32) -> Result<Action, Status> {
         if let Role::Discovery(service) = &mut self.role {
             let answer = service.answer(entry, declared, &self.association)?;
-            self.note_log_read(entry);
+            self.note_log_read(entry, self.events.now());
             return Ok(Action::data(answer));
         }
         let Role::Drive(export) = &self.role else { return Err(Status::INTERNAL_ERROR) };
         let own_log =
             entry.opcode == admin::GET_LOG_PAGE && GetLogPage::from(entry).lid == lid::CHANGED_NAMESPACES;
         if own_log {
-            // Namespaces of an export do not change while it is served.
-            let data = slice_of(&[0; 4096], entry, declared)?;
-            self.note_log_read(entry);
+            let data = slice_of(&self.changed.page(), entry, declared)?;
+            if !GetLogPage::from(entry).rae {
+                self.changed.clear();
+            }
+            self.note_log_read(entry, self.events.now());
             return Ok(Action::data(data));
         }
         let forward = decide::decide(&self.policy, entry, declared)?;
@@ -224,13 +259,13 @@ impl RemoteController {
             self.firmware = Some(Arc::new(export.firmware.claim(&self.association)?));
         }
         let entry = decide::to_drive(entry, export.drive.info().version);
-        Ok(Action::Forward { entry, forward })
+        Ok(Action::Forward { entry, forward, moment: self.events.now() })
     }
 
-    fn note_log_read(&mut self, entry: &SubmissionQueueEntry) {
+    fn note_log_read(&mut self, entry: &SubmissionQueueEntry, moment: Moment) {
         if entry.opcode == admin::GET_LOG_PAGE {
             let command = GetLogPage::from(entry);
-            self.events.log_read(command.lid, command.rae);
+            self.events.log_read(command.lid, command.rae, moment);
         }
     }
 
@@ -244,6 +279,7 @@ impl RemoteController {
         &mut self,
         entry: &SubmissionQueueEntry,
         finish: Finish,
+        moment: Moment,
         answer: AdminReply,
     ) -> Action {
         if entry.opcode == admin::FIRMWARE_COMMIT {
@@ -255,7 +291,7 @@ impl RemoteController {
         if !status.is_success() {
             return Action::Answer { reply, data: Vec::new() };
         }
-        self.note_log_read(entry);
+        self.note_log_read(entry, moment);
         let Role::Drive(export) = &self.role else { return Action::Answer { reply, data } };
         let identity = identity::Identity {
             cntlid: self.association.cntlid,

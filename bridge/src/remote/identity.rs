@@ -94,7 +94,10 @@ fn promise(data: &mut IdentifyController, policy: &Policy, whole_drive: bool) {
     oncs.set(Oncs::FEATURE_SAVE, policy.sets_any_feature());
     oncs.set(Oncs::TIMESTAMP, sets(fid::TIMESTAMP));
     data.oncs = (data.oncs.get() & oncs.bits()).into();
-    data.oaes = Oaes::empty().bits().into();
+    // Which namespaces changed is told from here, of the rest what the drive tells and the host may read about.
+    let mut oaes = Oaes::TEMPERATURE_HYSTERESIS;
+    oaes.set(Oaes::FIRMWARE_ACTIVATION, policy.log_page(lid::FIRMWARE_SLOT));
+    data.oaes = (data.oaes.get() & oaes.bits() | Oaes::NAMESPACE_ATTRIBUTE.bits()).into();
     let ctratt =
         Ctratt::NVM_SETS | Ctratt::READ_RECOVERY_LEVELS | Ctratt::ENDURANCE_GROUPS | Ctratt::UUID_LIST;
     let ours = Ctratt::HOST_ID_128 | Ctratt::TRAFFIC_BASED_KEEP_ALIVE;

@@ -267,17 +267,15 @@ impl Session {
             }
             opcode::admin::KEEP_ALIVE => {
                 self.respond(slot, Status::SUCCESS, 0);
-                if let Some((slot, result)) =
-                    self.drive.setup.event.and_then(|event| self.events.raise(event))
-                {
-                    self.respond(slot, Status::SUCCESS, result.into());
+                if let Some(event) = self.drive.setup.event {
+                    self.events.raise(event);
                 }
+                self.report();
             }
             opcode::admin::ASYNC_EVENT_REQUEST => {
                 self.events.configure(u32::MAX);
                 match self.events.request(slot) {
-                    Ok(None) => {}
-                    Ok(Some((slot, result))) => self.respond(slot, Status::SUCCESS, result.into()),
+                    Ok(()) => self.report(),
                     Err(status) => self.respond(slot, status, 0),
                 }
             }
@@ -294,6 +292,12 @@ impl Session {
                 self.send(slot, &data);
             }
             _ => self.respond(slot, Status::INVALID_OPCODE, 0),
+        }
+    }
+
+    fn report(&mut self) {
+        while let Some((slot, result)) = self.events.report() {
+            self.respond(slot, Status::SUCCESS, result.into());
         }
     }
 

@@ -1,0 +1,135 @@
+//! Asynchronous events: what the drive and the target tell reaches each host that asked for it, once.
+#![allow(clippy::unwrap_used)] // Tests end where something fails.
+
+use std::time::Duration;
+
+use gangway_driver::emulated::EmulatedConfig;
+use gangway_fabric::host::client::{AdminQueue, Transfer};
+use gangway_spec::SubmissionQueueEntry;
+use gangway_spec::aen::{self, AsyncEvent};
+use gangway_spec::feature::fid;
+use gangway_spec::identify::{IdentifyController, Oaes, cns};
+use gangway_spec::log::lid;
+use gangway_spec::opcode::admin;
+use gangway_tests::{Setup, TestTarget};
+use zerocopy::FromBytes;
+
+/// How long nothing must happen before it counts as nothing.
+const SILENCE: Duration = Duration::from_millis(300);
+/// How long what must happen may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const SPARE: AsyncEvent = AsyncEvent::new(aen::TYPE_SMART, aen::SMART_SPARE, lid::SMART);
+const TEMPERATURE: AsyncEvent = AsyncEvent::new(aen::TYPE_SMART, aen::SMART_TEMPERATURE, lid::SMART);
+const ERROR: AsyncEvent = AsyncEvent::new(aen::TYPE_ERROR, aen::ERROR_PERSISTENT_INTERNAL, lid::ERROR);
+/// Bits of feature 0Bh.
+const WANTS_SPARE: u32 = 1 << 0;
+const WANTS_TEMPERATURE: u32 = 1 << 1;
+
+fn target() -> TestTarget {
+    let drive = EmulatedConfig { size: 8 << 20, namespaces: 2, ..EmulatedConfig::default() };
+    TestTarget::with(Setup { drives: vec![drive], ..Setup::default() })
+}
+
+/// Sets the Asynchronous Event Configuration and asks for one event.
+fn listen(admin: &mut AdminQueue, configuration: u32) {
+    let mut entry = SubmissionQueueEntry::new(admin::SET_FEATURES);
+    entry.cdw10.set(fid::ASYNC_EVENT_CONFIGURATION.into());
+    entry.cdw11.set(configuration);
+    assert!(admin.command(&entry, Transfer::None).unwrap().0.status().is_success());
+    ask(admin);
+}
+
+fn ask(admin: &mut AdminQueue) {
+    let request = SubmissionQueueEntry::new(admin::ASYNC_EVENT_REQUEST);
+    admin.queue().submit(&request, Transfer::None).unwrap();
+    admin.queue().flush().unwrap();
+}
+
+/// The event that the host is told of.
+fn told(admin: &mut AdminQueue) -> AsyncEvent {
+    let completed = admin.queue().wait(PATIENCE).unwrap().expect("an event in time");
+    assert!(completed.entry.status().is_success(), "{}", completed.entry.status());
+    AsyncEvent::from_dw0(completed.entry.dw0.get())
+}
+
+fn assert_silence(admin: &mut AdminQueue) {
+    assert!(admin.queue().wait(SILENCE).unwrap().is_none(), "an event that is none for this host");
+}
+
+fn read_log(admin: &mut AdminQueue, lid: u8, retain: bool) -> Vec<u8> {
+    admin.log_page(lid, u32::MAX, 0, 512, retain).unwrap()
+}
+
+#[test]
+fn an_event_of_the_drive_reaches_each_host_that_asked_for_its_type_once() {
+    let target = target();
+    let mut hosts: Vec<AdminQueue> = (1..=3).map(|number| target.host(number)).collect();
+    listen(&mut hosts[0], WANTS_TEMPERATURE);
+    listen(&mut hosts[1], WANTS_TEMPERATURE | WANTS_SPARE);
+    listen(&mut hosts[2], WANTS_SPARE);
+    target.probes[0].raise_event(TEMPERATURE);
+    for host in &mut hosts[..2] {
+        assert_eq!(told(host), TEMPERATURE);
+        ask(host);
+        assert_silence(host);
+    }
+    assert_silence(&mut hosts[2]);
+    // An event that nobody can switch off.
+    target.probes[0].raise_event(ERROR);
+    for host in &mut hosts {
+        assert_eq!(told(host), ERROR);
+    }
+}
+
+#[test]
+fn a_host_that_reads_the_log_page_clears_the_event_for_itself_alone() {
+    let target = target();
+    let (mut first, mut second) = (target.host(1), target.host(2));
+    for host in [&mut first, &mut second] {
+        listen(host, WANTS_TEMPERATURE | WANTS_SPARE);
+    }
+    target.probes[0].raise_event(TEMPERATURE);
+    for host in [&mut first, &mut second] {
+        assert_eq!(told(host), TEMPERATURE);
+        ask(host);
+    }
+    read_log(&mut first, lid::SMART, false);
+    read_log(&mut second, lid::SMART, true);
+    // The drive's own event was cleared here, so that it tells of the next one.
+    target.probes[0].raise_event(SPARE);
+    assert_eq!(told(&mut first), SPARE);
+    assert_silence(&mut second);
+    read_log(&mut second, lid::SMART, false);
+    assert_silence(&mut second);
+    target.probes[0].raise_event(TEMPERATURE);
+    assert_eq!(told(&mut second), TEMPERATURE);
+}
+
+#[test]
+fn an_event_waits_for_a_host_that_has_no_request_outstanding() {
+    let target = target();
+    let mut host = target.host(1);
+    listen(&mut host, WANTS_TEMPERATURE);
+    target.probes[0].raise_event(ERROR);
+    assert_eq!(told(&mut host), ERROR);
+    target.probes[0].raise_event(TEMPERATURE);
+    assert_silence(&mut host);
+    ask(&mut host);
+    assert_eq!(told(&mut host), TEMPERATURE);
+}
+
+#[test]
+fn events_are_promised_as_far_as_their_log_pages_are_open() {
+    let target = target();
+    let mut host = target.host(1);
+    let seen = IdentifyController::read_from_bytes(&host.identify(cns::CONTROLLER, 0).unwrap()).unwrap();
+    let seen = Oaes::from_bits_retain(seen.oaes.get());
+    let own = Oaes::from_bits_retain(target.infos[0].identify.oaes.get());
+    assert!(seen.contains(Oaes::NAMESPACE_ATTRIBUTE));
+    assert!((own | Oaes::NAMESPACE_ATTRIBUTE).contains(seen), "{seen:?}");
+    // A vendor's log page that no policy opens.
+    listen(&mut host, u32::MAX);
+    target.probes[0].raise_event(AsyncEvent::new(aen::TYPE_VENDOR, 1, 0xc5));
+    assert_silence(&mut host);
+}
