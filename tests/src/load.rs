@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gangway_fabric::host::client::{IoQueue, Transfer};
+use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
 use gangway_spec::Status;
 use gangway_spec::opcode::nvm;
 
@@ -40,8 +40,13 @@ impl Load {
     /// # Panics
     /// When one cannot connect.
     pub fn start(target: &TestTarget, hosts: u8) -> Self {
+        Self::with(hosts, |number| target.queue(number))
+    }
+
+    /// The same for hosts that `connect` connects by their numbers.
+    pub fn with(hosts: u8, connect: impl Fn(u8) -> (AdminQueue, IoQueue)) -> Self {
         let start = |number: u8| {
-            let (mut admin, mut queue) = target.queue(101 + number);
+            let (mut admin, mut queue) = connect(101 + number);
             let tally = Arc::new(Tally::default());
             let mine = Arc::clone(&tally);
             let thread = std::thread::spawn(move || {

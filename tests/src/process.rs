@@ -45,8 +45,16 @@ impl TargetProcess {
     /// # Panics
     /// When it does not start.
     pub fn start(program: &str, poll: &str) -> Self {
+        Self::with(program, &[poll])
+    }
+
+    /// The same with all its arguments.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with(program: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new(program)
-            .arg(poll)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

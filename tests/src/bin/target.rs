@@ -1,4 +1,5 @@
-//! A target in a process of its own, for tests that measure it from outside: `gangway-test-target adaptive|never`.
+//! A target in a process of its own, for tests that measure it from outside: `gangway-test-target adaptive|never [DRIVE]`,
+//! where `DRIVE` are options of an emulated drive, such as `size=64MiB,fault=cfs:nth=1000` [default: one that moves no data].
 //!
 //! It says on standard output where it listens, and ends when its standard input does.
 
@@ -12,9 +13,10 @@ fn main() {
     let poll = match std::env::args().nth(1).as_deref() {
         Some("never") => Poll::Never,
         Some("adaptive") => Poll::Adaptive,
-        _ => panic!("usage: gangway-test-target adaptive|never"),
+        _ => panic!("usage: gangway-test-target adaptive|never [DRIVE]"),
     };
-    let drive = EmulatedConfig { size: 64 << 20, backing: Backing::Null, ..EmulatedConfig::default() };
+    let null = || EmulatedConfig { size: 64 << 20, backing: Backing::Null, ..EmulatedConfig::default() };
+    let drive = std::env::args().nth(2).map_or_else(null, |text| text.parse().expect("options of a drive"));
     let target = TestTarget::with(Setup {
         drives: vec![drive],
         memory: ReactorConfig { poll, ..ReactorConfig::default() },
