@@ -19,6 +19,8 @@ pub struct Capabilities {
     pub sgl: bool,
     /// There is Doorbell Buffer Config (OACS bit 8).
     pub shadow_doorbells: bool,
+    /// There are commands of a vendor, C1h, C2h and C6h: they store data in the drive, give it back, and lie.
+    pub vendor: bool,
     /// CAP.MPSMIN: the smallest memory page size in bytes, a power of two from 4096 on. With more than 4096 the drive
     /// cannot be enabled, as it has no other pages: a driver is to refuse it.
     pub page: u32,
@@ -33,6 +35,7 @@ impl Default for Capabilities {
         Self {
             sgl: false,
             shadow_doorbells: false,
+            vendor: false,
             page: PAGE as u32,
             // Nothing takes time unless it is told to, but a host must not give up on a busy machine either.
             ready_timeout: Duration::from_secs(10),
@@ -62,6 +65,7 @@ impl Capabilities {
             "shadow-doorbells" => {
                 self.shadow_doorbells = bare("shadow-doorbells", "shadow-doorbells, without a value")?;
             }
+            "vendor" => self.vendor = bare("vendor", "vendor, without a value")?,
             "page" => {
                 let value = value.unwrap_or_default();
                 self.page =
@@ -82,6 +86,9 @@ impl Capabilities {
         }
         if self.shadow_doorbells {
             options.push("shadow-doorbells".to_owned());
+        }
+        if self.vendor {
+            options.push("vendor".to_owned());
         }
         if self.page != usual.page {
             options.push(format!("page={}", self.page));

@@ -9,6 +9,7 @@ use gangway_spec::opcode::{admin, nvm, zns};
 use gangway_spec::registers::ControllerConfiguration;
 
 use super::device::Device;
+use super::vendor;
 
 /// A command that the drive knows.
 struct Command {
@@ -29,6 +30,8 @@ enum When {
     Zoned,
     /// The drive reads doorbells from memory.
     ShadowDoorbells,
+    /// The drive has commands of a vendor.
+    Vendor,
 }
 
 const PLAIN: CommandEffects = CommandEffects::new().with_supported(true);
@@ -67,6 +70,9 @@ const ADMIN: &[Command] = &[
     // Promised by SANICAP.
     command(admin::SANITIZE, SANITIZES, 0, When::Always),
     command(admin::FORMAT_NVM, FORMATS, Oacs::FORMAT_NVM.bits(), When::Always),
+    command(vendor::STORE, PLAIN, 0, When::Vendor),
+    command(vendor::FETCH, PLAIN, 0, When::Vendor),
+    command(vendor::OVERFETCH, PLAIN, 0, When::Vendor),
 ];
 
 const IO: &[Command] = &[
@@ -82,6 +88,9 @@ const IO: &[Command] = &[
     command(zns::ZONE_MANAGEMENT_SEND, CHANGES_BLOCKS, 0, When::Zoned),
     command(zns::ZONE_MANAGEMENT_RECEIVE, PLAIN, 0, When::Zoned),
     command(zns::ZONE_APPEND, CHANGES_BLOCKS, 0, When::Zoned),
+    command(vendor::STORE, PLAIN, 0, When::Vendor),
+    command(vendor::FETCH, PLAIN, 0, When::Vendor),
+    command(vendor::OVERFETCH, PLAIN, 0, When::Vendor),
 ];
 
 impl Command {
@@ -91,6 +100,7 @@ impl Command {
             When::KeepsData => device.store.keeps_data(),
             When::Zoned => device.namespaces.zones().is_some(),
             When::ShadowDoorbells => device.config.capabilities.shadow_doorbells,
+            When::Vendor => device.config.capabilities.vendor,
         }
     }
 }

@@ -51,6 +51,7 @@ pub enum Backing {
 /// | `latency` | time that each I/O command takes, with ns, us, ms or s | none |
 /// | `sgl` | I/O commands may name their memory by SGLs | |
 /// | `shadow-doorbells` | Doorbell Buffer Config is supported | |
+/// | `vendor` | there are commands of a vendor: C1h stores data in the drive, C2h gives it back, C6h gives more than it was asked for (`driver/src/emulated/vendor.rs`) | |
 /// | `page` | CAP.MPSMIN, the smallest memory page size in bytes; with more than 4096 a driver has to refuse the drive | `4096` |
 /// | `ready-timeout` | CAP.TO, how long CSTS.RDY may take to follow CC.EN, in steps of 500 ms | `10s` |
 /// | `crto` | CRTO.CRWMT, the same for drives that state it there | none |
@@ -150,7 +151,7 @@ pub enum ConfigError {
     /// No such option.
     #[error(
         "there is no option \"{option}\"; there are size, block, namespaces, file, null, mdts, queues, depth, stride, \
-         latency, sgl, shadow-doorbells, page, ready-timeout, crto, fault, serial, model, ms, pi, pi-first, extended, \
+         latency, sgl, shadow-doorbells, vendor, page, ready-timeout, crto, fault, serial, model, ms, pi, pi-first, extended, \
          capacity, max-namespaces, operation, zoned, zone-size, zone-capacity, max-open, max-active and \
          zone-extension"
     )]

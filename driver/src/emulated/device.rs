@@ -24,6 +24,7 @@ use super::registers::Registers;
 use super::ring::{CompletionQueue, SubmissionQueue};
 use super::shadow::ShadowDoorbells;
 use super::store::Store;
+use super::vendor::Scratch;
 use crate::mmio::DoorbellPage;
 
 /// Doorbells are kept this many registers apart, so that two queues never share a cache line. The host cannot tell: it
@@ -42,7 +43,7 @@ const EVENTS_LIMIT: usize = 64;
 /// An emulated NVMe controller with everything that is behind it.
 ///
 /// Locks are taken in this order: registers, admin gate, gate of an I/O queue, completion queue; then one of the error
-/// log, the faults and the events, in which nothing else is locked.
+/// log, the faults, the events and the scratch memory, in which nothing else is locked.
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) config: EmulatedConfig,
@@ -72,6 +73,7 @@ pub(super) struct Device {
     /// Events that the admin queue has not taken over yet.
     events: Mutex<Vec<AsyncEvent>>,
     pub(super) faults: Faults,
+    pub(super) scratch: Scratch,
     /// Doorbells that the host keeps in memory.
     pub(super) shadow: Mutex<Option<ShadowDoorbells>>,
     /// Whether commands are looked at one by one: some may wait or meet a fault, or doorbells are in memory.
@@ -136,6 +138,7 @@ impl Device {
             error_log: Mutex::new(ErrorLog::default()),
             events: Mutex::default(),
             faults: Faults::new(&config.faults),
+            scratch: if config.capabilities.vendor { Scratch::new() } else { Scratch::default() },
             shadow: Mutex::new(None),
             attentive: AtomicBool::new(config.latency.is_some() || !config.faults.is_empty()),
             open: AtomicBool::new(false),

@@ -54,6 +54,7 @@ mod shadow;
 mod store;
 #[cfg(test)]
 mod tests;
+mod vendor;
 
 pub use capabilities::Capabilities;
 pub use config::{Backing, ConfigError, DEPTH_MAX, EmulatedConfig, MDTS_MAX, NAMESPACES_MAX, QUEUES_MAX};

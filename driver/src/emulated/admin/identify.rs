@@ -21,6 +21,7 @@ use crate::emulated::io::copy;
 use crate::emulated::namespace::Namespace;
 use crate::emulated::namespace::format::{FORMATS, Format, METADATA_CAPABILITIES, PROTECTION_CAPABILITIES};
 use crate::emulated::registers::VERSION;
+use crate::emulated::vendor;
 
 /// Temperature above which a drive warns, in kelvin.
 pub(super) const WARNING_TEMPERATURE: u16 = 343;
@@ -207,6 +208,10 @@ fn identify_controller(device: &Device, admin: &Admin) -> IdentifyController {
     controller.dsto = self_test::OPTIONS;
     controller.sanicap = sanitize::CAPABILITIES.into();
     controller.lpa = (Lpa::COMMANDS_SUPPORTED_AND_EFFECTS | Lpa::EXTENDED_DATA).bits();
+    if config.capabilities.vendor {
+        controller.avscc = vendor::STANDARD_FORM;
+        controller.icsvscc = vendor::STANDARD_FORM;
+    }
     controller.elpe = (error_log::ENTRIES - 1) as u8;
     controller.wctemp = WARNING_TEMPERATURE.into();
     controller.cctemp = CRITICAL_TEMPERATURE.into();

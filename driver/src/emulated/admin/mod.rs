@@ -27,6 +27,7 @@ use super::memory::{Access, DmaMemory};
 use super::prp::{PAGE, PrpReader};
 use super::ring::SubmissionQueue;
 use super::store::dma_status;
+use super::vendor;
 use events::Events;
 use features::Features;
 use firmware::Firmware;
@@ -42,7 +43,7 @@ pub(super) const EVENT_REQUEST_LIMIT: u8 = 4;
 /// The drive's side of the admin queue, and all that only admin commands touch.
 pub(super) struct Admin {
     sq: Option<SubmissionQueue>,
-    prps: PrpReader,
+    pub(super) prps: PrpReader,
     pub(super) events: Events,
     /// Commands that a fault holds up.
     pub(super) held: Held,
@@ -256,15 +257,15 @@ impl Device {
 }
 
 /// One admin command with all it needs.
-struct AdminCommand<'a> {
-    device: &'a Device,
-    admin: &'a mut Admin,
-    host: &'a DmaMemory,
-    entry: &'a SubmissionQueueEntry,
+pub(super) struct AdminCommand<'a> {
+    pub(super) device: &'a Device,
+    pub(super) admin: &'a mut Admin,
+    pub(super) host: &'a DmaMemory,
+    pub(super) entry: &'a SubmissionQueueEntry,
 }
 
 /// Dword 0 of the completion, or why there is none.
-type Answer = Result<u32, Status>;
+pub(super) type Answer = Result<u32, Status>;
 
 impl AdminCommand<'_> {
     fn run(&mut self) -> Outcome {
@@ -303,6 +304,7 @@ impl AdminCommand<'_> {
             opcode::admin::NAMESPACE_MANAGEMENT => self.namespace_management(),
             opcode::admin::NAMESPACE_ATTACHMENT => self.namespace_attachment(),
             opcode::admin::FORMAT_NVM => return self.format_nvm().unwrap_or_else(Outcome::from),
+            vendor::STORE | vendor::FETCH | vendor::OVERFETCH => self.vendor(),
             _ => Err(Status::INVALID_OPCODE.with_dnr()),
         };
         match answer {

@@ -54,7 +54,7 @@ impl PrpReader {
 
     /// Goes on for so many bytes behind the end of the data, as a drive does that takes the command for a longer one. It
     /// stops where the IOMMU stops it.
-    fn run_on(
+    pub(in crate::emulated) fn run_on(
         &mut self,
         host: &DmaMemory,
         pointer: DataPointer,

@@ -14,6 +14,7 @@ use crate::emulated::memory::{Access, DmaMemory};
 use crate::emulated::namespace::{Namespace, Table};
 use crate::emulated::prp::{DataPointer, PrpReader};
 use crate::emulated::store::dma_status;
+use crate::emulated::vendor;
 
 /// Most ranges of a Dataset Management command.
 const DSM_RANGES: usize = nvm::dsm::MAX_RANGES as usize;
@@ -66,14 +67,14 @@ impl Device {
 }
 
 /// One I/O command with all it needs.
-pub(super) struct Execution<'a> {
-    pub(super) device: &'a Device,
-    pub(super) prps: &'a mut PrpReader,
+pub(in crate::emulated) struct Execution<'a> {
+    pub(in crate::emulated) device: &'a Device,
+    pub(in crate::emulated) prps: &'a mut PrpReader,
     pub(super) counters: &'a mut Counters,
     pub(super) namespaces: &'a Table,
     pub(super) buffers: &'a mut Buffers,
-    pub(super) host: &'a DmaMemory,
-    pub(super) entry: &'a SubmissionQueueEntry,
+    pub(in crate::emulated) host: &'a DmaMemory,
+    pub(in crate::emulated) entry: &'a SubmissionQueueEntry,
 }
 
 impl<'a> Execution<'a> {
@@ -105,6 +106,7 @@ impl<'a> Execution<'a> {
             opcode::zns::ZONE_MANAGEMENT_SEND => self.zone_management_send(),
             opcode::zns::ZONE_MANAGEMENT_RECEIVE => self.zone_management_receive(),
             opcode::zns::ZONE_APPEND => return self.zone_append(),
+            vendor::STORE | vendor::FETCH | vendor::OVERFETCH => self.vendor(),
             _ => Err(Status::INVALID_OPCODE.with_dnr()),
         }?;
         Ok(0)
@@ -112,7 +114,7 @@ impl<'a> Execution<'a> {
 
     /// The namespace that the command names.
     #[inline]
-    pub(super) fn namespace(&self) -> Result<&'a Namespace, Status> {
+    pub(in crate::emulated) fn namespace(&self) -> Result<&'a Namespace, Status> {
         self.namespaces.get(self.entry.nsid.get())
     }
 

@@ -15,7 +15,7 @@ use super::held::Held;
 use super::memory::DmaMemory;
 use super::prp::PrpReader;
 use super::ring::{CompletionQueue, SubmissionQueue};
-pub(super) use execute::Work;
+pub(super) use execute::{Execution, Work};
 
 /// The drive's side of an I/O submission queue, whether the queue exists at present or not.
 #[derive(Default)]

@@ -13,6 +13,7 @@ mod queues;
 mod sanitize;
 mod scatter;
 mod self_test;
+mod vendor;
 mod zones;
 
 use gangway_spec::registers::{self, ControllerConfiguration, ControllerStatus};
