@@ -86,6 +86,9 @@ impl AsyncEvent {
     /// Firmware activation is starting.
     pub const FIRMWARE_ACTIVATION_STARTING: Self =
         Self::new(TYPE_NOTICE, NOTICE_FIRMWARE_ACTIVATION_STARTING, lid::FIRMWARE_SLOT);
+    /// The controller has collected telemetry.
+    pub const TELEMETRY_LOG_CHANGED: Self =
+        Self::new(TYPE_NOTICE, NOTICE_TELEMETRY_LOG_CHANGED, lid::TELEMETRY_CONTROLLER);
     /// The ANA state of a group has changed.
     pub const ANA_CHANGE: Self = Self::new(TYPE_NOTICE, NOTICE_ANA_CHANGE, lid::ANA);
     /// The discovery log has changed.

@@ -93,6 +93,10 @@ pub mod select {
     pub const SUPPORTED_CHANGEABLE: u32 = 1 << 2;
 }
 
+/// Telemetry Log Notices in dword 11 of Asynchronous Event Configuration: the controller may tell that it has collected
+/// telemetry. LPA promises it, not OAES.
+pub const TELEMETRY_LOG_NOTICES: u32 = 1 << 10;
+
 /// EXHID in dword 11 of the Host Identifier feature: the identifier has 16 bytes, not 8.
 pub const EXTENDED_HOST_IDENTIFIER: u32 = 1 << 0;
 

@@ -43,7 +43,7 @@ const EVENTS_LIMIT: usize = 64;
 /// An emulated NVMe controller with everything that is behind it.
 ///
 /// Locks are taken in this order: registers, admin gate, gate of an I/O queue, completion queue; then one of the error
-/// log, the faults, the events and the scratch memory, in which nothing else is locked.
+/// log, the faults, the events, the last failure and the scratch memory, in which nothing else is locked.
 pub(super) struct Device {
     pub(super) name: String,
     pub(super) config: EmulatedConfig,
@@ -74,6 +74,8 @@ pub(super) struct Device {
     events: Mutex<Vec<AsyncEvent>>,
     pub(super) faults: Faults,
     pub(super) scratch: Scratch,
+    /// Why it failed last, until telemetry has it.
+    failure: Mutex<Option<String>>,
     /// Doorbells that the host keeps in memory.
     pub(super) shadow: Mutex<Option<ShadowDoorbells>>,
     /// Whether commands are looked at one by one: some may wait or meet a fault, or doorbells are in memory.
@@ -139,6 +141,7 @@ impl Device {
             events: Mutex::default(),
             faults: Faults::new(&config.faults),
             scratch: if config.capabilities.vendor { Scratch::new() } else { Scratch::default() },
+            failure: Mutex::default(),
             shadow: Mutex::new(None),
             attentive: AtomicBool::new(config.latency.is_some() || !config.faults.is_empty()),
             open: AtomicBool::new(false),
@@ -347,6 +350,12 @@ impl Device {
         self.running.store(false, Ordering::Release);
         self.fatal.store(true, Ordering::Release);
         warn!("{}: controller fatal status: {why}", self.name);
+        *lock(&self.failure) = Some(why.to_owned());
+    }
+
+    /// Why the controller failed since the last call.
+    pub(super) fn take_failure(&self) -> Option<String> {
+        lock(&self.failure).take()
     }
 
     /// Waits until whoever is inside a gate has left it. With [`running`](Self::running) cleared before, no step is

@@ -21,7 +21,6 @@
 //!
 //! - Keeping its shape: a file keeps the data alone. Formats, namespaces and zones are what the options say again when the
 //!   drive is made anew, so what Format NVM, Namespace Management or zones have changed does not outlive the process.
-//! - Telemetry: Identify does not promise it and it is refused.
 //! - Interrupts within a process: vectors are accepted and checked. Drivers in other processes are interrupted.
 //! - SGLs of admin commands and of metadata, bit buckets, fused operations, saved features, queues that are not
 //!   contiguous (CAP.CQR), memory pages of other sizes: they are not promised and are refused.

@@ -180,6 +180,23 @@ const _: () = assert!(offset_of!(TelemetryHeader, reason) == 384);
 
 zeroed_default!(TelemetryHeader);
 
+impl TelemetryHeader {
+    /// Bytes of a data block.
+    pub const BLOCK: usize = 512;
+
+    /// The last data block of data areas 1 to `area`, of 4.
+    #[must_use]
+    pub fn last_block(&self, area: u8) -> u32 {
+        let lasts = [
+            self.data_area_1_last.get().into(),
+            self.data_area_2_last.get().into(),
+            self.data_area_3_last.get().into(),
+            self.data_area_4_last.get(),
+        ];
+        lasts.into_iter().take(area.into()).max().unwrap_or(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

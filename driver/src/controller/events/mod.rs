@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::command::NSID_BROADCAST;
-use gangway_spec::feature::fid;
-use gangway_spec::identify::{IdentifyController, Oaes};
+use gangway_spec::feature::{TELEMETRY_LOG_NOTICES, fid};
+use gangway_spec::identify::{IdentifyController, Lpa, Oaes};
 use gangway_spec::log::{ErrorLogEntry, GetLogPage, SmartLog, lid};
 use gangway_spec::{Status, SubmissionQueueEntry, opcode};
 
@@ -133,8 +133,10 @@ impl Controller {
         let offered = self.identify.oaes() - Oaes::DISCOVERY_LOG_CHANGE;
         let region = if self.capabilities.pmrs() { u32::from(SmartLog::WARNING_PMR) } else { 0 };
         let everything = WARNINGS | region | offered.bits();
+        let collects = Lpa::from_bits_retain(self.identify.lpa).contains(Lpa::TELEMETRY);
+        let telemetry = if collects { TELEMETRY_LOG_NOTICES } else { 0 };
         // What a controller does not know it may refuse, however much it promised.
-        for configuration in [everything, WARNINGS] {
+        for configuration in [everything | telemetry, WARNINGS] {
             let mut entry = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
             entry.cdw10.set(u32::from(fid::ASYNC_EVENT_CONFIGURATION));
             entry.cdw11.set(configuration);

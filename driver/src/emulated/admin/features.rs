@@ -19,8 +19,9 @@ use crate::emulated::config::EmulatedConfig;
 const UNDER: u32 = 1;
 /// Error Recovery: Deallocated or Unwritten Logical Block Error Enable.
 const DULBE: u32 = 1 << 16;
-/// Asynchronous Event Configuration: the critical warnings of the SMART log, and what OAES promises.
-const EVENTS_SUPPORTED: u32 = 0x1f | EVENTS.bits();
+/// Asynchronous Event Configuration: the critical warnings of the SMART log, what OAES promises, and telemetry, which
+/// LPA promises.
+const EVENTS_SUPPORTED: u32 = 0x1f | EVENTS.bits() | feature::TELEMETRY_LOG_NOTICES;
 /// Timestamp: bytes of its data structure.
 const TIMESTAMP_LEN: usize = 8;
 /// Timestamp: it was set by the host (origin 001b).
@@ -73,7 +74,12 @@ impl Features {
 
     /// Whether the host wants events of this kind.
     pub(super) fn enables(&self, kind: Oaes) -> bool {
-        self.event_configuration & kind.bits() != 0
+        self.enables_bits(kind.bits())
+    }
+
+    /// Whether the host has set one of these bits of the Asynchronous Event Configuration.
+    pub(super) fn enables_bits(&self, bits: u32) -> bool {
+        self.event_configuration & bits != 0
     }
 
     /// The critical warning of the SMART log.

@@ -207,7 +207,7 @@ fn identify_controller(device: &Device, admin: &Admin) -> IdentifyController {
     controller.edstt = self_test::EXTENDED_MINUTES.into();
     controller.dsto = self_test::OPTIONS;
     controller.sanicap = sanitize::CAPABILITIES.into();
-    controller.lpa = (Lpa::COMMANDS_SUPPORTED_AND_EFFECTS | Lpa::EXTENDED_DATA).bits();
+    controller.lpa = (Lpa::COMMANDS_SUPPORTED_AND_EFFECTS | Lpa::EXTENDED_DATA | Lpa::TELEMETRY).bits();
     if config.capabilities.vendor {
         controller.avscc = vendor::STANDARD_FORM;
         controller.icsvscc = vendor::STANDARD_FORM;

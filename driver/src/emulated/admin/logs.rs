@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use gangway_spec::Status;
 use gangway_spec::command::NSID_BROADCAST;
-use gangway_spec::log::{GetLogPage, SmartLog, lid};
+use gangway_spec::log::{GetLogPage, SmartLog, TelemetryHeader, lid};
 use zerocopy::IntoBytes;
 
 use super::{AdminCommand, Answer, invalid_field};
@@ -46,12 +46,15 @@ impl AdminCommand<'_> {
             if get.lid == lid::CHANGED_NAMESPACES {
                 self.admin.changed_namespaces.clear();
             }
+            if get.lid == lid::TELEMETRY_CONTROLLER {
+                self.admin.telemetry.acknowledge();
+            }
             self.admin.events.log_page_was_read(get.lid);
         }
         Ok(0)
     }
 
-    fn log_page(&self, get: &GetLogPage) -> Result<Vec<u8>, Status> {
+    fn log_page(&mut self, get: &GetLogPage) -> Result<Vec<u8>, Status> {
         Ok(match get.lid {
             lid::ERROR => lock(&self.device.error_log).latest_first().as_bytes().to_vec(),
             lid::SMART => {
@@ -65,6 +68,13 @@ impl AdminCommand<'_> {
             }
             lid::FIRMWARE_SLOT => self.admin.firmware.log().as_bytes().to_vec(),
             lid::DEVICE_SELF_TEST => self.admin.self_tests.log().as_bytes().to_vec(),
+            // Parts of it are read by blocks (NVMe Base 1.4, 5.14.1.7).
+            lid::TELEMETRY_HOST | lid::TELEMETRY_CONTROLLER
+                if !get.lpo.is_multiple_of(TelemetryHeader::BLOCK as u64) =>
+            {
+                return invalid_field();
+            }
+            lid::TELEMETRY_HOST | lid::TELEMETRY_CONTROLLER => self.telemetry(get.lid, get.lsp),
             lid::SANITIZE_STATUS => self.admin.sanitizing.log(self.device).as_bytes().to_vec(),
             lid::COMMANDS_SUPPORTED_AND_EFFECTS => {
                 commands::effects_log(self.device, get.csi).as_bytes().to_vec()
@@ -85,7 +95,7 @@ impl AdminCommand<'_> {
     }
 }
 
-fn smart_log(device: &Device) -> SmartLog {
+pub(super) fn smart_log(device: &Device) -> SmartLog {
     let counters = device.counters();
     // Units are 1000 times 512 bytes, rounded up.
     let data_units = |blocks: u64| u128::from(blocks.div_ceil(1000)).into();

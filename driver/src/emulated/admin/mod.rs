@@ -11,6 +11,7 @@ mod operation;
 mod queues;
 mod sanitize;
 mod self_test;
+mod telemetry;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use firmware::Firmware;
 use format::Formatting;
 use sanitize::Sanitizing;
 use self_test::SelfTests;
+use telemetry::Telemetry;
 
 /// Abort commands that may be outstanding (ACL + 1). They are executed at once, unless a fault holds them up.
 pub(super) const ABORT_LIMIT: u8 = 4;
@@ -57,6 +59,7 @@ pub(super) struct Admin {
     firmware: Firmware,
     self_tests: SelfTests,
     sanitizing: Sanitizing,
+    telemetry: Telemetry,
     /// The format that goes on.
     formatting: Option<Formatting>,
     /// The namespaces of the Changed Namespace List.
@@ -85,6 +88,7 @@ impl Admin {
             firmware: Firmware::default(),
             self_tests: SelfTests::default(),
             sanitizing: Sanitizing::default(),
+            telemetry: Telemetry::default(),
             formatting: None,
             changed_namespaces: BTreeSet::new(),
             config: config.clone(),
@@ -177,7 +181,14 @@ impl Device {
         loop {
             admin.self_tests.settle(self.power_on_hours());
             admin.settle_sanitize(self);
-            self.take_events().into_iter().for_each(|event| admin.events.raise(event));
+            for event in self.take_events() {
+                if event == AsyncEvent::TELEMETRY_LOG_CHANGED {
+                    admin.collect_telemetry(self, "a declared event");
+                } else {
+                    admin.events.raise(event);
+                }
+            }
+            admin.settle_telemetry(self);
             while cq.has_room()
                 && let Some(cid) = admin.finish_operations()
             {

@@ -28,7 +28,7 @@ use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry, nvm};
 /// | `status=STATUS` | it is not executed and fails; SCT and SC as nvme-cli prints them, with `+dnr` and `+more` |
 /// | `cfs` | CSTS.CFS is set when it is taken, and the controller stops until it is reset |
 /// | `remove`, `remove=TIME` | when it is taken all registers read as ones and nothing completes any more, for good or for that time |
-/// | `event=EVENT` | when it is taken an event is reported: `reliability`, `temperature`, `spare`, `error`, `namespace`, `firmware`, `sanitize`, or `TYPE/INFO/LOG` as numbers |
+/// | `event=EVENT` | when it is taken an event is reported: `reliability`, `temperature`, `spare`, `error`, `namespace`, `telemetry` (the drive collects it as well), `firmware`, `sanitize`, or `TYPE/INFO/LOG` as numbers |
 /// | `not-ready`, `not-ready=TIME` | CSTS.RDY does not follow when CC.EN is set, for good or for that time |
 /// | `not-disabled`, `not-disabled=TIME` | CSTS.RDY does not follow when CC.EN is cleared, for good or for that time; the controller works on meanwhile |
 ///

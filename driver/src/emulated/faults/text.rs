@@ -97,6 +97,7 @@ const EVENTS: &[(&str, AsyncEvent)] = &[
     ("spare", AsyncEvent::new(aen::TYPE_SMART, aen::SMART_SPARE, lid::SMART)),
     ("error", AsyncEvent::new(aen::TYPE_ERROR, aen::ERROR_TRANSIENT_INTERNAL, lid::ERROR)),
     ("namespace", AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED),
+    ("telemetry", AsyncEvent::TELEMETRY_LOG_CHANGED),
     (
         "firmware",
         AsyncEvent::new(aen::TYPE_NOTICE, aen::NOTICE_FIRMWARE_ACTIVATION_STARTING, lid::FIRMWARE_SLOT),
@@ -171,7 +172,7 @@ impl<'a> Word<'a> {
     fn action(self) -> Result<Option<FaultAction>, FaultError> {
         let status =
             "a status as nvme-cli prints it, such as 0x281, with +dnr and +more if they are to be set";
-        let event = "reliability, temperature, spare, error, namespace, firmware, sanitize, or TYPE/INFO/LOG";
+        let event = "reliability, temperature, spare, error, namespace, telemetry, firmware, sanitize, or TYPE/INFO/LOG";
         Ok(Some(match self.name {
             "drop" => self.bare(FaultAction::Drop)?,
             "lose" => self.bare(FaultAction::Lose)?,

@@ -307,7 +307,7 @@ fn log_pages_are_read_in_parts_and_end_in_zeroes() {
         (GetLogPage { lpo: 516, ..GetLogPage::new(lid::SMART, 8) }, Status::INVALID_FIELD),
         (GetLogPage { offset_is_index: true, ..GetLogPage::new(lid::SMART, 8) }, Status::INVALID_FIELD),
         (GetLogPage::new(lid::SMART, (1 << 20) + 4), Status::INVALID_FIELD),
-        (GetLogPage::new(lid::TELEMETRY_HOST, 512), Status::INVALID_LOG_PAGE),
+        (GetLogPage::new(lid::PERSISTENT_EVENT, 512), Status::INVALID_LOG_PAGE),
         (GetLogPage::new(0xc0, 512), Status::INVALID_LOG_PAGE),
     ] {
         assert!(host.log(get, 8).unwrap_err().is(status), "{get:?}");

@@ -13,6 +13,7 @@ mod queues;
 mod sanitize;
 mod scatter;
 mod self_test;
+mod telemetry;
 mod vendor;
 mod zones;
 
