@@ -1,11 +1,13 @@
 //! Log pages about long operations: self-test, sanitize, telemetry (NVMe Base 2.0, 5.16.1).
 
 use core::mem::{offset_of, size_of};
+use std::borrow::Cow;
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::identify::zeroed_default;
+use crate::text;
 
 /// Device Self-test, log page 06h.
 #[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -183,6 +185,12 @@ zeroed_default!(TelemetryHeader);
 impl TelemetryHeader {
     /// Bytes of a data block.
     pub const BLOCK: usize = 512;
+
+    /// Why the data was captured, as text, which many vendors make it.
+    #[must_use]
+    pub fn reason(&self) -> Cow<'_, str> {
+        text::terminated(&self.reason)
+    }
 
     /// The last data block of data areas 1 to `area`, of 4.
     #[must_use]

@@ -61,6 +61,7 @@ commands! {
         EffectsLog(logs::EffectsLog),
         SelfTestLog(logs::SelfTestLog),
         SanitizeLog(logs::SanitizeLogCommand),
+        TelemetryLog(logs::TelemetryLog),
         GetLog(logs::GetLog),
     "data":
         Read(blocks::Read),

@@ -109,3 +109,16 @@ fn a_target_that_refuses_is_named_with_the_way_out() {
     let refused = run("set-feature", &serve.device, &["-f", "4", "-v", "0x150"]);
     refused.refused(1, "run the command on the machine that has the drive");
 }
+
+/// Through a target: a drive of this process lives as long as one command does.
+#[test]
+fn commands_of_a_vendor_store_data_and_give_it_back() {
+    let lab = Lab::new();
+    let serve = Serve::start("emulated:size=16MiB,vendor", &["--allow", "vendor"]);
+    let (source, data) = (lab.path("source"), pattern(8192));
+    fs::write(&source, &data).unwrap();
+    let store = ["-o", "0xc1", "-l", "8192", "-4", "2048", "-6", "4096", "-w", "-i", arg(&source), "--yes"];
+    run("admin-passthru", &serve.device, &store).good();
+    let fetch = ["-o", "0xc2", "-l", "8192", "-4", "2048", "-6", "4096", "-r", "-b", "--yes"];
+    assert_eq!(run("admin-passthru", &serve.device, &fetch).good().stdout, data);
+}

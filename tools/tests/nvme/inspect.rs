@@ -107,3 +107,30 @@ fn what_cannot_be_opened_says_what_to_do() {
     run("id-ctrl", "tcp:127.0.0.1:1/nqn.2014-08.org.example:none", &[]).refused(1, "127.0.0.1:1");
     run("get-log", DRIVE, &["-i", "2"]).refused(2, "--log-len");
 }
+
+#[test]
+fn telemetry_is_collected_and_read_up_to_the_area_that_is_wanted() {
+    let lab = Lab::new();
+    let drive = "emulated:size=16MiB,serial=TELLTALE";
+    let serve = Serve::start(drive, &["--allow", "tune"]);
+    for device in [drive, &serve.device] {
+        let file = lab.path("log");
+        run("telemetry-log", device, &["-O", arg(&file), "-d", "2"]).good();
+        let log = std::fs::read(&file).unwrap();
+        assert_eq!((log[0], log.len() % 512), (7, 0));
+        assert!(String::from_utf8_lossy(&log[512..1024]).contains("serial: TELLTALE\n"));
+        let header = run("telemetry-log", device, &["-O", arg(&file), "-o", "json"]).good().json();
+        let blocks = header["data_area_3_last_block"].as_u64().unwrap();
+        assert_eq!(std::fs::read(&file).unwrap().len() as u64, (blocks + 1) * 512);
+        assert_eq!(log.len() as u64, (header["data_area_2_last_block"].as_u64().unwrap() + 1) * 512);
+        assert_eq!(header["reason"], "a host asked for it");
+        let own = run("telemetry-log", device, &["-c"]).good().text();
+        assert!(own.contains("controller_data_available") && own.contains("0 (0 bytes)"), "{own}");
+    }
+    // A drive of this process was reset meanwhile; the target's was not.
+    let kept = run("telemetry-log", &serve.device, &["-g", "0", "-o", "json"]).good().json();
+    assert_eq!(kept["host_generation"], 2);
+    let closed = Serve::start(drive, &[]);
+    run("telemetry-log", &closed.device, &[]).refused(1, "--allow tune");
+    run("telemetry-log", drive, &["-d", "5"]).refused(1, "1, 2, 3 or 4");
+}

@@ -128,8 +128,7 @@ impl AdminCommand<'_> {
         if lid == lid::TELEMETRY_HOST && lsp & CREATE != 0 {
             telemetry.host.collect(warnings, self.device, "a host asked for it");
         }
-        let capture =
-            if lid == lid::TELEMETRY_HOST { &telemetry.host } else { &telemetry.controller };
+        let capture = if lid == lid::TELEMETRY_HOST { &telemetry.host } else { &telemetry.controller };
         let mut header = capture.header(lid);
         if lid == lid::TELEMETRY_HOST {
             header.host_generation = telemetry.host.generation;

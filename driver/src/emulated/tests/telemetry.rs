@@ -91,7 +91,11 @@ fn the_drive_collects_when_it_fails_and_keeps_that_until_it_was_read() {
     assert!(header.reason.starts_with(b"a declared fault\0"));
     assert!(header.last_block(3) > 8);
     let other = host.telemetry(kept(lid::TELEMETRY_HOST));
-    assert_eq!((other.controller_available, other.controller_generation), (1, 1), "the other log says so too");
+    assert_eq!(
+        (other.controller_available, other.controller_generation),
+        (1, 1),
+        "the other log says so too"
+    );
 
     // A host that wants to know is told of what was collected before, once.
     host.request_event(7);

@@ -41,8 +41,7 @@ fn what_is_stored_on_one_queue_comes_back_on_any_and_outlives_a_reset() {
 #[test]
 fn places_that_are_not_there_are_refused() {
     let mut host = Host::new("size=1MiB,vendor,mdts=1");
-    for (len, place) in
-        [(512, 65_536), (512, 65_028), (4, 2), (8196, 0), (4, u32::MAX - 3), (0x3fff_fffc, 0)]
+    for (len, place) in [(512, 65_536), (512, 65_028), (4, 2), (8196, 0), (4, u32::MAX - 3), (0x3fff_fffc, 0)]
     {
         for opcode in ALL {
             let status = host.admin(&command(opcode, len, place)).status();
@@ -86,7 +85,10 @@ fn they_are_promised_where_they_are_there_and_nowhere_else() {
         for opcode in 0xc0..=0xff_u8 {
             let promised = there && ALL.contains(&opcode);
             let index = usize::from(opcode);
-            assert_eq!((log.admin[index].get() & 1, log.io[index].get() & 1), (promised.into(), promised.into()));
+            assert_eq!(
+                (log.admin[index].get() & 1, log.io[index].get() & 1),
+                (promised.into(), promised.into())
+            );
             let refused = host.admin(&command(opcode, 0, 0)).status().is(Status::INVALID_OPCODE);
             assert_eq!(refused, !promised, "{opcode:#x}");
         }

@@ -2,6 +2,7 @@
 
 mod decode;
 mod get;
+mod telemetry;
 
 use std::mem::size_of;
 
@@ -15,6 +16,7 @@ use zerocopy::FromBytes;
 
 pub(super) use self::decode::{sanitize_state, self_test_outcome};
 pub(crate) use self::get::GetLog;
+pub(crate) use self::telemetry::TelemetryLog;
 use super::args::{self, Output, Show, Target};
 use super::session;
 use crate::exit::Exit;
