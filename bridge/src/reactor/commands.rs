@@ -1,6 +1,5 @@
 //! Commands between a connection and a drive, the software queues in which they wait, and the memory they use.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use gangway_driver::dma::{BufferPool, CommandData, DmaBuffer};
@@ -11,7 +10,10 @@ use gangway_spec::status::Status;
 use slab::Slab;
 
 use super::batch::{BatchPool, SendBatch};
+use super::drives::{DriveSlot, SoftwareQueue, WITHDRAWN, Way, refusal};
+use super::fair::{self, Link, Links};
 use super::pace::Outstanding;
+use super::tenants::{Tenant, Tenants};
 use crate::admission::Admitted;
 use crate::drive::DriveLink;
 
@@ -36,21 +38,31 @@ pub(super) enum Stage {
 pub(super) struct Command {
     /// As the host gave it, with the NSID that the drive knows.
     pub(super) entry: SubmissionQueueEntry,
-    /// `None` once the connection is gone.
-    pub(super) connection: Option<usize>,
+    /// Key of its connection; `None` once that is gone.
+    pub(super) connection: Option<u32>,
     pub(super) slot: Slot,
+    /// Whose it is.
+    pub(super) tenant: Tenant,
+    /// Neighbours in the list that it waits in.
+    pub(super) link: Link,
     /// Order of arrival on this reactor.
     pub(super) sequence: u64,
     pub(super) admitted: Admitted,
     pub(super) data: CommandData,
     /// Whether its data was asked for with R2T.
     pub(super) requested: bool,
-    /// Bytes of memory that count against its drive's share.
-    pub(super) memory: usize,
+    /// Whether its memory counts against its drive's share.
+    pub(super) counted: bool,
     pub(super) stage: Stage,
 }
 
 impl Command {
+    /// Key of its connection, unless that is gone.
+    #[inline]
+    pub(super) fn connection(&self) -> Option<usize> {
+        self.connection.map(|key| key as usize)
+    }
+
     /// Whether the drive has it or will have it without the host doing anything more.
     pub(super) fn is_on_its_way(&self) -> bool {
         match self.stage {
@@ -58,6 +70,23 @@ impl Command {
             Stage::Memory | Stage::Held => self.admitted.direction != TransferDirection::HostToController,
             Stage::Refused(_) | Stage::Receiving => false,
         }
+    }
+}
+
+// Thousands of them lie in the slab, and each touches as few cache lines as possible.
+const _: () = assert!(size_of::<Command>() <= 168);
+
+impl Links for Slab<Command> {
+    fn link(&mut self, item: u32) -> &mut Link {
+        &mut self[item as usize].link
+    }
+
+    fn tenant(&self, item: u32) -> Tenant {
+        self[item as usize].tenant
+    }
+
+    fn cost(&self, item: u32) -> u32 {
+        fair::cost(self[item as usize].admitted.length)
     }
 }
 
@@ -86,84 +115,6 @@ pub(super) struct Ended {
     pub(super) length: u32,
 }
 
-/// A drive as one reactor uses it.
-pub(super) struct DriveSlot {
-    pub(super) link: DriveLink,
-    pub(super) pair: Option<QueuePair>,
-    /// Whether its completions end a sleep.
-    pub(super) interrupts: bool,
-    /// By what its manager knows this reactor, and the queue pair.
-    place: usize,
-    issue: u64,
-    /// There is no drive: what its commands end with.
-    pub(super) refuses: Option<Status>,
-    /// Commands may have to be refused: for `refuses`, or because a namespace was withdrawn.
-    guarded: bool,
-    /// A fault was reported; the manager's freeze is to come.
-    faulted: bool,
-    /// Commands that were reported to be overdue.
-    late: Vec<u16>,
-    /// Software queues with commands in them, in the order in which they have their turn.
-    backlog: VecDeque<usize>,
-    /// Commands to it that wait for a buffer, first come first served, for each [`Way`].
-    waiting: [VecDeque<usize>; 2],
-    /// Bytes of memory that commands to it have, for each [`Way`].
-    taken: [usize; 2],
-}
-
-impl DriveSlot {
-    /// It works, with this queue pair.
-    pub(super) fn works(&mut self, pair: QueuePair, issue: u64, interrupts: bool) {
-        self.pair = Some(pair);
-        self.issue = issue;
-        self.interrupts = interrupts;
-        self.refuses = None;
-        self.faulted = false;
-        self.late.clear();
-    }
-
-    /// Whether `length` bytes more are within its share. One command always has its way.
-    #[inline]
-    fn is_within(&self, share: &[usize; 2], way: Way, length: usize) -> bool {
-        let taken = self.taken[way as usize];
-        taken == 0 || taken + length <= share[way as usize]
-    }
-}
-
-/// The two ways of data, each with memory of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// Data of writes.
-    ToDrive = 0,
-    /// Data of reads.
-    FromDrive = 1,
-}
-
-impl Way {
-    pub(super) fn of(direction: TransferDirection) -> Self {
-        match direction {
-            TransferDirection::ControllerToHost => Way::FromDrive,
-            _ => Way::ToDrive,
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct SoftwareQueue {
-    pending: VecDeque<usize>,
-    /// Its namespace is not what commands were admitted for.
-    withdrawn: bool,
-}
-
-/// What commands to a withdrawn namespace end with.
-pub(super) const WITHDRAWN: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
-
-/// What a command ends with that must not go to its drive.
-#[cold]
-fn refusal(slot: &DriveSlot, queue: &SoftwareQueue) -> Option<Status> {
-    slot.refuses.or(queue.withdrawn.then_some(WITHDRAWN))
-}
-
 /// Commands for which there is room in any case.
 const LEAST_ROOM: usize = 1024;
 
@@ -179,6 +130,8 @@ pub(super) struct Engine {
     /// When commands that are submitted in this turn count as stuck.
     deadline: Instant,
     queues: Vec<SoftwareQueue>,
+    /// The hosts that have connections.
+    pub(super) tenants: Tenants,
     /// Memory that drives read: data of writes.
     to_drive: BufferPool,
     /// Memory that drives write: data of reads.
@@ -220,6 +173,7 @@ impl Engine {
             share: [usize::MAX; 2],
             deadline: Instant::now(),
             queues: Vec::new(),
+            tenants: Tenants::default(),
             to_drive,
             from_drive,
             capsules,
@@ -238,14 +192,9 @@ impl Engine {
         self.depth += depth;
         self.batches.admit(depth);
         self.commands.reserve(self.depth.saturating_sub(self.commands.len()));
-        for slot in self.drives.iter_mut().flatten() {
-            for waiting in &mut slot.waiting {
-                waiting.reserve(self.depth.saturating_sub(waiting.len()));
-            }
-        }
-        for queue in &mut self.queues {
-            queue.pending.reserve(self.depth.saturating_sub(queue.pending.len()));
-        }
+        let tenants = self.tenants.numbers();
+        self.drives.iter_mut().flatten().for_each(|slot| slot.make_room(tenants));
+        self.queues.iter_mut().for_each(|queue| queue.pending.make_room(tenants));
     }
 
     /// A connection is gone.
@@ -256,18 +205,15 @@ impl Engine {
         if self.commands.capacity() > 4 * self.depth.max(LEAST_ROOM) {
             self.commands.shrink_to_fit();
             self.commands.reserve(self.depth.saturating_sub(self.commands.len()));
-            for slot in self.drives.iter_mut().flatten() {
-                slot.waiting.iter_mut().for_each(|waiting| waiting.shrink_to(self.depth));
-            }
-            self.queues.iter_mut().for_each(|queue| queue.pending.shrink_to(self.depth));
         }
     }
 
     /// Makes software queue number `queue` exist.
     pub(super) fn ensure_queue(&mut self, queue: usize) {
         while self.queues.len() <= queue {
-            self.queues
-                .push(SoftwareQueue { pending: VecDeque::with_capacity(self.depth), withdrawn: false });
+            let mut software = SoftwareQueue::default();
+            software.pending.make_room(self.tenants.numbers());
+            self.queues.push(software);
         }
     }
 
@@ -275,20 +221,8 @@ impl Engine {
         while self.drives.len() <= drive {
             self.drives.push(None);
         }
-        let slot = DriveSlot {
-            link,
-            pair: None,
-            interrupts: false,
-            place,
-            issue: 0,
-            refuses: None,
-            guarded: false,
-            faulted: false,
-            late: Vec::new(),
-            backlog: VecDeque::with_capacity(64),
-            waiting: [VecDeque::with_capacity(self.depth), VecDeque::with_capacity(self.depth)],
-            taken: [0; 2],
-        };
+        let mut slot = DriveSlot::new(link, place);
+        slot.make_room(self.tenants.numbers());
         self.drives[drive] = Some(slot);
         let drives = self.drives.iter().flatten().count();
         if drives > 1 {
@@ -352,13 +286,10 @@ impl Engine {
         }
         let Some(command) = self.commands.get_mut(index) else { return false };
         command.stage = Stage::Memory;
-        let way = Way::of(command.admitted.direction) as usize;
-        if let Some(Some(slot)) = self.drives.get_mut(command.admitted.drive) {
-            if first {
-                slot.waiting[way].push_front(index);
-            } else {
-                slot.waiting[way].push_back(index);
-            }
+        let Admitted { drive, direction, .. } = command.admitted;
+        let way = Way::of(direction) as usize;
+        if let Some(Some(slot)) = self.drives.get_mut(drive) {
+            slot.waiting[way].push(index as u32, &mut self.commands);
         }
         false
     }
@@ -383,7 +314,7 @@ impl Engine {
         let Some(buffer) = pool.take(length) else { return false };
         if let Some(slot) = &mut slot {
             slot.taken[way as usize] += length;
-            command.memory = length;
+            command.counted = true;
         }
         command.data = CommandData::Buffer(buffer);
         true
@@ -403,12 +334,12 @@ impl Engine {
     /// The next command that waits for memory and can have it now.
     pub(super) fn next_fed(&mut self, way: Way) -> Option<usize> {
         for drive in 0..self.drives.len() {
-            let Some(slot) = self.drives[drive].as_ref() else { continue };
-            let Some(&index) = slot.waiting[way as usize].front() else { continue };
-            let length = self.commands.get(index).map_or(0, |command| command.admitted.length as usize);
-            if self.may_have(drive, way, length) {
+            let Some(slot) = self.drives[drive].as_mut() else { continue };
+            let Some(item) = slot.waiting[way as usize].next(&self.commands, |_| true) else { continue };
+            let index = item as usize;
+            if self.may_have(drive, way, self.commands[index].admitted.length as usize) {
                 if let Some(slot) = self.drives[drive].as_mut() {
-                    slot.waiting[way as usize].pop_front();
+                    slot.waiting[way as usize].take(item, &mut self.commands);
                 }
                 return Some(index);
             }
@@ -447,12 +378,15 @@ impl Engine {
     pub(super) fn remove(&mut self, index: usize) -> Option<Ended> {
         let command = self.commands.get_mut(index)?;
         let Admitted { drive, direction, length, .. } = command.admitted;
-        let ended = Ended { connection: command.connection, slot: command.slot, direction, length };
+        let ended = Ended { connection: command.connection(), slot: command.slot, direction, length };
         let data = std::mem::take(&mut command.data);
-        if command.memory > 0
-            && let Some(Some(slot)) = self.drives.get_mut(drive)
-        {
-            slot.taken[Way::of(direction) as usize] -= command.memory;
+        if let Some(Some(slot)) = self.drives.get_mut(drive) {
+            if command.counted {
+                slot.taken[Way::of(direction) as usize] -= length as usize;
+            }
+            if command.stage == Stage::WithDrive {
+                slot.with_drive[command.tenant.index()] -= 1;
+            }
         }
         self.commands.remove(index);
         self.release(data);
@@ -472,7 +406,8 @@ impl Engine {
 
     /// Sends a command to its drive now, or puts it into its software queue.
     pub(super) fn dispatch(&mut self, index: usize) -> Option<GivenUp> {
-        let Admitted { drive, queue, .. } = self.commands[index].admitted;
+        let command = &mut self.commands[index];
+        let Admitted { drive, queue, .. } = command.admitted;
         let Some(Some(slot)) = self.drives.get_mut(drive) else {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
         };
@@ -481,29 +416,32 @@ impl Engine {
         {
             return Some(GivenUp { command: index, status });
         }
-        let direct = slot.backlog.is_empty() && slot.pair.as_ref().is_some_and(QueuePair::has_room);
-        if direct {
+        if slot.backlog.is_empty()
+            && slot.has_room()
+            && slot.may_have_more(command.tenant, self.tenants.count())
+        {
             return self.submit(index);
         }
-        self.commands[index].stage = Stage::Queued;
+        command.stage = Stage::Queued;
         let pending = &mut self.queues[queue].pending;
         if pending.is_empty() {
             slot.backlog.push_back(queue);
         }
-        pending.push_back(index);
+        pending.push(index as u32, &mut self.commands);
         None
     }
 
     fn submit(&mut self, index: usize) -> Option<GivenUp> {
         let command = &mut self.commands[index];
-        let Some(pair) = self.drives[command.admitted.drive].as_mut().and_then(|slot| slot.pair.as_mut())
-        else {
+        let slot = self.drives[command.admitted.drive].as_mut();
+        let Some(DriveSlot { pair: Some(pair), with_drive, .. }) = slot else {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
         };
         let data = std::mem::take(&mut command.data);
         match pair.submit(&command.entry, data, index as u64, self.deadline) {
             Ok(()) => {
                 command.stage = Stage::WithDrive;
+                with_drive[command.tenant.index()] += 1;
                 self.submitted += 1;
                 None
             }
@@ -515,22 +453,33 @@ impl Engine {
         }
     }
 
-    /// Moves commands from software queues to hardware queues as far as there is room, each namespace in turn.
+    /// Moves commands from software queues to hardware queues as far as there is room: each namespace in turn, and of
+    /// each its hosts in turn.
     pub(super) fn pump(&mut self, given_up: &mut Vec<GivenUp>) {
+        let hosts = self.tenants.count();
         for drive in 0..self.drives.len() {
+            // Software queues in a row of which no host may have more.
+            let mut passed_over = 0;
             while let Some(slot) = self.drives[drive].as_mut() {
-                if slot.refuses.is_none() && !slot.pair.as_ref().is_some_and(QueuePair::has_room) {
+                if passed_over >= slot.backlog.len() || slot.refuses.is_none() && !slot.has_room() {
                     break;
                 }
                 let refuses = slot.refuses;
                 let Some(queue) = slot.backlog.pop_front() else { break };
-                let Some(index) = self.queues[queue].pending.pop_front() else { continue };
-                if !self.queues[queue].pending.is_empty() {
+                let pending = &mut self.queues[queue].pending;
+                let may = |tenant| refuses.is_some() || slot.may_have_more(tenant, hosts);
+                let next = pending.next(&self.commands, may);
+                if let Some(item) = next {
+                    pending.take(item, &mut self.commands);
+                }
+                if !pending.is_empty() {
                     slot.backlog.push_back(queue);
                 }
-                match refuses {
-                    Some(status) => given_up.push(GivenUp { command: index, status }),
-                    None => given_up.extend(self.submit(index)),
+                passed_over = if next.is_some() { 0 } else { passed_over + 1 };
+                match (next, refuses) {
+                    (None, _) => {}
+                    (Some(item), Some(status)) => given_up.push(GivenUp { command: item as usize, status }),
+                    (Some(item), None) => given_up.extend(self.submit(item as usize)),
                 }
             }
         }
@@ -542,8 +491,9 @@ impl Engine {
         software.withdrawn = withdrawn;
         if withdrawn {
             // An emptied queue stays in the backlog and is passed over when its turn comes.
-            let pending = software.pending.drain(..);
-            given_up.extend(pending.map(|command| GivenUp { command, status: WITHDRAWN }));
+            software.pending.take_all(&mut self.commands, |item| {
+                given_up.push(GivenUp { command: item as usize, status: WITHDRAWN });
+            });
         }
     }
 
@@ -610,7 +560,7 @@ impl Engine {
             Stage::Queued => {
                 let queue = command.admitted.queue;
                 // An emptied queue stays in the backlog and is passed over when its turn comes.
-                self.queues[queue].pending.retain(|waiting| *waiting != index);
+                self.queues[queue].pending.remove(index as u32, &mut self.commands);
                 if self.queues[queue].pending.is_empty() {
                     for slot in self.drives.iter_mut().flatten() {
                         slot.backlog.retain(|listed| *listed != queue);
@@ -619,8 +569,8 @@ impl Engine {
             }
             Stage::Memory => {
                 let Admitted { drive, direction, .. } = command.admitted;
-                if let Some(slot) = self.drive(drive) {
-                    slot.waiting[Way::of(direction) as usize].retain(|waiting| *waiting != index);
+                if let Some(Some(slot)) = self.drives.get_mut(drive) {
+                    slot.waiting[Way::of(direction) as usize].remove(index as u32, &mut self.commands);
                 }
             }
             Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive => {}

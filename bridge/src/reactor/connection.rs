@@ -16,8 +16,10 @@ use self::intake::Arrived;
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
 use super::commands::{Command, Ended, Engine, GivenUp, Origin, Stage};
+use super::fair::Link;
 use super::message::LoadShare;
 use super::sockets::Receive;
+use super::tenants::Tenant;
 use crate::admission::{Admitted, ExportView};
 use crate::association::QueueClaim;
 
@@ -41,6 +43,8 @@ pub(super) struct Connection {
     pub(super) socket: usize,
     fabric: target::Connection,
     pub(super) claim: QueueClaim,
+    /// Its host.
+    pub(super) tenant: Tenant,
     pub(super) export: usize,
     _load: LoadShare,
     /// Indices of commands by their slot.
@@ -103,7 +107,7 @@ impl Connection {
     pub(super) fn new(
         socket: usize,
         fabric: target::Connection,
-        claim: QueueClaim,
+        (claim, tenant): (QueueClaim, Tenant),
         export: usize,
         queue_size: u16,
         load: LoadShare,
@@ -113,6 +117,7 @@ impl Connection {
             socket,
             fabric,
             claim,
+            tenant,
             export,
             _load: load,
             slots: vec![VACANT; depth + 1],
@@ -308,13 +313,15 @@ impl Connection {
         entry.nsid.set(admitted.nsid);
         let index = context.engine.commands.insert(Command {
             entry,
-            connection: Some(context.key),
+            connection: Some(context.key as u32),
             slot,
+            tenant: self.tenant,
+            link: Link::default(),
             sequence,
             admitted,
             data: CommandData::None,
             requested: false,
-            memory: 0,
+            counted: false,
             stage,
         });
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
@@ -483,7 +490,7 @@ impl Connection {
             let index = std::mem::replace(place, VACANT);
             match engine.commands.get(index) {
                 // Not even a slot that was left behind by mistake may touch the command of another connection.
-                Some(command) if command.connection != Some(key) => debug_assert!(false, "a stale slot"),
+                Some(command) if command.connection() != Some(key) => debug_assert!(false, "a stale slot"),
                 Some(command) if command.stage == Stage::WithDrive => engine.orphan(index, origin),
                 Some(_) => engine.withdraw(index),
                 None => {}

@@ -8,10 +8,13 @@ mod batch;
 mod budget;
 mod commands;
 mod connection;
+mod drives;
+mod fair;
 mod message;
 mod obey;
 mod pace;
 mod sockets;
+mod tenants;
 mod upkeep;
 mod work;
 
@@ -27,8 +30,9 @@ use rustix::event::Timespec;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use self::commands::{Engine, GivenUp, Way};
+use self::commands::{Engine, GivenUp};
 use self::connection::Connection;
+use self::drives::Way;
 pub(crate) use self::message::{Adoption, DriveState, Message, ReactorHandle, Scope};
 pub use self::pace::Poll;
 use self::pace::{Pace, Wait};

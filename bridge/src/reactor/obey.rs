@@ -133,7 +133,8 @@ impl Reactor {
                 return;
             }
         };
-        let mut connection = Connection::new(socket, fabric, claim, export, queue_size, load);
+        let tenant = self.engine.tenants.enter(claim.association().connect.host.as_str());
+        let mut connection = Connection::new(socket, fabric, (claim, tenant), export, queue_size, load);
         connection.greet(&greeting);
         let key = self.connections.insert(connection);
         while self.by_socket.len() <= socket {

@@ -1,7 +1,8 @@
 //! What a reactor looks at now and then: time limits, hosts that hoard memory, and drains.
 
-use super::commands::{Command, Way};
+use super::commands::Command;
 use super::connection::{Connection, Phase};
+use super::drives::Way;
 use super::message::Scope;
 use super::{Drain, LINGER, Reactor};
 
@@ -49,7 +50,7 @@ impl Reactor {
     pub(super) fn check_drains(&mut self) {
         let pending = |drain: &Drain| {
             let of_a_connection = |command: &Command| {
-                let connection = command.connection.and_then(|key| self.connections.get(key));
+                let connection = command.connection().and_then(|key| self.connections.get(key));
                 let concerned =
                     connection.is_some_and(|connection| drain.scope.has(&connection.origin(), true));
                 concerned && command.sequence <= drain.before && command.is_on_its_way()

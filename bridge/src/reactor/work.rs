@@ -6,8 +6,9 @@ use gangway_fabric::target::Reply;
 use gangway_spec::status::Status;
 
 use super::Reactor;
-use super::commands::{GivenUp, Way};
+use super::commands::{Command, GivenUp};
 use super::connection::{Connection, Context, End, Phase};
+use super::drives::Way;
 use super::sockets::{Receive, SocketEvent};
 
 impl Reactor {
@@ -154,7 +155,7 @@ impl Reactor {
 
     /// Answers a command that is not with a drive.
     pub(super) fn answer(&mut self, command: usize, status: Status) {
-        match self.engine.commands.get(command).and_then(|command| command.connection) {
+        match self.engine.commands.get(command).and_then(Command::connection) {
             Some(key) => {
                 self.connections[key].give_up(command, status, &mut self.engine);
                 self.list_flush(key);
@@ -197,7 +198,7 @@ impl Reactor {
             while self.engine.is_short_of_memory(way)
                 && let Some(index) = self.engine.next_fed(way)
             {
-                let Some(key) = self.engine.commands.get(index).and_then(|command| command.connection) else {
+                let Some(key) = self.engine.commands.get(index).and_then(Command::connection) else {
                     continue;
                 };
                 self.on(key, |connection, context| connection.with_memory(index, true, context));
@@ -234,6 +235,7 @@ impl Reactor {
         }
         let (receive, batch) = self.sockets.remove(connection.socket);
         connection.dissolve(key, receive, batch, &mut self.engine);
+        self.engine.tenants.leave(connection.tenant);
         self.by_socket[connection.socket] = usize::MAX;
         self.to_flush.retain(|listed| *listed != key);
         self.paused.retain(|listed| *listed != key);
