@@ -465,6 +465,8 @@ fn features_are_the_hosts_own_or_the_drives_and_the_drives_are_not_changed() {
     assert_eq!(admin.set_number_of_queues(1000).unwrap(), 16, "as many as the export grants");
     assert!(set(&mut admin, fid::ASYNC_EVENT_CONFIGURATION, 0x0f).is_success());
     assert_eq!(get(&mut admin, fid::ASYNC_EVENT_CONFIGURATION, 0, 0, Transfer::None).1, 0x0f);
+    let default = get(&mut admin, fid::ASYNC_EVENT_CONFIGURATION, select::DEFAULT, 0, Transfer::None);
+    assert_eq!(default.1, 0, "the default is not what was set");
     let mut other = target.host(2);
     assert_eq!(
         get(&mut other, fid::ASYNC_EVENT_CONFIGURATION, 0, 0, Transfer::None).1,

@@ -82,6 +82,8 @@ pub(super) fn get(
     Ok(match id {
         fid::HOST_IDENTIFIER => Action::data(controller.association.connect.host_id.0.to_vec()),
         fid::NUMBER_OF_QUEUES => Action::result(queues(controller)),
+        // No event, until the host says which.
+        fid::ASYNC_EVENT_CONFIGURATION if selected == select::DEFAULT => Action::result(0),
         fid::ASYNC_EVENT_CONFIGURATION => Action::result(controller.events.configuration()),
         _ => Action::result(controller.keep_alive.kato_millis()),
     })
