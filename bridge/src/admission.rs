@@ -15,8 +15,9 @@ pub(crate) fn carried(format: BlockFormat) -> Option<BlockFormat> {
     (format.metadata_size == 0 || format.interleaved).then_some(format)
 }
 
-/// One namespace as an export shows it.
-#[derive(Clone, Debug)]
+/// One namespace as an export shows it. Two that are equal are one and the same: what was admitted for it is right for it
+/// still.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamespaceView {
     /// The NSID that hosts use.
     pub nsid: u32,
@@ -26,12 +27,23 @@ pub struct NamespaceView {
     pub drive_nsid: u32,
     /// Index of the software queue that its commands wait in, unique in the process.
     pub queue: usize,
+    /// The I/O command set that it belongs to.
+    pub csi: u8,
     /// Its block format.
     pub format: BlockFormat,
+    /// What tells it from another that has its NSID later.
+    pub ids: NamespaceIds,
     /// Whether commands that change data are refused.
     pub read_only: bool,
-    /// Whether all commands are refused: the namespace is gone, or its block format is another one by now.
-    pub withdrawn: bool,
+}
+
+/// Identifiers that a namespace keeps as long as it lives; zero where the drive gives none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceIds {
+    /// NGUID.
+    pub nguid: [u8; 16],
+    /// EUI64.
+    pub eui64: [u8; 8],
 }
 
 /// What an export shows to the reactors: an immutable snapshot, replaced as a whole.
@@ -41,6 +53,10 @@ pub struct ExportView {
     pub version: u64,
     /// Ordered by `nsid`.
     pub namespaces: Vec<NamespaceView>,
+    /// Whether it shows all namespaces of one drive, and of no other.
+    pub whole: bool,
+    /// NN: the largest NSID that can occur.
+    pub nn: u32,
     /// Whether Flush may name all namespaces (NSID FFFFFFFFh).
     pub broadcast_flush: bool,
     /// Bytes that one command may transfer at most.
@@ -65,11 +81,24 @@ pub struct Admitted {
 const BROADCAST: u32 = u32::MAX;
 
 impl ExportView {
-    fn namespace(&self, nsid: u32) -> Option<&NamespaceView> {
+    /// The namespace that hosts know as `nsid`.
+    #[inline]
+    pub fn namespace(&self, nsid: u32) -> Option<&NamespaceView> {
         self.namespaces
             .binary_search_by_key(&nsid, |namespace| namespace.nsid)
             .ok()
             .map(|at| &self.namespaces[at])
+    }
+
+    /// Whether it shows one drive as it is: all namespaces, under the numbers that they have there.
+    pub fn is_plain(&self) -> bool {
+        self.whole && self.namespaces.iter().all(|namespace| namespace.nsid == namespace.drive_nsid)
+    }
+
+    /// What hosts know namespace `drive_nsid` of a drive as; `None` when it is not shown.
+    pub fn remote_nsid(&self, drive: usize, drive_nsid: u32) -> Option<u32> {
+        let shown = |one: &&NamespaceView| (one.drive, one.drive_nsid) == (drive, drive_nsid);
+        self.namespaces.iter().find(shown).map(|namespace| namespace.nsid)
     }
 
     /// Decides on an I/O command whose capsule declares `declared` bytes of data.
@@ -92,10 +121,7 @@ impl ExportView {
                 length: 0,
             });
         }
-        let namespace = self
-            .namespace(nsid)
-            .filter(|namespace| !namespace.withdrawn)
-            .ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
         let (direction, length) = transfer(entry, &namespace.format)?;
         if namespace.read_only && changes_data(opcode) {
             return Err(Status::NAMESPACE_IS_WRITE_PROTECTED.with_dnr());
@@ -189,9 +215,10 @@ mod tests {
             drive: 1,
             drive_nsid: 7,
             queue: 5,
+            csi: gangway_spec::identify::csi::NVM,
             format,
+            ids: NamespaceIds::default(),
             read_only: false,
-            withdrawn: false,
         };
         let locked = NamespaceView { nsid: 4, read_only: true, ..namespace.clone() };
         ExportView { namespaces: vec![namespace, locked], max_transfer: 128 * 1024, ..ExportView::default() }

@@ -41,6 +41,6 @@ mod remote;
 
 pub use control::{Target, TargetConfig, TargetError};
 pub use drive::{Drive, DriveError, DriveEvent, DriveInfo, DriveNamespace, OpenError, Opener};
-pub use export::{Access, ExportConfig};
+pub use export::{Access, ExportConfig, ExportError, Mapping, Selection};
 pub use policy::{HostPolicies, Policy};
 pub use reactor::{Poll, ReactorConfig, ReactorError};

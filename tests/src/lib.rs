@@ -16,7 +16,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangway_bridge::{
-    Access, Drive, DriveEvent, DriveInfo, ExportConfig, HostPolicies, ReactorConfig, Target, TargetConfig,
+    Access, Drive, DriveEvent, DriveInfo, ExportConfig, HostPolicies, ReactorConfig, Selection, Target,
+    TargetConfig,
 };
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
@@ -32,6 +33,8 @@ use tokio::sync::broadcast;
 pub struct Setup {
     /// One emulated drive each.
     pub drives: Vec<EmulatedConfig>,
+    /// What each export shows, in place of one drive each.
+    pub exports: Option<Vec<Selection>>,
     /// What is in the place of each of them after it was removed; `None`: it comes back itself.
     pub replacement: Option<EmulatedConfig>,
     /// Opening a drive again takes as long as somebody holds this.
@@ -59,6 +62,7 @@ impl Default for Setup {
         let drive = EmulatedConfig { size: 64 << 20, ..EmulatedConfig::default() };
         Self {
             drives: vec![drive],
+            exports: None,
             replacement: None,
             opening: Arc::default(),
             reactors: 1,
@@ -161,7 +165,7 @@ impl TestTarget {
         self.host_with(number, 0, &Options::default())
     }
 
-    /// Connects a host to a drive.
+    /// Connects a host to a drive, or rather to the export of this number.
     ///
     /// # Panics
     /// When that fails.
@@ -209,6 +213,7 @@ type Started = (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>, Vec<broadcast::
 
 async fn start(setup: Setup) -> Started {
     let domain = DmaDomain::new();
+    let exports = setup.exports.unwrap_or_else(|| (0..setup.drives.len()).map(Selection::Drive).collect());
     let mut drives = Vec::new();
     let mut probes = Vec::new();
     let mut infos = Vec::new();
@@ -233,27 +238,29 @@ async fn start(setup: Setup) -> Started {
         let drive = Drive::start(index, open, options).expect("the drive starts");
         infos.push(Arc::clone(drive.info()));
         events.push(drive.events());
-        let config = ExportConfig {
-            nqn: subsystem(index),
-            access: setup.access.clone(),
-            read_only: setup.read_only,
-            policies: setup.policies.clone(),
-            max_io_queues: setup.max_io_queues,
-        };
-        drives.push((drive, config));
+        drives.push(drive);
         probes.push(probe);
     }
+    let export = |(index, namespaces)| ExportConfig {
+        nqn: subsystem(index),
+        namespaces,
+        access: setup.access.clone(),
+        read_only: setup.read_only,
+        policies: setup.policies.clone(),
+        max_io_queues: setup.max_io_queues,
+    };
+    let exports = exports.into_iter().enumerate().map(export).collect();
     let config = TargetConfig {
         reactors: vec![0; setup.reactors],
         reactor: setup.memory,
         listen: setup.listen,
         max_connections: setup.max_connections,
     };
-    let target = Target::start(config, &domain, drives).await.expect("the target starts");
+    let target = Target::start(config, &domain, drives, exports).await.expect("the target starts");
     (target, probes, infos, events)
 }
 
-/// The subsystem of drive number `drive`.
+/// The name of export number `drive`: that of the drive, unless exports are others.
 ///
 /// # Panics
 /// Never: the name is valid.

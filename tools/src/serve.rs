@@ -1,5 +1,7 @@
 //! `gangway serve`.
 
+mod exports;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -9,7 +11,9 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use gangway_bridge::policy::table::Class;
 use gangway_bridge::policy::{HostPolicies, Item, Policy};
-use gangway_bridge::{Access, Drive, DriveInfo, ExportConfig, Poll, ReactorConfig, Target, TargetConfig};
+use gangway_bridge::{
+    Access, Drive, DriveInfo, ExportConfig, Poll, ReactorConfig, Selection, Target, TargetConfig,
+};
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
@@ -18,6 +22,7 @@ use gangway_driver::queue::DataPointers;
 use gangway_spec::fabrics::Nqn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::exports::{ExportArg, Named};
 use crate::cpus::{self, CpuList};
 use crate::exit::Exit;
 use crate::perf::units;
@@ -40,6 +45,10 @@ Examples:
       An emulated drive that keeps its data in a file.
   gangway serve --device emulated:fault=status=0x281:read:lba=1000-1007,fault=remove=5s:write:nth=5000
       An emulated drive with a bad place, which is pulled out and put back in the midst of things (docs/faults.md).
+  gangway serve --device pci:0000:01:00.0 --device pci:0000:02:00.0 \\
+      --export nqn=nqn.2014-08.org.example:db,ns=1=1/3,ns=2=2/1,host=nqn.2014-08.org.nvmexpress:uuid:... \\
+      --export nqn=nqn.2014-08.org.example:backup,drive=1,read-only
+      Namespace 3 of the first drive and 1 of the second for one host, as 1 and 2; all of the first one, to be read.
   gangway serve --device pci:0000:01:00.0 --allow tune --allow-for nqn.2014-08.org.example:admin=tune,firmware
       Hosts may set features and start self-tests; one of them may also update the firmware.";
 
@@ -58,8 +67,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = listen_address)]
     listen: Vec<SocketAddr>,
     /// NQN to export a drive as; once for each --device, in the same order [default: from the drive's serial number]
-    #[arg(long, value_name = "NQN")]
+    #[arg(long, value_name = "NQN", conflicts_with = "export")]
     nqn: Vec<Nqn>,
+    /// What hosts see under one name, in place of each drive under its own: `nqn=NQN,ns=NSID=DRIVE/NSID,...` for namespaces,
+    /// each with the NSID that hosts use, or `nqn=NQN,drive=DRIVE` for a whole drive; may be given several times. DRIVE is
+    /// the place of a --device, from 1, a PCI address or a serial number. With `host=NQN`, which may be given several times,
+    /// these hosts may connect to it instead of those that --allow-host names; with `read-only`, what changes data is refused
+    #[arg(long, value_name = "EXPORT")]
+    export: Vec<ExportArg>,
     /// Let the host with this NQN connect, and no other that is not named
     #[arg(long, value_name = "NQN", conflicts_with = "allow_any_host")]
     allow_host: Vec<Nqn>,
@@ -124,6 +139,7 @@ impl Serve {
     /// Serves until a signal.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let checked = self.check_names().and_then(|()| self.check_devices()).and_then(|()| {
+            self.check_exports()?;
             Ok((Rights { access: self.access()?, policies: self.policies()? }, self.reactors()?))
         });
         let (rights, reactors) = match checked {
@@ -161,6 +177,33 @@ impl Serve {
         Ok(())
     }
 
+    /// Exports that name no drive there can be, and drives that none of them names.
+    fn check_exports(&self) -> anyhow::Result<()> {
+        if self.export.is_empty() {
+            return Ok(());
+        }
+        let devices = self.devices()?;
+        let drives: Vec<Named<'_>> = devices.iter().map(|device| Named { device, serial: None }).collect();
+        let mut named = Vec::new();
+        for (index, export) in self.export.iter().enumerate() {
+            if self.export[..index].iter().any(|other| other.nqn == export.nqn) {
+                bail!("--export nqn={} is given twice: each export needs a name of its own", export.nqn);
+            }
+            named.extend(export.drives(&drives)?);
+        }
+        // One may be named by its serial number, which is not known yet.
+        if !named.contains(&None)
+            && let Some(unused) = (0..devices.len()).find(|index| !named.contains(&Some(*index)))
+        {
+            bail!("--device {}: no --export names it", devices[unused]);
+        }
+        Ok(())
+    }
+
+    fn devices(&self) -> anyhow::Result<Vec<DeviceAddress>> {
+        Ok(if self.device.is_empty() { vec!["emulated".parse()?] } else { self.device.clone() })
+    }
+
     fn addresses(&self) -> Vec<SocketAddr> {
         if self.listen.is_empty() {
             vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)]
@@ -189,11 +232,15 @@ impl Serve {
             let hosts: BTreeSet<String> = self.allow_host.iter().map(|nqn| nqn.to_string()).collect();
             return Ok(Access::Hosts(hosts));
         }
+        if !self.export.is_empty() && self.export.iter().all(|export| !export.hosts.is_empty()) {
+            // Nobody that no export names.
+            return Ok(Access::Hosts(BTreeSet::new()));
+        }
         let exposed = self.addresses().into_iter().find(|address| !address.ip().to_canonical().is_loopback());
         match exposed {
             Some(address) if !self.allow_any_host => bail!(
-                "{address} can be reached from other machines: name the hosts that may connect with --allow-host NQN \
-                 (`cat /etc/nvme/hostnqn` there), or say --allow-any-host"
+                "{address} can be reached from other machines: name the hosts that may connect with --allow-host NQN, or in \
+                 each --export with host=NQN (`cat /etc/nvme/hostnqn` there), or say --allow-any-host"
             ),
             _ => Ok(Access::AnyHost),
         }
@@ -207,13 +254,16 @@ impl Serve {
         };
         let mut policies = HostPolicies::all(policy(&self.allow));
         for (host, allow) in &self.allow_for {
-            if !self.allow_host.is_empty() && !self.allow_host.contains(host) {
+            let named = self.allow_host.contains(host)
+                || self.export.iter().any(|export| export.hosts.contains(host.as_str()));
+            if !self.allow_host.is_empty() && !named {
                 bail!("--allow-for {host}: this host may not connect, as no --allow-host names it");
             }
             policies.name(host, policy(allow));
         }
-        if self.read_only && policies.change_data() {
-            bail!("--read-only contradicts the classes manage and vendor: their commands may change data");
+        let read_only = self.read_only || self.export.iter().any(|export| export.read_only);
+        if read_only && policies.change_data() {
+            bail!("read-only contradicts the classes manage and vendor: their commands may change data");
         }
         Ok(policies)
     }
@@ -267,9 +317,9 @@ impl Serve {
 
     async fn start(&self, rights: Rights, reactors: Vec<usize>) -> anyhow::Result<Started> {
         let domain = DmaDomain::new();
-        let devices = if self.device.is_empty() { vec!["emulated".parse()?] } else { self.device.clone() };
+        let devices = self.devices()?;
         let mut drives = Vec::new();
-        for (index, device) in devices.into_iter().enumerate() {
+        for (index, device) in devices.iter().enumerate() {
             // Who never sleeps need not be woken.
             let options = Options {
                 io_queues_wanted: reactors.len() as u16,
@@ -277,24 +327,12 @@ impl Serve {
                 data_pointers: if self.prp { DataPointers::Prp } else { DataPointers::Auto },
                 ..Options::default()
             };
-            let drive = start(index, device, &domain, options).await?;
-            let nqn = match self.nqn.get(index) {
-                Some(nqn) => nqn.clone(),
-                None => default_nqn(drive.info())?,
-            };
-            let config = ExportConfig {
-                nqn,
-                access: rights.access.clone(),
-                policies: rights.policies.clone(),
-                read_only: self.read_only,
-                max_io_queues: MAX_IO_QUEUES,
-            };
-            drives.push((drive, config));
+            drives.push(start(index, device.clone(), &domain, options).await?);
         }
+        let exports = self.exports(&devices, &drives, &rights)?;
         let max_connections =
             self.max_connections(files::allowed(), other_files(drives.len(), reactors.len()));
-        let lines: Vec<(String, Nqn)> =
-            drives.iter().map(|(drive, config)| (describe(drive.info()), config.nqn.clone())).collect();
+        let lines: Vec<Line> = exports.iter().map(|export| Line::of(export, &drives)).collect();
         let usual = ReactorConfig::default();
         let data_memory = self.data_memory.unwrap_or(usual.data_memory);
         let config = TargetConfig {
@@ -303,9 +341,46 @@ impl Serve {
             listen: self.addresses(),
             max_connections,
         };
-        let target = Target::start(config, &domain, drives).await?;
-        let announced = self.announce(&lines, target.addresses());
+        let target = Target::start(config, &domain, drives, exports).await?;
+        let announced = announce(&lines, target.addresses());
         Ok(Started { target, announced })
+    }
+
+    /// What is to be exported: what --export says, or each drive under a name of its own.
+    fn exports(
+        &self,
+        devices: &[DeviceAddress],
+        drives: &[Drive],
+        rights: &Rights,
+    ) -> anyhow::Result<Vec<ExportConfig>> {
+        let config = |nqn, namespaces, read_only, hosts: &BTreeSet<String>| ExportConfig {
+            nqn,
+            namespaces,
+            access: if hosts.is_empty() { rights.access.clone() } else { Access::Hosts(hosts.clone()) },
+            policies: rights.policies.clone(),
+            read_only,
+            max_io_queues: MAX_IO_QUEUES,
+        };
+        if self.export.is_empty() {
+            let each = drives.iter().enumerate().map(|(index, drive)| {
+                let nqn = self.nqn.get(index).cloned().map_or_else(|| default_nqn(drive.info()), Ok)?;
+                Ok(config(nqn, Selection::Drive(index), self.read_only, &BTreeSet::new()))
+            });
+            return each.collect();
+        }
+        let serial = |drive: &Drive| Some(drive.info().identify.serial().into_owned());
+        let known: Vec<Named<'_>> = devices
+            .iter()
+            .zip(drives)
+            .map(|(device, drive)| Named { device, serial: serial(drive) })
+            .collect();
+        let each = self.export.iter().map(|export| {
+            let namespaces =
+                export.selection(&known).with_context(|| format!("--export nqn={}", export.nqn))?;
+            let read_only = self.read_only || export.read_only;
+            Ok(config(export.nqn.clone(), namespaces, read_only, &export.hosts))
+        });
+        each.collect()
     }
 
     /// As many as are wanted, and as there may be open files: `allowed`, of which `others` are not connections.
@@ -319,18 +394,44 @@ impl Serve {
         }
         possible as usize
     }
+}
 
-    fn announce(&self, exports: &[(String, Nqn)], addresses: &[SocketAddr]) -> io::Result<()> {
-        for (drive, nqn) in exports {
-            for address in addresses {
-                let (ip, port) = (shown(address.ip()), address.port());
-                let access = if self.read_only { ", read-only" } else { "" };
-                output::print(&format!("Ready: {nqn} at {address} ({drive}{access})"))?;
-                output::print(&format!("  nvme connect -t tcp -a {ip} -s {port} -n {nqn}"))?;
+/// What is said of an export.
+struct Line {
+    nqn: Nqn,
+    what: String,
+}
+
+impl Line {
+    fn of(export: &ExportConfig, drives: &[Drive]) -> Self {
+        let mut what = match &export.namespaces {
+            Selection::Drive(drive) => {
+                drives.get(*drive).map_or_else(String::new, |drive| describe(drive.info()))
             }
+            Selection::Namespaces(mappings) => {
+                let each = mappings.iter().map(|one| {
+                    let drive = drives.get(one.drive).map_or("", |drive| drive.info().name.as_str());
+                    format!("namespace {} is {} of {drive}", one.nsid, one.drive_nsid)
+                });
+                each.collect::<Vec<_>>().join(", ")
+            }
+        };
+        if export.read_only {
+            what.push_str(", read-only");
         }
-        Ok(())
+        Self { nqn: export.nqn.clone(), what }
     }
+}
+
+fn announce(exports: &[Line], addresses: &[SocketAddr]) -> io::Result<()> {
+    for Line { nqn, what } in exports {
+        for address in addresses {
+            let (ip, port) = (shown(address.ip()), address.port());
+            output::print(&format!("Ready: {nqn} at {address} ({what})"))?;
+            output::print(&format!("  nvme connect -t tcp -a {ip} -s {port} -n {nqn}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// What hosts may.
@@ -567,6 +668,34 @@ mod tests {
         assert!(
             with(&["nqn.2014-08.org.nvmexpress.discovery"]).unwrap_err().to_string().contains("discovery")
         );
+    }
+
+    #[test]
+    fn exports_name_drives_that_there_are_and_leave_none_out() {
+        let name = "nqn=nqn.2014-08.org.example:a";
+        let check = |exports: &[&str]| {
+            let mut arguments = vec!["--device", "pci:0000:01:00.0", "--device", "emulated:serial=S"];
+            exports.iter().for_each(|export| arguments.extend(["--export", export]));
+            parse(&arguments).unwrap().check_exports()
+        };
+        assert!(check(&[&format!("{name},ns=1=1/1,ns=2=2/1")]).is_ok());
+        assert!(check(&[&format!("{name},ns=1=1/1,ns=2=S/1")]).is_ok(), "S may be a serial number");
+        assert!(check(&[&format!("{name},drive=1")]).unwrap_err().to_string().contains("serial=S"));
+        let twice = format!("{name},drive=1");
+        assert!(check(&[&twice, &twice]).unwrap_err().to_string().contains("twice"));
+        assert!(parse(&["--nqn", "nqn.2014-08.org.example:a", "--export", &twice]).is_err());
+    }
+
+    #[test]
+    fn hosts_can_be_named_for_each_export() {
+        let access = |exports: &[&str]| {
+            let mut arguments = vec!["--listen", "192.0.2.7"];
+            exports.iter().for_each(|export| arguments.extend(["--export", export]));
+            parse(&arguments).unwrap().access()
+        };
+        let named = "nqn=nqn.2014-08.org.example:a,drive=1,host=nqn.2014-08.org.example:h";
+        assert!(!access(&[named]).unwrap().allows(&"nqn.2014-08.org.example:x".parse().unwrap()));
+        assert!(access(&[named, "nqn=nqn.2014-08.org.example:b,drive=1"]).is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::link::{Arrived, Link, LinkEnd};
 use crate::association::Association;
-use crate::drive::{AdminReply, AdminTransfer};
+use crate::drive::{AdminReply, AdminTransfer, Drive};
 use crate::remote::decide::Forward;
 use crate::remote::{Action, RemoteController};
 
@@ -31,6 +31,8 @@ struct Forwarded {
     entry: SubmissionQueueEntry,
     forward: Forward,
     moment: Moment,
+    /// Index of the drive that had it.
+    drive: usize,
     answer: AdminReply,
 }
 
@@ -101,10 +103,10 @@ async fn run(
                 match controller.handle(*slot, entry, *declared, data, Instant::now()) {
                     Action::Answer { reply, data } => link.respond_with(*slot, &reply, &data),
                     Action::Hold => {}
-                    Action::Forward { entry: command, forward, moment } => {
+                    Action::Forward { drive, entry: command, forward, moment } => {
                         forwarded += 1;
                         bytes += forward.length as usize;
-                        self::forward(controller, &answers, arrived, command, (forward, moment));
+                        self::forward(controller, &answers, arrived, drive, command, (forward, moment));
                     }
                     Action::Effect { reply, effect } => {
                         apply(effect, link, controller, shared).await;
@@ -112,10 +114,11 @@ async fn run(
                     }
                 }
             }
-            Some(Forwarded { slot, entry, forward, moment, answer }) = answered.recv() => {
+            Some(Forwarded { slot, entry, forward, moment, drive, answer }) = answered.recv() => {
                 forwarded -= 1;
                 bytes -= forward.length as usize;
-                if let Action::Answer { reply, data } = controller.finish(&entry, forward.finish, moment, answer) {
+                let finished = controller.finish(&entry, forward.finish, drive, moment, answer);
+                if let Action::Answer { reply, data } = finished {
                     link.respond_with(slot, &reply, &data);
                 }
             }
@@ -131,6 +134,7 @@ fn forward(
     controller: &RemoteController,
     answers: &mpsc::UnboundedSender<Forwarded>,
     arrived: Arrived,
+    drive: Arc<Drive>,
     command: SubmissionQueueEntry,
     (forward, moment): (Forward, Moment),
 ) {
@@ -144,14 +148,14 @@ fn forward(
         _ => AdminTransfer::FromDrive(forward.length as usize),
     };
     tokio::spawn(async move {
-        let answer = export.drive.admin(command, transfer, Arc::clone(&association)).await;
+        let answer = drive.admin(command, transfer, Arc::clone(&association)).await;
         let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
         drop(claim);
         if forward.changes {
             audit(&association, &export.nqn, &entry, answer.entry.status());
         }
         // The queue may have ended meanwhile; then nobody waits for the answer.
-        let _ = answers.send(Forwarded { slot, entry, forward, moment, answer });
+        let _ = answers.send(Forwarded { slot, entry, forward, moment, drive: drive.index(), answer });
     });
 }
 

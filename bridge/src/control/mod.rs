@@ -2,6 +2,7 @@
 //! to reactors through messages and is never on the way of an I/O.
 
 mod admin;
+mod exports;
 mod link;
 mod registry;
 mod relay;
@@ -16,14 +17,15 @@ use std::time::Duration;
 use gangway_driver::dma::DmaDomain;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+use self::exports::Catalogue;
 use self::registry::Registry;
 use crate::association::Association;
-use crate::drive::{Drive, DriveError, DriveNamespace, NamespaceChange};
+use crate::drive::{Drive, DriveError};
 use crate::events::Notice;
-use crate::export::{Export, ExportConfig};
+use crate::export::{ExportConfig, ExportError};
 use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, Scope};
 
 /// Connections at most that have not said yet what they are for.
@@ -64,9 +66,9 @@ pub enum TargetError {
     /// A drive cannot be used.
     #[error(transparent)]
     Drive(#[from] DriveError),
-    /// Two exports have one name.
-    #[error("two drives would be exported as {0}; give each drive a name of its own with --nqn")]
-    SameName(String),
+    /// An export cannot be made.
+    #[error(transparent)]
+    Export(#[from] ExportError),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -81,8 +83,9 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 pub(crate) struct Shared {
-    pub(crate) exports: Vec<Arc<Export>>,
+    catalogue: Catalogue,
     reactors: Vec<ReactorHandle>,
+    reactor_config: ReactorConfig,
     registry: Registry,
     listeners: Vec<SocketAddr>,
     max_connections: usize,
@@ -149,7 +152,7 @@ impl Shared {
 /// A running target.
 pub struct Target {
     shared: Arc<Shared>,
-    listeners: JoinSet<()>,
+    tasks: JoinSet<()>,
     _threads: Reactors,
 }
 
@@ -189,14 +192,15 @@ impl Drop for Reactors {
 }
 
 impl Target {
-    /// Starts reactors, connects the drives to them and listens.
+    /// Starts reactors, connects the drives to them and listens. Exports name drives by their [`Drive::index`].
     ///
     /// # Errors
     /// [`TargetError`].
     pub async fn start(
         config: TargetConfig,
         domain: &DmaDomain,
-        drives: Vec<(Drive, ExportConfig)>,
+        drives: Vec<Drive>,
+        exports: Vec<ExportConfig>,
     ) -> Result<Self, TargetError> {
         let mut sockets = Vec::new();
         for address in &config.listen {
@@ -209,41 +213,31 @@ impl Target {
         for (index, cpu) in config.reactors.iter().enumerate() {
             threads.start(index, *cpu, domain, &config.reactor)?;
         }
-        let reactors = threads.handles.clone();
-        let mut exports: Vec<Arc<Export>> = Vec::new();
-        let mut queues = 0;
-        for (index, (drive, settings)) in drives.into_iter().enumerate() {
-            if exports.iter().any(|export| export.nqn == settings.nqn) {
-                return Err(TargetError::SameName(settings.nqn.to_string()));
-            }
-            drive.connect(reactors.clone()).await?;
-            let export = Export::new(index, settings, Arc::new(drive), queues, &config.reactor);
-            queues += export.view.namespaces.len();
-            exports.push(Arc::new(export));
-        }
         let shared = Arc::new(Shared {
-            exports,
-            reactors,
+            catalogue: Catalogue::default(),
+            reactors: threads.handles.clone(),
+            reactor_config: config.reactor,
             registry: Registry::default(),
             listeners,
             max_connections: config.max_connections,
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             departed: Notify::new(),
         });
-        for export in &shared.exports {
-            let (index, view) = (export.index, &export.view);
-            shared.tell_all(|done| Message::Publish { export: index, view: Arc::clone(view), done }).await;
+        let mut tasks = JoinSet::new();
+        for drive in drives {
+            let drive = shared.add_drive(drive).await?;
+            let (changes, events) = (drive.changes(), drive.events());
+            tasks.spawn(relay::relay(Arc::clone(&shared), Arc::clone(&drive), events));
+            tasks.spawn(Arc::clone(&shared).follow(drive, changes));
         }
-        let mut listeners = JoinSet::new();
+        for export in exports {
+            shared.add_export(export).await?;
+        }
         for socket in sockets {
-            listeners.spawn(accept(socket, Arc::clone(&shared)));
+            tasks.spawn(accept(socket, Arc::clone(&shared)));
         }
-        listeners.spawn(tidy_up(Arc::clone(&shared)));
-        for export in &shared.exports {
-            listeners.spawn(follow(Arc::clone(&shared), Arc::clone(export), export.drive.changes()));
-            listeners.spawn(relay::relay(Arc::clone(&shared), Arc::clone(export), export.drive.events()));
-        }
-        Ok(Self { shared, listeners, _threads: threads })
+        tasks.spawn(tidy_up(Arc::clone(&shared)));
+        Ok(Self { shared, tasks, _threads: threads })
     }
 
     /// The addresses that it listens on.
@@ -260,12 +254,12 @@ impl Target {
     /// names of the drives that could not be shut down in order: they may not have kept all data that they had promised
     /// to keep.
     pub async fn shutdown(mut self) -> Vec<String> {
-        self.listeners.shutdown().await;
+        self.tasks.shutdown().await;
         for association in self.shared.registry.all() {
             self.shared.close(&association).await;
         }
         let drained = async {
-            for export in &self.shared.exports {
+            for export in self.shared.exports().iter() {
                 self.shared.drain(Scope::Export(export.index)).await;
             }
         };
@@ -273,49 +267,12 @@ impl Target {
             tracing::warn!("drives still have commands of hosts that are gone; they are stopped with them");
         }
         let mut not_in_order = Vec::new();
-        for export in &self.shared.exports {
-            if !export.drive.shutdown().await {
-                not_in_order.push(export.drive.info().name.clone());
+        for drive in self.shared.catalogue.drives().iter() {
+            if !drive.shutdown().await {
+                not_in_order.push(drive.info().name.clone());
             }
         }
         not_in_order
-    }
-}
-
-/// Puts changes of a drive's namespaces in force on all reactors.
-async fn follow(
-    shared: Arc<Shared>,
-    export: Arc<Export>,
-    mut changes: mpsc::UnboundedReceiver<NamespaceChange>,
-) {
-    let mut version = export.view.version;
-    let mut known: Arc<[DriveNamespace]> = export.drive.info().namespaces.as_slice().into();
-    while let Some(NamespaceChange { namespaces, done }) = changes.recv().await {
-        version += 1;
-        let view = Arc::new(export.view_with(version, &namespaces));
-        for namespace in view.namespaces.iter().filter(|namespace| namespace.withdrawn) {
-            tracing::error!(
-                subsystem = %export.nqn,
-                nsid = namespace.nsid,
-                "the namespace is gone or has another block format; commands to it are refused until gangway is \
-                 started again"
-            );
-        }
-        let index = export.index;
-        shared.tell_all(|done| Message::Publish { export: index, view: Arc::clone(&view), done }).await;
-        // Only now: what a host sees when it looks again must be what is in force.
-        for shown in &view.namespaces {
-            let of = |all: &[DriveNamespace]| {
-                let found = all.iter().find(|namespace| namespace.nsid == shown.drive_nsid);
-                found.map(|namespace| (namespace.format, namespace.identify.nsze))
-            };
-            if of(&known) != of(&namespaces) {
-                shared.tell_hosts(export.index, Notice::NamespaceChanged(shown.nsid));
-            }
-        }
-        known = namespaces;
-        // The manager may have lost its patience.
-        let _ = done.send(());
     }
 }
 

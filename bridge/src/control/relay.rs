@@ -7,20 +7,21 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Shared;
-use crate::drive::DriveEvent;
+use crate::drive::{Drive, DriveEvent};
 use crate::events::Notice;
-use crate::export::Export;
 
-/// Tells the hosts of an export of each event of its drive.
-pub(super) async fn relay(shared: Arc<Shared>, export: Arc<Export>, mut events: Receiver<DriveEvent>) {
+/// Tells the hosts of every export that has something of a drive of each event of it.
+pub(super) async fn relay(shared: Arc<Shared>, drive: Arc<Drive>, mut events: Receiver<DriveEvent>) {
     loop {
         match events.recv().await {
             Ok(DriveEvent::Reported(reported)) if is_for_hosts(reported.event) => {
-                shared.tell_hosts(export.index, Notice::Event(reported.event));
+                for export in shared.exports().iter().filter(|export| export.drive(drive.index()).is_some()) {
+                    shared.tell_hosts(export.index, Notice::Event(reported.event));
+                }
             }
             Ok(_) => {}
             Err(RecvError::Lagged(missed)) => {
-                tracing::warn!(subsystem = %export.nqn, missed, "the drive tells of more than can be passed on to hosts");
+                tracing::warn!(drive = %drive.info().name, missed, "the drive tells of more than can be passed on to hosts");
             }
             Err(RecvError::Closed) => return,
         }

@@ -138,22 +138,18 @@ fn admit_host(
     if request.subsystem.is_discovery() {
         let association = shared.registry.create(None, request.clone(), 0)?;
         let local = link.local_address().map_err(|_| ConnectError::busy())?;
-        let service = DiscoveryService::new(&association, &shared.exports, &shared.listeners, local);
+        let service = DiscoveryService::new(&association, &shared.exports(), &shared.listeners, local);
         tracing::debug!(host = %request.host, cntlid = association.cntlid, "a host reads the discovery log");
         return Ok(RemoteController::for_discovery(association, service, kato, now));
     }
-    let export = shared
-        .exports
-        .iter()
-        .find(|export| export.nqn == request.subsystem)
-        .ok_or_else(ConnectError::unknown_subsystem)?;
+    let export = shared.export_named(&request.subsystem).ok_or_else(ConnectError::unknown_subsystem)?;
     if !export.access.allows(&request.host) {
         return Err(ConnectError::host_not_allowed());
     }
     check_room(shared)?;
     let association = shared.registry.create(Some(export.index), request.clone(), export.max_io_queues)?;
     tracing::info!(host = %request.host, subsystem = %export.nqn, cntlid = association.cntlid, "host connected");
-    Ok(RemoteController::for_export(association, Arc::clone(export), kato, now))
+    Ok(RemoteController::for_export(association, export, kato, now))
 }
 
 /// Checks that a host may have the I/O queue that it asks for, and takes it.

@@ -5,17 +5,39 @@ use gangway_spec::identify::{IdentifyController, IdentifyNamespace, csi};
 use gangway_spec::nvm::BlockFormat;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 
-use crate::admission::carried;
+use crate::admission::{NamespaceIds, carried};
 
 /// A namespace as the drive reports it.
 #[derive(Clone, Debug)]
 pub struct DriveNamespace {
     /// Its NSID on the drive.
     pub nsid: u32,
+    /// The I/O command set that it belongs to.
+    pub csi: u8,
     /// Identify Namespace.
     pub identify: Box<IdentifyNamespace>,
     /// Its block format; `None` when NVMe/TCP cannot carry it, or when it is not of the NVM Command Set.
     pub format: Option<BlockFormat>,
+}
+
+impl DriveNamespace {
+    /// What tells it from another that has its NSID later.
+    pub(crate) fn ids(&self) -> NamespaceIds {
+        NamespaceIds { nguid: self.identify.nguid, eui64: self.identify.eui64 }
+    }
+
+    /// Whether nothing is different that its hosts should know of. How much of it is in use, and how far a format has
+    /// come, changes all the time, and is not told (NVMe Base 2.0, 5.2: Attached Namespace Attribute Changed).
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let lasting = |namespace: &Self| {
+            let mut identify = namespace.identify.clone();
+            identify.nuse = 0.into();
+            identify.fpi = 0;
+            identify
+        };
+        (self.nsid, self.csi, self.format) == (other.nsid, other.csi, other.format)
+            && lasting(self) == lasting(other)
+    }
 }
 
 /// What a drive said of itself when it was started.
@@ -78,7 +100,7 @@ pub(super) fn read_namespaces(controller: &mut Controller) -> Result<Vec<DriveNa
         let format = namespace.format.filter(|_| namespace.csi == csi::NVM).and_then(carried);
         // Of command sets without blocks there is no such data, and nothing that could be exported.
         let identify = namespace.identify.unwrap_or_default();
-        DriveNamespace { nsid: namespace.nsid, identify, format }
+        DriveNamespace { nsid: namespace.nsid, csi: namespace.csi, identify, format }
     };
     Ok(controller.namespaces()?.into_iter().map(describe).collect())
 }

@@ -403,10 +403,8 @@ impl Manager {
     pub(super) fn refresh_namespaces(&mut self) -> Result<(), Setback> {
         let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
         let namespaces = read_namespaces(controller)?;
-        let shape = |all: &[DriveNamespace]| -> Vec<_> {
-            all.iter().map(|one| (one.nsid, one.format, one.identify.nsze.get())).collect()
-        };
-        if shape(&namespaces) == shape(&self.namespaces) {
+        let alike = |(new, old): (&DriveNamespace, &DriveNamespace)| new.is_like(old);
+        if namespaces.len() == self.namespaces.len() && namespaces.iter().zip(&self.namespaces).all(alike) {
             return Ok(());
         }
         // Before anybody follows, what reactors go by stays as it is. It is compared again when somebody does.

@@ -50,6 +50,7 @@ use self::link::{AdminRequest, Request};
 use self::manager::Manager;
 use crate::association::Association;
 use crate::reactor::ReactorHandle;
+use crate::remote::FirmwareLock;
 
 /// Memory for data of admin commands.
 const ADMIN_MEMORY: usize = 2 << 20;
@@ -117,6 +118,9 @@ pub type Opener = Box<dyn FnMut() -> Result<Box<dyn Function>, OpenError> + Send
 pub struct Drive {
     index: usize,
     info: Arc<DriveInfo>,
+    /// What is in force on the reactors.
+    namespaces: Mutex<Arc<[DriveNamespace]>>,
+    firmware: FirmwareLock,
     link: DriveLink,
     events: broadcast::Sender<DriveEvent>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -153,7 +157,15 @@ impl Drive {
             .name(format!("drive-{index}"))
             .spawn(move || manager.run())
             .map_err(refused)?;
-        Ok(Self { index, info, link, events, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            index,
+            namespaces: Mutex::new(info.namespaces.as_slice().into()),
+            info,
+            firmware: FirmwareLock::default(),
+            link,
+            events,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Index of the drive in the process.
@@ -164,6 +176,21 @@ impl Drive {
     /// What it said of itself when it was started.
     pub fn info(&self) -> &Arc<DriveInfo> {
         &self.info
+    }
+
+    /// Its namespaces as they are now, by NSID.
+    pub fn namespaces(&self) -> Arc<[DriveNamespace]> {
+        Arc::clone(&self.namespaces.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes note of a change of its namespaces, which is about to be put in force. Gives the former ones.
+    pub(crate) fn set_namespaces(&self, namespaces: Arc<[DriveNamespace]>) -> Arc<[DriveNamespace]> {
+        std::mem::replace(&mut self.namespaces.lock().unwrap_or_else(PoisonError::into_inner), namespaces)
+    }
+
+    /// Who downloads firmware to it.
+    pub(crate) fn firmware(&self) -> &FirmwareLock {
+        &self.firmware
     }
 
     /// What happens to the drive from now on.

@@ -10,7 +10,7 @@ use gangway_spec::status::Status;
 use slab::Slab;
 
 use super::batch::{BatchPool, SendBatch};
-use super::drives::{DriveSlot, SoftwareQueue, WITHDRAWN, Way, refusal};
+use super::drives::{DriveSlot, IS_ANOTHER, RETIRED, SoftwareQueue, Way, refusal};
 use super::fair::{self, Link, Links};
 use super::pace::Outstanding;
 use super::tenants::{Tenant, Tenants};
@@ -412,7 +412,7 @@ impl Engine {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
         };
         if slot.guarded
-            && let Some(status) = refusal(slot, &self.queues[queue])
+            && let Some(status) = refusal(slot, queue)
         {
             return Some(GivenUp { command: index, status });
         }
@@ -485,23 +485,45 @@ impl Engine {
         }
     }
 
-    /// Says whether the namespace of a software queue is withdrawn. Gives up the commands that wait in it if so.
-    pub(super) fn set_withdrawn(&mut self, queue: usize, withdrawn: bool, given_up: &mut Vec<GivenUp>) {
-        let Some(software) = self.queues.get_mut(queue) else { return };
-        software.withdrawn = withdrawn;
-        if withdrawn {
-            // An emptied queue stays in the backlog and is passed over when its turn comes.
-            software.pending.take_all(&mut self.commands, |item| {
-                given_up.push(GivenUp { command: item as usize, status: WITHDRAWN });
-            });
+    /// Gives up those of the `concerned` commands that wait for their drive, and sees to it that those which are not so
+    /// far never get there.
+    pub(super) fn retire_commands(
+        &mut self,
+        concerned: impl Fn(&Command) -> bool,
+        given_up: &mut Vec<GivenUp>,
+    ) {
+        let found: Vec<usize> =
+            self.commands.iter().filter(|(_, command)| concerned(command)).map(|(index, _)| index).collect();
+        for index in found {
+            let command = &mut self.commands[index];
+            match command.stage {
+                Stage::Queued => {
+                    // An emptied queue stays in the backlog and is passed over when its turn comes.
+                    let queue = command.admitted.queue;
+                    self.queues[queue].pending.remove(index as u32, &mut self.commands);
+                    given_up.push(GivenUp { command: index, status: IS_ANOTHER });
+                }
+                Stage::Memory | Stage::Held | Stage::Receiving => command.admitted.queue = RETIRED,
+                Stage::Refused(_) | Stage::WithDrive => {}
+            }
+        }
+    }
+
+    /// Notes what is over of the reasons to refuse commands.
+    pub(super) fn relax(&mut self) {
+        if self.drives.iter().flatten().any(|slot| slot.guarded) {
+            self.guard();
         }
     }
 
     /// Notes for which drives commands may have to be refused.
     pub(super) fn guard(&mut self) {
-        let withdrawn = self.queues.iter().any(|queue| queue.withdrawn);
+        let is_retired = |command: &Command| {
+            command.admitted.queue == RETIRED && !matches!(command.stage, Stage::Refused(_))
+        };
+        let retired = self.commands.iter().any(|(_, command)| is_retired(command));
         for slot in self.drives.iter_mut().flatten() {
-            slot.guarded = withdrawn || slot.refuses.is_some();
+            slot.guarded = retired || slot.refuses.is_some();
         }
     }
 

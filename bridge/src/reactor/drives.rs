@@ -25,7 +25,7 @@ pub(super) struct DriveSlot {
     pub(super) issue: u64,
     /// There is no drive: what its commands end with.
     pub(super) refuses: Option<Status>,
-    /// Commands may have to be refused: for `refuses`, or because a namespace was withdrawn.
+    /// Commands may have to be refused: for `refuses`, or because they are retired.
     pub(super) guarded: bool,
     /// A fault was reported; the manager's freeze is to come.
     pub(super) faulted: bool,
@@ -126,15 +126,16 @@ impl Way {
 #[derive(Debug, Default)]
 pub(super) struct SoftwareQueue {
     pub(super) pending: FairQueue,
-    /// Its namespace is not what commands were admitted for.
-    pub(super) withdrawn: bool,
 }
 
-/// What commands to a withdrawn namespace end with.
-pub(super) const WITHDRAWN: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+/// Where a command is sent whose namespace is no longer what the command was admitted for, in place of its queue.
+pub(super) const RETIRED: usize = usize::MAX;
+
+/// What such a command ends with.
+pub(super) const IS_ANOTHER: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 
 /// What a command ends with that must not go to its drive.
 #[cold]
-pub(super) fn refusal(slot: &DriveSlot, queue: &SoftwareQueue) -> Option<Status> {
-    slot.refuses.or(queue.withdrawn.then_some(WITHDRAWN))
+pub(super) fn refusal(slot: &DriveSlot, queue: usize) -> Option<Status> {
+    slot.refuses.or((queue == RETIRED).then_some(IS_ANOTHER))
 }

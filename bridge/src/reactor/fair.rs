@@ -141,18 +141,6 @@ impl FairQueue {
             }
         }
     }
-
-    /// Takes out all that waits, whoever's it is.
-    pub(super) fn take_all(&mut self, links: &mut impl Links, mut each: impl FnMut(u32)) {
-        for tenant in self.turns.drain(..) {
-            let line = std::mem::replace(&mut self.lines[tenant.index()], EMPTY);
-            let mut item = line.first;
-            while item != NONE {
-                each(item);
-                item = std::mem::take(links.link(item)).behind;
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -301,8 +289,7 @@ mod tests {
                 }
                 prop_assert_eq!(crowd.queue.is_empty(), model.values().all(Vec::is_empty));
             }
-            let mut left = Vec::new();
-            crowd.queue.take_all(&mut crowd.things, |item| left.push(item));
+            let mut left: Vec<u32> = std::iter::from_fn(|| crowd.pop(|_| true)).collect();
             left.sort_unstable();
             let mut expected: Vec<u32> = model.into_values().flatten().collect();
             expected.sort_unstable();

@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::message::{Adoption, DriveState, Message};
 use super::sockets::Receive;
 use super::{Drain, Reactor};
-use crate::admission::ExportView;
+use crate::admission::{ExportView, NamespaceView};
 
 impl Reactor {
     pub(super) fn read_inbox(&mut self) {
@@ -58,8 +58,8 @@ impl Reactor {
                 while self.exports.len() <= export {
                     self.exports.push(Arc::default());
                 }
-                self.withdraw_namespaces(&view);
-                self.exports[export] = view;
+                let old = std::mem::replace(&mut self.exports[export], view);
+                self.retire_commands(export, &old);
                 let _ = done.send(());
             }
             Message::Link { drive, link, place } => self.engine.link(drive, link, place),
@@ -76,12 +76,22 @@ impl Reactor {
         }
     }
 
-    /// Answers commands that wait for a namespace which is no longer what they were admitted for, and sees to it that
-    /// none follows of those that were admitted before.
-    fn withdraw_namespaces(&mut self, view: &ExportView) {
-        for namespace in &view.namespaces {
-            self.engine.set_withdrawn(namespace.queue, namespace.withdrawn, &mut self.given_up);
+    /// Answers commands to namespaces that are no longer what the commands were admitted for: those of hosts of this
+    /// export, which showed `old` before. Commands that drives have go on.
+    fn retire_commands(&mut self, export: usize, old: &ExportView) {
+        let view = &self.exports[export];
+        let gone = |one: &&NamespaceView| view.namespace(one.nsid) != Some(*one);
+        let queues: Vec<usize> = old.namespaces.iter().filter(gone).map(|one| one.queue).collect();
+        if queues.is_empty() {
+            return;
         }
+        let connections = &self.connections;
+        let of_export =
+            |key: u32| connections.get(key as usize).is_some_and(|connection| connection.export == export);
+        self.engine.retire_commands(
+            |command| queues.contains(&command.admitted.queue) && command.connection.is_some_and(of_export),
+            &mut self.given_up,
+        );
         self.engine.guard();
         self.answer_given_up();
     }

@@ -12,6 +12,7 @@ impl Reactor {
         self.housekeeping = self.now;
         let before = self.connections.len();
         self.engine.check_deadlines(self.now);
+        self.engine.relax();
         let now = self.now;
         let over = |connection: &Connection| match connection.phase {
             Phase::Open => false,

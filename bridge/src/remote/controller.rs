@@ -19,9 +19,10 @@ use gangway_spec::status::Status;
 use super::decide::{self, Finish, Forward};
 use super::discovery::DiscoveryService;
 use super::firmware::FirmwareClaim;
+use super::namespaces::{self, Destination};
 use super::{features, finish, identity, limits};
 use crate::association::Association;
-use crate::drive::AdminReply;
+use crate::drive::{AdminReply, Drive};
 use crate::events::ChangedNamespaces;
 use crate::export::Export;
 use crate::policy::Policy;
@@ -35,7 +36,7 @@ pub(crate) enum Action {
     Hold,
     /// Let the drive execute it, with what it brings, then give its answer to [`RemoteController::finish`].
     /// The events that came before `moment` are part of what the drive will answer.
-    Forward { entry: SubmissionQueueEntry, forward: Forward, moment: Moment },
+    Forward { drive: Arc<Drive>, entry: SubmissionQueueEntry, forward: Forward, moment: Moment },
     /// Answer, then do what the property change asks for.
     Effect { reply: Reply, effect: Effect },
 }
@@ -82,7 +83,7 @@ impl RemoteController {
         kato: std::time::Duration,
         now: Instant,
     ) -> Self {
-        let version = identity::version(export.drive.info().version);
+        let version = identity::version(export.primary().info().version);
         let policy = export.policies.of(&association.connect.host);
         let capabilities = capabilities(version);
         Self {
@@ -241,25 +242,43 @@ impl RemoteController {
             self.note_log_read(entry, self.events.now());
             return Ok(Action::data(data));
         }
-        let forward = decide::decide(&self.policy, entry, declared)?;
+        let mut forward = decide::decide(&self.policy, entry, declared)?;
         if forward.length != declared {
             return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
         }
-        if declared > export.max_transfer() {
+        let view = export.view();
+        if declared > view.max_transfer || !namespaces::can_translate(&view, forward.finish) {
             return Err(Status::INVALID_FIELD.with_dnr());
         }
-        if names_foreign_namespace(entry, export) {
-            return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+        if let Finish::ActiveNamespaces { csi } = forward.finish {
+            if csi.is_some() && !has_command_sets(export) {
+                return Err(Status::INVALID_FIELD.with_dnr());
+            }
+            return Ok(Action::data(namespaces::active(&view, entry.nsid.get(), csi)?));
         }
-        if decide::reaches_beyond(&forward, entry) && !export.shows_whole_drive() {
+        let mut entry = *entry;
+        let mut drive = export.primary();
+        match namespaces::destination(&view, &entry, forward.finish)? {
+            Destination::Primary => {}
+            Destination::Drive { drive: index, nsid } => {
+                drive = export.drive(index).ok_or(Status::INTERNAL_ERROR)?;
+                entry.nsid.set(nsid);
+            }
+            Destination::Inactive => {
+                // Whether it can say so is for the drive to know. It has a number 1, if nothing else.
+                forward.finish = Finish::Zeroes;
+                entry.nsid.set(1);
+            }
+        }
+        if decide::reaches_beyond(&forward, &entry) && !view.whole {
             return Err(Status::OPERATION_DENIED.with_dnr());
         }
         let of_firmware = matches!(entry.opcode, admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT);
         if of_firmware && !self.firmware.as_ref().is_some_and(|claim| claim.renew()) {
-            self.firmware = Some(Arc::new(export.firmware.claim(&self.association)?));
+            self.firmware = Some(Arc::new(drive.firmware().claim(&self.association)?));
         }
-        let entry = decide::to_drive(entry, export.drive.info().version);
-        Ok(Action::Forward { entry, forward, moment: self.events.now() })
+        let entry = decide::to_drive(&entry, drive.info().version);
+        Ok(Action::Forward { drive: Arc::clone(drive), entry, forward, moment: self.events.now() })
     }
 
     fn note_log_read(&mut self, entry: &SubmissionQueueEntry, moment: Moment) {
@@ -274,11 +293,12 @@ impl RemoteController {
         self.firmware.clone()
     }
 
-    /// Turns what the drive answered into what the host gets.
+    /// Turns what a drive, given by its index, answered into what the host gets.
     pub(crate) fn finish(
         &mut self,
         entry: &SubmissionQueueEntry,
         finish: Finish,
+        drive: usize,
         moment: Moment,
         answer: AdminReply,
     ) -> Action {
@@ -297,12 +317,10 @@ impl RemoteController {
             cntlid: self.association.cntlid,
             subsystem: &self.association.connect.subsystem,
             version: self.properties.version(),
-            max_transfer: export.max_transfer(),
-            broadcast_flush: export.view.broadcast_flush && export.shows_whole_drive(),
-            whole_drive: export.shows_whole_drive(),
+            view: &export.view(),
             policy: &self.policy,
         };
-        let data = finish::data(finish, data, &identity, export);
+        let data = finish::data(finish, data, &identity, export, drive);
         if let Finish::FeatureCapabilities { id } = finish
             && !self.policy.sets_feature(id)
         {
@@ -312,14 +330,9 @@ impl RemoteController {
     }
 }
 
-/// Whether a command names a namespace that the export does not have. Lists and controller-wide structures take any
-/// NSID; a structure of a namespace that is not shown looks like that of an inactive one (see [`finish::data`]).
-fn names_foreign_namespace(entry: &SubmissionQueueEntry, export: &Export) -> bool {
-    let nsid = entry.nsid.get();
-    match entry.opcode {
-        admin::IDENTIFY => false,
-        _ => nsid != 0 && nsid != u32::MAX && !export.shows(nsid),
-    }
+/// Whether the drives of an export have I/O command sets besides NVM.
+fn has_command_sets(export: &Export) -> bool {
+    export.primary().info().capabilities.css() & ControllerCapabilities::CSS_IO_COMMAND_SETS != 0
 }
 
 /// The piece of a log page kept here that a Get Log Page asks for.

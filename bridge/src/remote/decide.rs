@@ -23,13 +23,32 @@ const FIRST_VENDOR_ID: u8 = 0xc0;
 pub(crate) enum Finish {
     AsItIs,
     Controller,
-    Namespace { nsid: u32 },
-    IndependentNamespace { nsid: u32 },
-    NamespaceList,
-    Descriptors { nsid: u32 },
-    EffectsLog { offset: u64 },
-    SupportedLogPages { offset: u64 },
-    FeatureCapabilities { id: u8 },
+    Namespace,
+    IndependentNamespace,
+    /// What an I/O command set says of a namespace.
+    NamespaceStructure,
+    Descriptors,
+    /// Nothing: zeroes, as of a namespace that is inactive.
+    Zeroes,
+    /// The list of namespaces, of one I/O command set or of all. It is made here.
+    ActiveNamespaces {
+        csi: Option<u8>,
+    },
+    ErrorLog {
+        offset: u64,
+    },
+    SelfTestLog {
+        offset: u64,
+    },
+    EffectsLog {
+        offset: u64,
+    },
+    SupportedLogPages {
+        offset: u64,
+    },
+    FeatureCapabilities {
+        id: u8,
+    },
 }
 
 /// A command that may go to the drive.
@@ -106,14 +125,16 @@ fn dwords(count: u32) -> Result<u32, Status> {
 }
 
 fn identify(entry: &SubmissionQueueEntry) -> Result<Forward, Status> {
-    let nsid = entry.nsid.get();
     let finish = match (entry.cdw10.get() & 0xff) as u8 {
-        cns::NAMESPACE => Finish::Namespace { nsid },
+        cns::NAMESPACE => Finish::Namespace,
         cns::CONTROLLER => Finish::Controller,
-        cns::ACTIVE_NAMESPACE_LIST | cns::IO_COMMAND_SET_ACTIVE_LIST => Finish::NamespaceList,
-        cns::NAMESPACE_DESCRIPTORS => Finish::Descriptors { nsid },
-        cns::COMMAND_SET_INDEPENDENT_NAMESPACE => Finish::IndependentNamespace { nsid },
-        cns::IO_COMMAND_SET_NAMESPACE => Finish::Descriptors { nsid },
+        cns::ACTIVE_NAMESPACE_LIST => Finish::ActiveNamespaces { csi: None },
+        cns::IO_COMMAND_SET_ACTIVE_LIST => {
+            Finish::ActiveNamespaces { csi: Some((entry.cdw11.get() >> 24) as u8) }
+        }
+        cns::NAMESPACE_DESCRIPTORS => Finish::Descriptors,
+        cns::COMMAND_SET_INDEPENDENT_NAMESPACE => Finish::IndependentNamespace,
+        cns::IO_COMMAND_SET_NAMESPACE => Finish::NamespaceStructure,
         cns::NVM_SET_LIST | cns::IO_COMMAND_SET_CONTROLLER | cns::UUID_LIST | cns::ENDURANCE_GROUP_LIST => {
             Finish::AsItIs
         }
@@ -132,9 +153,16 @@ fn log_page(policy: &Policy, entry: &SubmissionQueueEntry) -> Result<Forward, St
     }
     let finish = match command.lid {
         // The offset of these is needed to know which entries were read.
-        lid::SUPPORTED_LOG_PAGES | lid::COMMANDS_SUPPORTED_AND_EFFECTS if command.offset_is_index => {
+        lid::SUPPORTED_LOG_PAGES
+        | lid::COMMANDS_SUPPORTED_AND_EFFECTS
+        | lid::ERROR
+        | lid::DEVICE_SELF_TEST
+            if command.offset_is_index =>
+        {
             return Err(INVALID_FIELD);
         }
+        lid::ERROR => Finish::ErrorLog { offset },
+        lid::DEVICE_SELF_TEST => Finish::SelfTestLog { offset },
         lid::SUPPORTED_LOG_PAGES => Finish::SupportedLogPages { offset },
         lid::COMMANDS_SUPPORTED_AND_EFFECTS => Finish::EffectsLog { offset },
         _ => Finish::AsItIs,

@@ -6,60 +6,48 @@ use zerocopy::FromBytes;
 
 use super::decide::{self, Finish};
 use super::identity::{self, Identity};
+use super::namespaces;
 use crate::export::Export;
 use crate::policy::Policy;
 
-/// Applies `finish` to the data of a successful command.
-pub(super) fn data(finish: Finish, mut data: Vec<u8>, identity: &Identity<'_>, export: &Export) -> Vec<u8> {
+/// Applies `finish` to the data of a successful command that went to this drive.
+pub(super) fn data(
+    finish: Finish,
+    mut data: Vec<u8>,
+    identity: &Identity<'_>,
+    export: &Export,
+    drive: usize,
+) -> Vec<u8> {
     match finish {
-        Finish::AsItIs | Finish::FeatureCapabilities { .. } => {}
+        Finish::AsItIs
+        | Finish::FeatureCapabilities { .. }
+        | Finish::Descriptors
+        | Finish::NamespaceStructure
+        | Finish::ActiveNamespaces { .. } => {}
+        Finish::Zeroes => data.fill(0),
         Finish::Controller => {
             if let Ok(structure) = IdentifyController::mut_from_bytes(&mut data) {
                 identity::controller(structure, identity);
             }
         }
-        Finish::Namespace { nsid } => {
-            // FFFFFFFFh asks for what namespaces have in common.
-            if nsid != u32::MAX && !export.shows(nsid) {
-                data.fill(0);
-            } else if let Ok(structure) = IdentifyNamespace::mut_from_bytes(&mut data) {
+        Finish::Namespace => {
+            if let Ok(structure) = IdentifyNamespace::mut_from_bytes(&mut data) {
                 identity::namespace(structure, export.read_only);
             }
         }
-        Finish::IndependentNamespace { nsid } => {
-            if !export.shows(nsid) {
-                data.fill(0);
-            } else if let Ok(structure) = CommandSetIndependentNamespace::mut_from_bytes(&mut data) {
+        Finish::IndependentNamespace => {
+            if let Ok(structure) = CommandSetIndependentNamespace::mut_from_bytes(&mut data) {
                 identity::independent_namespace(structure, export.read_only);
             }
         }
-        Finish::Descriptors { nsid } => {
-            if nsid != u32::MAX && !export.shows(nsid) {
-                data.fill(0);
-            }
-        }
-        Finish::NamespaceList => keep_shown(&mut data, export),
+        Finish::ErrorLog { .. } => namespaces::translate_errors(identity.view, drive, &mut data),
+        Finish::SelfTestLog { .. } => namespaces::translate_self_tests(identity.view, drive, &mut data),
         Finish::EffectsLog { offset } => {
-            refuse_in_effects(identity.policy, identity.whole_drive, &mut data, offset)
+            refuse_in_effects(identity.policy, identity.view.whole, &mut data, offset)
         }
         Finish::SupportedLogPages { offset } => refuse_in_log_pages(identity.policy, &mut data, offset),
     }
     data
-}
-
-/// Takes namespaces that are not exported out of a list, which is zero-terminated.
-fn keep_shown(data: &mut [u8], export: &Export) {
-    let shown: Vec<[u8; 4]> = data
-        .chunks_exact(4)
-        .map(|nsid| u32::from_le_bytes([nsid[0], nsid[1], nsid[2], nsid[3]]))
-        .take_while(|nsid| *nsid != 0)
-        .filter(|nsid| export.shows(*nsid))
-        .map(u32::to_le_bytes)
-        .collect();
-    data.fill(0);
-    for (place, nsid) in data.chunks_exact_mut(4).zip(shown) {
-        place.copy_from_slice(&nsid);
-    }
 }
 
 /// CSUPP of a dword of the Commands Supported and Effects log page.
@@ -112,7 +100,7 @@ fn refuse_in_log_pages(policy: &Policy, data: &mut [u8], offset: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{ExportView, NamespaceView};
+    use crate::admission::{ExportView, NamespaceIds, NamespaceView};
     use gangway_spec::command::SubmissionQueueEntry;
     use gangway_spec::nvm::BlockFormat;
     use gangway_spec::status::Status;
@@ -125,9 +113,10 @@ mod tests {
             drive: 0,
             drive_nsid: 1,
             queue: 0,
+            csi: gangway_spec::identify::csi::NVM,
             format,
+            ids: NamespaceIds::default(),
             read_only: false,
-            withdrawn: false,
         };
         let view = ExportView { namespaces: vec![namespace], max_transfer: 4096, ..ExportView::default() };
         for opcode in 0..=255 {

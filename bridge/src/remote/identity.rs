@@ -14,6 +14,7 @@ use gangway_spec::registers::Version;
 
 use super::decide::is_about_the_whole_drive;
 use super::limits;
+use crate::admission::ExportView;
 use crate::policy::Policy;
 
 /// What Identify Controller depends on besides the drive.
@@ -21,12 +22,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) cntlid: u16,
     pub(crate) subsystem: &'a Nqn,
     pub(crate) version: Version,
-    /// Bytes that one command may transfer at most.
-    pub(crate) max_transfer: u32,
-    /// Whether Flush may name all namespaces at once.
-    pub(crate) broadcast_flush: bool,
-    /// Whether the host sees every namespace of the drive.
-    pub(crate) whole_drive: bool,
+    /// What the export shows.
+    pub(crate) view: &'a ExportView,
     /// What the host may do.
     pub(crate) policy: &'a Policy,
 }
@@ -47,8 +44,8 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
     }
     data.kas = KAS.into();
     // 0 would mean that there is no limit.
-    data.mdts = ((identity.max_transfer / 4096).ilog2() as u8).max(1);
-    if !identity.broadcast_flush {
+    data.mdts = ((identity.view.max_transfer / 4096).ilog2() as u8).max(1);
+    if !identity.view.broadcast_flush {
         data.vwc = data.vwc & Vwc::PRESENT.bits() | Vwc::FLUSH_ALL_REPORTED.bits();
     }
     data.ioccsz = (limits::IN_CAPSULE_DATA / 16 + 4).into();
@@ -63,12 +60,17 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
     data.cqes = 0x44;
     data.aerl = limits::ASYNC_EVENT_REQUESTS - 1;
     data.acl = limits::ABORTS - 1;
+    data.nn = identity.view.nn.into();
+    if !identity.view.is_plain() {
+        // As many as NN says.
+        data.mnan = 0.into();
+    }
     data.cmic = Cmic::MULTIPLE_CONTROLLERS.bits();
     data.crdt1 = 0.into();
     data.crdt2 = 0.into();
     data.crdt3 = 0.into();
 
-    promise(data, identity.policy, identity.whole_drive);
+    promise(data, identity.policy, identity.view.whole);
 }
 
 /// Takes back what the policy refuses, or this target has no place for.

@@ -12,6 +12,7 @@ mod discovery;
 mod features;
 mod finish;
 mod firmware;
+mod namespaces;
 
 pub(crate) use controller::{Action, RemoteController};
 pub(crate) use discovery::DiscoveryService;

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gangway_bridge::{Access, Drive, ExportConfig, ReactorConfig, Target, TargetConfig};
+use gangway_bridge::{Access, Drive, ExportConfig, ReactorConfig, Selection, Target, TargetConfig};
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::EmulatedFunction;
@@ -49,12 +49,13 @@ impl Serving {
                 };
                 let export = ExportConfig {
                     nqn: EXPORT.parse().unwrap(),
+                    namespaces: Selection::Drive(0),
                     access: Access::AnyHost,
                     read_only: false,
                     policies: gangway_bridge::HostPolicies::default(),
                     max_io_queues: 4,
                 };
-                let target = Target::start(config, &domain, vec![(drive, export)]).await.unwrap();
+                let target = Target::start(config, &domain, vec![drive], vec![export]).await.unwrap();
                 tell.send(target.addresses()[0]).unwrap();
                 let _ = ended.await;
                 target.shutdown().await;

@@ -1,0 +1,169 @@
+//! The drives and exports of a target, and changes of what they show.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gangway_spec::fabrics::Nqn;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+
+use super::Shared;
+use crate::admission::ExportView;
+use crate::drive::{Drive, DriveError, DriveNamespace, NamespaceChange};
+use crate::events::Notice;
+use crate::export::{Export, ExportConfig, ExportError, QueueNumbers};
+use crate::reactor::Message;
+
+/// What there is now. Lists are replaced as a whole, so that whoever reads one has it for as long as needed.
+#[derive(Default)]
+pub(super) struct Catalogue {
+    lists: Mutex<Lists>,
+    /// Held while something changes: changes follow each other.
+    changing: AsyncMutex<Numbers>,
+}
+
+#[derive(Default)]
+struct Lists {
+    drives: Arc<[Arc<Drive>]>,
+    exports: Arc<[Arc<Export>]>,
+}
+
+/// Numbers that are given once.
+#[derive(Default)]
+struct Numbers {
+    next_export: usize,
+    queues: QueueNumbers,
+}
+
+impl Catalogue {
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The drives.
+    pub(super) fn drives(&self) -> Arc<[Arc<Drive>]> {
+        Arc::clone(&self.lists().drives)
+    }
+
+    /// The exports.
+    pub(super) fn exports(&self) -> Arc<[Arc<Export>]> {
+        Arc::clone(&self.lists().exports)
+    }
+}
+
+/// `list` with one more.
+fn with<T: Clone>(list: &[T], one: T) -> Arc<[T]> {
+    list.iter().cloned().chain([one]).collect()
+}
+
+impl Shared {
+    /// The exports that there are now.
+    pub(crate) fn exports(&self) -> Arc<[Arc<Export>]> {
+        self.catalogue.exports()
+    }
+
+    /// The export of this name.
+    pub(super) fn export_named(&self, nqn: &Nqn) -> Option<Arc<Export>> {
+        self.exports().iter().find(|export| export.nqn == *nqn).cloned()
+    }
+
+    /// Gives every reactor a queue pair of the drive.
+    ///
+    /// # Errors
+    /// When it has too few, or does not create them.
+    pub(super) async fn add_drive(&self, drive: Drive) -> Result<Arc<Drive>, DriveError> {
+        let _changing = self.catalogue.changing.lock().await;
+        drive.connect(self.reactors.clone()).await?;
+        let drive = Arc::new(drive);
+        drive.namespaces().iter().for_each(|namespace| note_if_left_out(&drive, namespace));
+        let mut lists = self.catalogue.lists();
+        lists.drives = with(&lists.drives, Arc::clone(&drive));
+        Ok(drive)
+    }
+
+    /// Shows an export to hosts.
+    ///
+    /// # Errors
+    /// When there is one of this name, or it names what there is not.
+    pub(super) async fn add_export(&self, config: ExportConfig) -> Result<(), ExportError> {
+        let mut numbers = self.catalogue.changing.lock().await;
+        if self.export_named(&config.nqn).is_some() {
+            return Err(ExportError::SameName { nqn: config.nqn.to_string() });
+        }
+        let (index, drives) = (numbers.next_export, self.catalogue.drives());
+        let export = Export::new(index, config, &drives, &mut numbers.queues, &self.reactor_config)?;
+        numbers.next_export += 1;
+        self.publish(&export, &export.view()).await;
+        let mut lists = self.catalogue.lists();
+        lists.exports = with(&lists.exports, Arc::new(export));
+        Ok(())
+    }
+
+    /// Puts a view in force on all reactors.
+    async fn publish(&self, export: &Export, view: &Arc<ExportView>) {
+        let index = export.index;
+        self.tell_all(|done| Message::Publish { export: index, view: Arc::clone(view), done }).await;
+    }
+
+    /// Puts changes of a drive's namespaces in force, until the drive has no more of them.
+    pub(super) async fn follow(
+        self: Arc<Self>,
+        drive: Arc<Drive>,
+        mut changes: mpsc::UnboundedReceiver<NamespaceChange>,
+    ) {
+        while let Some(NamespaceChange { namespaces, done }) = changes.recv().await {
+            self.renew(&drive, namespaces).await;
+            // The manager may have lost its patience.
+            let _ = done.send(());
+        }
+    }
+
+    /// Lets every export of a drive show its namespaces as they are now.
+    async fn renew(&self, drive: &Arc<Drive>, namespaces: Arc<[DriveNamespace]>) {
+        let mut numbers = self.catalogue.changing.lock().await;
+        let before = drive.set_namespaces(Arc::clone(&namespaces));
+        let changed = differences(&before, &namespaces);
+        let is_changed = |namespace: &&DriveNamespace| changed.contains(&namespace.nsid);
+        namespaces.iter().filter(is_changed).for_each(|namespace| note_if_left_out(drive, namespace));
+        for export in self.exports().iter().filter(|export| export.drive(drive.index()).is_some()) {
+            let (old, new) = (export.view(), Arc::new(export.next_view(&mut numbers.queues)));
+            // No host sees a namespace before reactors know it.
+            self.publish(export, &new).await;
+            export.set_view(Arc::clone(&new));
+            for drive_nsid in &changed {
+                let shown = |view: &ExportView| view.remote_nsid(drive.index(), *drive_nsid);
+                let (was, is) = (shown(&old), shown(&new));
+                let Some(nsid) = is.or(was) else { continue };
+                let what = match (was, is) {
+                    (None, _) => "it is shown",
+                    (_, None) => "it is gone",
+                    _ if old.namespace(nsid) == new.namespace(nsid) => "it changed in size or in detail",
+                    _ => {
+                        "it is another, or has another format; commands that were on their way to it are refused"
+                    }
+                };
+                // Only now: what a host sees when it looks again must be what is in force.
+                self.tell_hosts(export.index, Notice::NamespaceChanged(nsid));
+                tracing::info!(subsystem = %export.nqn, nsid, drive = %drive.info().name, drive_nsid, "a namespace changed: {what}");
+            }
+        }
+    }
+}
+
+fn note_if_left_out(drive: &Drive, namespace: &DriveNamespace) {
+    if namespace.format.is_none() {
+        tracing::warn!(
+            drive = %drive.info().name,
+            nsid = namespace.nsid,
+            "the namespace cannot be exported: its metadata is in a separate buffer, or its command set is unknown here"
+        );
+    }
+}
+
+/// The NSIDs of namespaces that came, went, or are no longer what hosts were told.
+fn differences(before: &[DriveNamespace], after: &[DriveNamespace]) -> Vec<u32> {
+    let find = |all: &[DriveNamespace], nsid| all.iter().position(|one| one.nsid == nsid);
+    let gone = before.iter().map(|one| one.nsid).filter(|nsid| find(after, *nsid).is_none());
+    let other = after.iter().filter(|one| find(before, one.nsid).is_none_or(|at| !one.is_like(&before[at])));
+    let mut all: Vec<u32> = gone.chain(other.map(|one| one.nsid)).collect();
+    all.sort_unstable();
+    all
+}

@@ -1,0 +1,181 @@
+//! Which namespaces an export shows, and under which NSIDs.
+
+use std::collections::BTreeSet;
+
+use gangway_spec::command::NSID_BROADCAST;
+
+/// A namespace of a drive, as an export is to show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The NSID that hosts use.
+    pub nsid: u32,
+    /// Index of the drive in the process.
+    pub drive: usize,
+    /// The NSID on the drive.
+    pub drive_nsid: u32,
+}
+
+/// Which namespaces an export shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Every namespace of the drive with this index, under its own NSID, also those that are made later.
+    Drive(usize),
+    /// These, as long as they are there. The drive of the first one is the primary: it answers what is about the
+    /// controller.
+    Namespaces(Vec<Mapping>),
+}
+
+/// Why an export cannot be made.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ExportError {
+    /// Two exports have one name.
+    #[error("{nqn}: there is an export of this name already; each needs a name of its own")]
+    SameName {
+        /// The name.
+        nqn: String,
+    },
+    /// It shows nothing.
+    #[error("{nqn} names no namespace; name at least one, or a whole drive")]
+    Empty {
+        /// The export.
+        nqn: String,
+    },
+    /// There is no such drive.
+    #[error("{nqn} names drive {drive}, and there is no drive of this number")]
+    NoSuchDrive {
+        /// The export.
+        nqn: String,
+        /// Index of the drive.
+        drive: usize,
+    },
+    /// A number that no namespace can have.
+    #[error("{nqn}: a namespace cannot have the NSID {nsid:#x}; use 1 and up")]
+    InvalidNsid {
+        /// The export.
+        nqn: String,
+        /// The number.
+        nsid: u32,
+    },
+    /// Two namespaces have one number.
+    #[error("{nqn}: NSID {nsid} is given to two namespaces")]
+    SameNsid {
+        /// The export.
+        nqn: String,
+        /// The number.
+        nsid: u32,
+    },
+    /// One namespace has two numbers. Hosts would take it for two.
+    #[error("{nqn}: namespace {drive_nsid} of {drive} is shown twice")]
+    Twice {
+        /// The export.
+        nqn: String,
+        /// Name of the drive.
+        drive: String,
+        /// The NSID on the drive.
+        drive_nsid: u32,
+    },
+    /// The drive has no such namespace.
+    #[error("{nqn}: {drive} has no namespace {drive_nsid}; it has {}", list(found))]
+    NoSuchNamespace {
+        /// The export.
+        nqn: String,
+        /// Name of the drive.
+        drive: String,
+        /// The NSID on the drive.
+        drive_nsid: u32,
+        /// Those that there are.
+        found: Vec<u32>,
+    },
+    /// It is in a format that NVMe/TCP cannot carry.
+    #[error(
+        "{nqn}: namespace {drive_nsid} of {drive} cannot be exported: its command set is unknown here, or its metadata is \
+         in a buffer of its own"
+    )]
+    NotCarried {
+        /// The export.
+        nqn: String,
+        /// Name of the drive.
+        drive: String,
+        /// The NSID on the drive.
+        drive_nsid: u32,
+    },
+}
+
+fn list(found: &[u32]) -> String {
+    if found.is_empty() {
+        return "none".to_owned();
+    }
+    found.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Selection {
+    /// Indices of the drives that it is about; the first is the primary.
+    pub(crate) fn drives(&self) -> Vec<usize> {
+        match self {
+            Selection::Drive(drive) => vec![*drive],
+            Selection::Namespaces(mappings) => {
+                let mut seen = BTreeSet::new();
+                mappings.iter().map(|one| one.drive).filter(|drive| seen.insert(*drive)).collect()
+            }
+        }
+    }
+
+    /// Checks what can be checked without the drives. `name`: of a drive, by its index.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub(super) fn check(&self, nqn: &str, name: impl Fn(usize) -> String) -> Result<(), ExportError> {
+        let nqn = || nqn.to_owned();
+        let Selection::Namespaces(mappings) = self else { return Ok(()) };
+        if mappings.is_empty() {
+            return Err(ExportError::Empty { nqn: nqn() });
+        }
+        let (mut remote, mut own) = (BTreeSet::new(), BTreeSet::new());
+        for Mapping { nsid, drive, drive_nsid } in mappings {
+            for nsid in [*nsid, *drive_nsid] {
+                if nsid == 0 || nsid == NSID_BROADCAST {
+                    return Err(ExportError::InvalidNsid { nqn: nqn(), nsid });
+                }
+            }
+            if !remote.insert(nsid) {
+                return Err(ExportError::SameNsid { nqn: nqn(), nsid: *nsid });
+            }
+            if !own.insert((drive, drive_nsid)) {
+                let drive = name(*drive);
+                return Err(ExportError::Twice { nqn: nqn(), drive, drive_nsid: *drive_nsid });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mappings: &[(u32, usize, u32)]) -> Result<(), ExportError> {
+        let mappings =
+            mappings.iter().map(|&(nsid, drive, drive_nsid)| Mapping { nsid, drive, drive_nsid }).collect();
+        Selection::Namespaces(mappings).check("nqn", |drive| format!("drive {drive}"))
+    }
+
+    #[test]
+    fn numbers_are_given_once_and_namespaces_shown_once() {
+        assert_eq!(check(&[(1, 0, 2), (2, 0, 1), (3, 1, 1)]), Ok(()));
+        assert!(matches!(check(&[]), Err(ExportError::Empty { .. })));
+        assert!(matches!(check(&[(1, 0, 1), (1, 0, 2)]), Err(ExportError::SameNsid { nsid: 1, .. })));
+        assert!(matches!(check(&[(1, 0, 1), (2, 0, 1)]), Err(ExportError::Twice { drive_nsid: 1, .. })));
+        for (nsid, drive_nsid) in [(0, 1), (1, 0), (u32::MAX, 1), (1, u32::MAX)] {
+            assert!(matches!(check(&[(nsid, 0, drive_nsid)]), Err(ExportError::InvalidNsid { .. })));
+        }
+    }
+
+    #[test]
+    fn the_drive_of_the_first_namespace_is_the_primary() {
+        let mapping = |nsid, drive| Mapping { nsid, drive, drive_nsid: nsid };
+        let selection =
+            Selection::Namespaces(vec![mapping(5, 3), mapping(1, 0), mapping(2, 3), mapping(7, 1)]);
+        assert_eq!(selection.drives(), [3, 0, 1]);
+        assert_eq!(Selection::Drive(2).drives(), [2]);
+    }
+}

@@ -1,0 +1,69 @@
+//! What an export shows, computed from the namespaces that its drives have now.
+
+use std::collections::HashMap;
+
+use gangway_spec::identify::Vwc;
+
+use super::{Export, Mapping, Selection};
+use crate::admission::{ExportView, NamespaceView};
+use crate::drive::{Drive, DriveNamespace};
+
+/// Numbers of the software queues: one for each namespace of a drive that was ever shown, whoever shows it. A namespace
+/// that is made later with the same NSID gets the same number, so there are no more than drives have NSIDs.
+#[derive(Debug, Default)]
+pub(crate) struct QueueNumbers(HashMap<(usize, u32), usize>);
+
+impl QueueNumbers {
+    fn of(&mut self, drive: usize, nsid: u32) -> usize {
+        let next = self.0.len();
+        *self.0.entry((drive, nsid)).or_insert(next)
+    }
+}
+
+/// What `export` shows by now.
+pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) -> ExportView {
+    let mut namespaces = Vec::new();
+    let mut show = |drive: &Drive, namespace: &DriveNamespace, nsid: u32| {
+        let Some(format) = namespace.format else { return };
+        namespaces.push(NamespaceView {
+            nsid,
+            drive: drive.index(),
+            drive_nsid: namespace.nsid,
+            queue: queues.of(drive.index(), namespace.nsid),
+            csi: namespace.csi,
+            format,
+            ids: namespace.ids(),
+            read_only: export.read_only,
+        });
+    };
+    let mut nn = 0;
+    match &export.selection {
+        Selection::Drive(_) => {
+            let primary = export.primary();
+            nn = primary.info().identify.nn.get();
+            primary.namespaces().iter().for_each(|namespace| show(primary, namespace, namespace.nsid));
+        }
+        Selection::Namespaces(mappings) => {
+            for Mapping { nsid, drive, drive_nsid } in mappings {
+                nn = nn.max(*nsid);
+                let Some(drive) = export.drive(*drive) else { continue };
+                let all = drive.namespaces();
+                if let Some(namespace) = all.iter().find(|namespace| namespace.nsid == *drive_nsid) {
+                    show(drive, namespace, *nsid);
+                }
+            }
+        }
+    }
+    namespaces.sort_by_key(|namespace| namespace.nsid);
+    // What is about a whole drive may only reach those who see all of it, and who see no more than that drive.
+    let whole = export.drives.len() == 1 && namespaces.len() == export.primary().namespaces().len();
+    let flush_all = Vwc::from_bits_retain(export.primary().info().identify.vwc).contains(Vwc::FLUSH_ALL);
+    ExportView {
+        version,
+        namespaces,
+        whole,
+        nn,
+        broadcast_flush: whole && flush_all,
+        max_transfer: export.max_transfer,
+    }
+}
