@@ -159,6 +159,11 @@ impl QueueClaim {
     pub(crate) fn association(&self) -> &Arc<Association> {
         &self.association
     }
+
+    /// The queue's identifier.
+    pub(crate) fn qid(&self) -> u16 {
+        self.qid
+    }
 }
 
 impl Drop for QueueClaim {

@@ -23,7 +23,6 @@
 //! # What this does not do yet
 //!
 //! - Commands that change which namespaces there are, or their formats, are not forwarded whatever the policy says.
-//! - Abort answers that the command was not aborted.
 //! - Reservations, TLS and in-band authentication.
 //! - Namespaces with metadata in a separate buffer, and command sets other than NVM, are left out of an export.
 

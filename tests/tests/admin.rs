@@ -543,19 +543,3 @@ fn event_requests_are_kept_up_to_the_limit_and_answered_by_events_alone() {
         admin.disable().unwrap();
     }
 }
-
-#[test]
-fn abort_says_that_nothing_was_aborted_and_the_command_completes() {
-    let slow = EmulatedConfig { latency: Some(Duration::from_millis(500)), ..drive(4096, 1) };
-    let target = serve(slow);
-    let (mut admin, mut queue) = target.queue(1);
-    let tag = queue.submit(&command(nvm::READ, 0, 1), Transfer::Read(4096)).unwrap();
-    queue.flush().unwrap();
-    let mut abort = SubmissionQueueEntry::new(admin::ABORT);
-    abort.cdw10.set(1);
-    let (entry, _) = admin.command(&abort, Transfer::None).unwrap();
-    assert_eq!((entry.status(), entry.dw0.get() & 1), (Status::SUCCESS, 1));
-    let completed = queue.wait(Duration::from_secs(20)).unwrap().unwrap();
-    assert_eq!(completed.tag, tag);
-    assert!(completed.entry.status().is_success());
-}

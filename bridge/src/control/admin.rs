@@ -10,31 +10,17 @@ use gangway_spec::admin_opcode_name;
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::fabrics::Nqn;
 use gangway_spec::status::Status;
-use tokio::sync::mpsc;
 
 use super::Shared;
 use super::link::{Arrived, Link, LinkEnd};
+use super::under_way::{Ended, Forwarded, UnderWay};
 use crate::association::Association;
-use crate::drive::{AdminReply, AdminTransfer, Drive};
+use crate::drive::{AdminReply, AdminTransfer, Drive, Verdict};
 use crate::remote::decide::Forward;
 use crate::remote::{Action, RemoteController};
 
-/// Commands of one host that the drive has at a time; further ones wait unread.
-const MOST_FORWARDED: usize = 16;
-/// Bytes that these commands may read together before further ones wait. One may always be as large as it likes.
-const MOST_FORWARDED_BYTES: usize = 1 << 20;
 /// How long commands that are with the drive may hold up a shutdown that the host asks for.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
-
-struct Forwarded {
-    slot: Slot,
-    entry: SubmissionQueueEntry,
-    forward: Forward,
-    moment: Moment,
-    /// Index of the drive that had it.
-    drive: usize,
-    answer: AdminReply,
-}
 
 /// What ends an admin queue without an error of its connection.
 enum Ending {
@@ -72,13 +58,12 @@ async fn run(
     controller: &mut RemoteController,
     shared: &Arc<Shared>,
 ) -> Result<Ending, LinkEnd> {
-    let (answers, mut answered) = mpsc::unbounded_channel::<Forwarded>();
+    let (mut under_way, mut ended) = UnderWay::new();
     let association = Arc::clone(controller.association());
     let mut closed = association.closed();
-    let (mut forwarded, mut bytes) = (0, 0);
     loop {
         let now = Instant::now();
-        let reads = forwarded < MOST_FORWARDED && bytes < MOST_FORWARDED_BYTES;
+        let reads = under_way.has_room();
         if !reads {
             // Signs of life may be unread; that the drive is slow is not the host's fault.
             association.note_activity();
@@ -104,24 +89,49 @@ async fn run(
                     Action::Answer { reply, data } => link.respond_with(*slot, &reply, &data),
                     Action::Hold => {}
                     Action::Forward { drive, entry: command, forward, moment } => {
-                        forwarded += 1;
-                        bytes += forward.length as usize;
-                        self::forward(controller, &answers, arrived, drive, command, (forward, moment));
+                        self::forward(controller, &mut under_way, arrived, drive, command, (forward, moment));
+                    }
+                    Action::Abort { qid, cid } => {
+                        let verdict = match under_way.begin_abort(*slot) {
+                            Ok(verdict) => verdict,
+                            Err(reply) => {
+                                link.respond(*slot, &reply);
+                                continue;
+                            }
+                        };
+                        if qid == 0 {
+                            abort_admin(link, controller, &mut under_way, (*slot, cid), verdict);
+                        } else {
+                            shared.abort(&association, (qid, cid), &verdict);
+                        }
                     }
                     Action::Effect { reply, effect } => {
-                        apply(effect, link, controller, shared).await;
+                        apply(effect, link, controller, &mut under_way, shared).await;
                         link.respond(*slot, &reply);
                     }
                 }
             }
-            Some(Forwarded { slot, entry, forward, moment, drive, answer }) = answered.recv() => {
-                forwarded -= 1;
-                bytes -= forward.length as usize;
-                let finished = controller.finish(&entry, forward.finish, drive, moment, answer);
-                if let Action::Answer { reply, data } = finished {
-                    link.respond_with(slot, &reply, &data);
+            Some(end) = ended.recv() => match end {
+                Ended::Forwarded(forwarded) => {
+                    let Forwarded { id, entry, forward, moment, drive, answer } = *forwarded;
+                    let status = answer.entry.status();
+                    let action = controller.finish(&entry, forward.finish, drive, moment, answer);
+                    // Unless it was forgotten by a reset meanwhile.
+                    if let Some(slot) = under_way.end(id)
+                        && let Action::Answer { reply, data } = action
+                    {
+                        link.respond_with(slot, &reply, &data);
+                        for (abort, reply) in under_way.end_aborts_of(slot, status) {
+                            link.respond(abort, &reply);
+                        }
+                    }
                 }
-            }
+                Ended::Abort { id, aborted } => {
+                    if let Some((slot, reply)) = under_way.end_abort(id, aborted) {
+                        link.respond(slot, &reply);
+                    }
+                }
+            },
             () = association.told() => controller.hear(),
             () = expiry => {}
             _ = closed.changed() => return Ok(Ending::Closed),
@@ -129,17 +139,35 @@ async fn run(
     }
 }
 
-/// Sends a command to the drive; its answer comes back through `answers`.
+/// Aborts a command of the admin queue, for the Abort in `slot`.
+fn abort_admin(
+    link: &mut Link,
+    controller: &mut RemoteController,
+    under_way: &mut UnderWay,
+    (slot, cid): (Slot, u16),
+    verdict: Verdict,
+) {
+    // None there: the verdict is dropped, and so says that nothing was aborted.
+    let Some(command) = link.slot_of(cid) else { return };
+    if controller.cancel_event(command) {
+        link.respond(command, &Reply::status(Status::ABORT_REQUESTED));
+        let _ = verdict.send(true);
+    } else {
+        under_way.abort(slot, command, verdict);
+    }
+}
+
+/// Sends a command to the drive; its answer comes back through `under_way`.
 fn forward(
     controller: &RemoteController,
-    answers: &mpsc::UnboundedSender<Forwarded>,
+    under_way: &mut UnderWay,
     arrived: Arrived,
     drive: Arc<Drive>,
     command: SubmissionQueueEntry,
     (forward, moment): (Forward, Moment),
 ) {
     let Some(export) = controller.export().cloned() else { return };
-    let (answers, association) = (answers.clone(), Arc::clone(controller.association()));
+    let association = Arc::clone(controller.association());
     // Another host's image begins when the drive has no piece of this one's to come.
     let claim = controller.firmware_claim();
     let Arrived { slot, entry, data, .. } = arrived;
@@ -147,15 +175,19 @@ fn forward(
         TransferDirection::HostToController => AdminTransfer::ToDrive(data),
         _ => AdminTransfer::FromDrive(forward.length as usize),
     };
+    let ticket = drive.ticket();
+    let (id, answers) = under_way.begin(slot, forward.length as usize, (Arc::clone(&drive), ticket));
     tokio::spawn(async move {
-        let answer = drive.admin(command, transfer, Arc::clone(&association)).await;
+        let answer = drive.admin(ticket, command, transfer, Arc::clone(&association)).await;
         let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
         drop(claim);
         if forward.changes {
             audit(&association, &export.nqn, &entry, answer.entry.status());
         }
         // The queue may have ended meanwhile; then nobody waits for the answer.
-        let _ = answers.send(Forwarded { slot, entry, forward, moment, drive: drive.index(), answer });
+        let drive = drive.index();
+        let end = Forwarded { id, entry, forward, moment, drive, answer };
+        let _ = answers.send(Ended::Forwarded(Box::new(end)));
     });
 }
 
@@ -179,14 +211,20 @@ fn audit(association: &Association, subsystem: &Nqn, entry: &SubmissionQueueEntr
 }
 
 /// Carries out what a change of CC asks for.
-async fn apply(effect: Effect, link: &mut Link, controller: &mut RemoteController, shared: &Arc<Shared>) {
+async fn apply(
+    effect: Effect,
+    link: &mut Link,
+    controller: &mut RemoteController,
+    under_way: &mut UnderWay,
+    shared: &Arc<Shared>,
+) {
     let association = Arc::clone(controller.association());
     match effect {
         Effect::None => {}
         Effect::Enabled => association.set_enabled(true),
-        Effect::Disabled => stop(link, controller, shared, &association).await,
+        Effect::Disabled => stop(link, controller, under_way, shared).await,
         Effect::Shutdown { .. } => {
-            stop(link, controller, shared, &association).await;
+            stop(link, controller, under_way, shared).await;
             let drained = shared.drain_host(&association);
             if tokio::time::timeout(SHUTDOWN_LIMIT, drained).await.is_err() {
                 tracing::warn!(host = %association.connect.host, "commands are still with the drive after a shutdown");
@@ -196,18 +234,19 @@ async fn apply(effect: Effect, link: &mut Link, controller: &mut RemoteControlle
     }
 }
 
-/// Drops the I/O queues of a controller, and forgets its event requests. These have no completion: a host gives their
-/// identifiers to other commands once it has asked for the shutdown, and would take a completion for that of another
-/// (SPDK's does). Linux's target answers none either.
+/// Drops the I/O queues of a controller, and forgets the commands of its admin queue. These have no completion: a host
+/// gives their identifiers to other commands once it has asked for the shutdown, and would take a completion for that of
+/// another (SPDK's does). Linux's target answers none either. What the drive has of them it completes.
 async fn stop(
     link: &mut Link,
     controller: &mut RemoteController,
+    under_way: &mut UnderWay,
     shared: &Arc<Shared>,
-    association: &Association,
 ) {
+    let association = Arc::clone(controller.association());
     association.set_enabled(false);
-    shared.close_queues(association).await;
-    for slot in controller.drain_events() {
+    shared.close_queues(&association).await;
+    for slot in controller.drain_events().into_iter().chain(under_way.forget()) {
         link.forget(slot);
     }
 }

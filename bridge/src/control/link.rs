@@ -204,6 +204,11 @@ impl Link {
         self.fabric.respond(slot, reply, &mut self.out);
     }
 
+    /// The command that the host gave this identifier, if it was not answered yet.
+    pub(super) fn slot_of(&self, cid: u16) -> Option<Slot> {
+        self.fabric.slot_of(cid)
+    }
+
     /// Gives a command up that will have no completion.
     pub(super) fn forget(&mut self, slot: Slot) {
         self.fabric.forget(slot);

@@ -7,6 +7,7 @@ mod link;
 mod registry;
 mod relay;
 mod session;
+mod under_way;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 use self::exports::Catalogue;
 use self::registry::Registry;
 use crate::association::Association;
-use crate::drive::{Drive, DriveError};
+use crate::drive::{Drive, DriveError, Verdict};
 use crate::events::Notice;
 use crate::export::{ExportConfig, ExportError};
 use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, Scope};
@@ -132,6 +133,14 @@ impl Shared {
     async fn drain_host(&self, association: &Association) {
         let Some(export) = association.export else { return };
         self.drain(Scope::Host { host: association.host(), export, association: association.id }).await;
+    }
+
+    /// Aborts command `cid` of an association's I/O queue `qid`: see [`Verdict`].
+    fn abort(&self, association: &Association, (qid, cid): (u16, u16), verdict: &Verdict) {
+        for reactor in &self.reactors {
+            let (association, verdict) = (association.id, verdict.clone());
+            reactor.send(Message::Abort { association, qid, cid, verdict });
+        }
     }
 
     /// Drops the I/O queues of an association.

@@ -9,6 +9,7 @@ use gangway_driver::queue::{Completion, SubmitError, guarded_start};
 use gangway_spec::status::Status;
 use tokio::sync::oneshot;
 
+use super::abort::Ticket;
 use super::limits;
 use super::link::{AdminReply, AdminRequest, AdminTransfer};
 
@@ -19,10 +20,18 @@ const KEPT_FREE: usize = 16;
 pub(super) struct Admin {
     memory: BufferPool,
     waiting: VecDeque<AdminRequest>,
-    outstanding: HashMap<u64, oneshot::Sender<AdminReply>>,
+    outstanding: HashMap<u64, Outstanding>,
     next_user: u64,
     completions: Vec<Completion>,
     nap: Duration,
+}
+
+/// A command that the drive has.
+struct Outstanding {
+    ticket: Ticket,
+    /// Its host asked for it to be aborted.
+    unwanted: bool,
+    reply: oneshot::Sender<AdminReply>,
 }
 
 impl Admin {
@@ -39,6 +48,22 @@ impl Admin {
 
     pub(super) fn push(&mut self, request: AdminRequest) {
         self.waiting.push_back(request);
+    }
+
+    /// Answers a command that waits as aborted. Whether it waited.
+    pub(super) fn withdraw(&mut self, ticket: Ticket) -> bool {
+        let waits = self.waiting.iter().position(|request| request.ticket == ticket);
+        let Some(request) = waits.and_then(|place| self.waiting.remove(place)) else { return false };
+        answer(request.reply, Status::ABORT_REQUESTED);
+        true
+    }
+
+    /// The drive's identifier of a command that it has and that its host wants aborted.
+    pub(super) fn abort(&mut self, ticket: Ticket, controller: &mut Controller) -> Option<u16> {
+        let (user, outstanding) =
+            self.outstanding.iter_mut().find(|(_, outstanding)| outstanding.ticket == ticket)?;
+        outstanding.unwanted = true;
+        controller.admin_queue().cid_of(*user)
     }
 
     /// Whether there are commands of hosts, with the drive or waiting for room there.
@@ -82,7 +107,8 @@ impl Admin {
             match queue.submit(&request.entry, data, user, Instant::now() + limit) {
                 Ok(()) => {
                     queue.ring();
-                    self.outstanding.insert(user, request.reply);
+                    let AdminRequest { ticket, reply, .. } = request;
+                    self.outstanding.insert(user, Outstanding { ticket, unwanted: false, reply });
                     self.stays_awake();
                 }
                 Err(rejected) => {
@@ -117,7 +143,11 @@ impl Admin {
                 _ => Vec::new(),
             };
             self.release(data);
-            if let Some(reply) = self.outstanding.remove(&user) {
+            let Some(Outstanding { unwanted, reply, .. }) = self.outstanding.remove(&user) else { continue };
+            if entry.status().is(Status::ABORT_REQUESTED) && !unwanted {
+                // It took too long. Its host may try again.
+                answer(reply, Status::COMMAND_INTERRUPTED);
+            } else {
                 let _ = reply.send(AdminReply { entry, data: bytes });
             }
         }
@@ -175,8 +205,8 @@ impl Admin {
         for (_, data) in aborted {
             self.release(data);
         }
-        for (_, reply) in self.outstanding.drain() {
-            answer(reply, Status::COMMAND_INTERRUPTED);
+        for (_, outstanding) in self.outstanding.drain() {
+            answer(outstanding.reply, Status::COMMAND_INTERRUPTED);
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use gangway_driver::controller::{AbortOutcome, Controller, ControllerError, Deleted, DeletionFailed};
+use gangway_driver::controller::{
+    AbortAnswer, AbortOutcome, Controller, ControllerError, Deleted, DeletionFailed,
+};
 use gangway_driver::queue::Overdue;
 use gangway_spec::opcode;
 use gangway_spec::status::Status;
@@ -86,13 +88,10 @@ impl Ladder {
         Ok(())
     }
 
-    fn note_answers(&mut self, controller: &mut Controller) {
-        for answer in controller.take_abort_answers() {
-            let asked =
-                self.late.iter_mut().find(|late| (late.qid, late.overdue.cid) == (answer.qid, answer.cid));
-            if let Some(late) = asked {
-                late.answer = Some(answer.outcome);
-            }
+    fn note_answer(&mut self, answer: &AbortAnswer) {
+        let about = |late: &&mut Late| late.asked && (late.qid, late.overdue.cid) == (answer.qid, answer.cid);
+        if let Some(late) = self.late.iter_mut().find(about) {
+            late.answer = Some(answer.outcome);
         }
     }
 }
@@ -102,6 +101,10 @@ impl Manager {
     pub(super) fn climb(&mut self) -> Result<(), Setback> {
         let now = Instant::now();
         let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
+        for answer in controller.take_abort_answers() {
+            self.ladder.note_answer(&answer);
+            self.aborts.note(&answer);
+        }
         if self.ladder.looked.is_none_or(|looked| now.duration_since(looked) >= limits::WATCH) {
             self.ladder.looked = Some(now);
             let overdue: Vec<Overdue> = controller.admin_queue().all_overdue(now).collect();
@@ -115,7 +118,6 @@ impl Manager {
         if !self.ladder.is_busy() {
             return Ok(());
         }
-        self.ladder.note_answers(controller);
         self.ladder.ask(&self.name, controller)?;
         let queue = controller.admin_queue();
         self.ladder.late.retain(|late| late.reactor.is_some() || queue.has(late.overdue.cid));
@@ -198,6 +200,7 @@ impl Manager {
         tracing::warn!(drive = %self.name, why, "the controller is reset; commands to it wait");
         self.tell(DriveEvent::Resetting);
         self.ladder.clear();
+        self.aborts.clear();
         let (back, complete) = self.freeze();
         pairs.extend(back);
         if !complete {

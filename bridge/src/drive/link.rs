@@ -13,6 +13,7 @@ use gangway_spec::status::Status;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::{mpsc as mpsc_async, oneshot};
 
+use super::abort::{Target, Ticket, Verdict};
 use super::removal::Found;
 use super::{DriveError, NamespaceChange};
 use crate::association::Association;
@@ -41,6 +42,7 @@ pub(crate) enum AdminTransfer {
 }
 
 pub(super) struct AdminRequest {
+    pub(super) ticket: Ticket,
     pub(super) entry: SubmissionQueueEntry,
     pub(super) transfer: AdminTransfer,
     /// Whose it is.
@@ -58,6 +60,13 @@ pub(super) enum Trouble {
 
 pub(super) enum Request {
     Admin(AdminRequest),
+    /// Abort a command of a host.
+    Abort {
+        target: Target,
+        verdict: Verdict,
+    },
+    /// A host has no more use for a command; it is to be dropped unless the drive has it.
+    Withdraw(Ticket),
     /// About a reactor's queue pair, the `issue`-th that it got.
     Trouble {
         reactor: usize,
@@ -103,6 +112,12 @@ impl DriveLink {
     /// Reports that a reactor's queue pair went wrong: a reset follows. `issue`: which of those it got.
     pub(crate) fn report_fault(&self, reactor: usize, issue: u64, what: String) {
         self.send(Request::Trouble { reactor, issue, trouble: Trouble::Fault(what) });
+    }
+
+    /// Asks for command `cid` of a reactor's queue pair to be aborted. `verdict` is told when it was not; when it was, it
+    /// completes.
+    pub(crate) fn abort(&self, reactor: usize, issue: u64, (qid, cid): (u16, u16), verdict: Verdict) {
+        self.send(Request::Abort { target: Target::Io { reactor, issue, qid, cid }, verdict });
     }
 
     /// Reports a command that is beyond its time limit.

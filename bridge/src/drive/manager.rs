@@ -13,6 +13,7 @@ use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, admin};
 use gangway_spec::status::Status;
 use tokio::sync::{broadcast, oneshot};
 
+use super::abort::HostAborts;
 use super::admin::Admin;
 use super::events::explain;
 use super::info::read_namespaces;
@@ -77,13 +78,14 @@ pub(super) struct Manager {
     /// Commands that are answered when it is known what they changed.
     withheld: Vec<Withheld>,
     pub(super) ladder: Ladder,
+    pub(super) aborts: HostAborts,
     /// When the controller was last asked how it is.
     health: Instant,
     pub(super) link: DriveLink,
     inbox: Inbox,
     pub(super) reactors: Vec<ReactorHandle>,
     /// How many queue pairs each reactor has got so far.
-    issues: Vec<u64>,
+    pub(super) issues: Vec<u64>,
     events: broadcast::Sender<DriveEvent>,
     /// Who puts changes of the namespaces in force on the reactors, once there is somebody.
     changes: Option<tokio::sync::mpsc::UnboundedSender<NamespaceChange>>,
@@ -113,6 +115,7 @@ impl Manager {
             power: Power::default(),
             withheld: Vec::new(),
             ladder: Ladder::default(),
+            aborts: HostAborts::default(),
             health: Instant::now(),
             link,
             inbox,
@@ -148,7 +151,7 @@ impl Manager {
     fn sleep(&mut self) {
         match &self.condition {
             Condition::Works(controller) => {
-                let busy = self.admin.is_busy() || self.ladder.is_busy();
+                let busy = self.admin.is_busy() || self.ladder.is_busy() || self.aborts.is_busy();
                 let (admin, notices) = (controller.admin_interrupt(), controller.notices());
                 let time = match (busy, admin) {
                     (true, None) => self.admin.next_nap(),
@@ -177,6 +180,8 @@ impl Manager {
                 }
                 self.admin.push(request);
             }
+            Request::Abort { target, verdict } => self.abort(target, verdict),
+            Request::Withdraw(ticket) => drop(self.admin.withdraw(ticket)),
             Request::Trouble { reactor, issue, trouble } => {
                 // What was reported of a queue pair that is gone is settled.
                 if self.issues.get(reactor) == Some(&issue) {
@@ -258,7 +263,8 @@ impl Manager {
             }
         }
         self.report()?;
-        self.climb()
+        self.climb()?;
+        self.ask_for_hosts()
     }
 
     /// Tells of what the drive told of.

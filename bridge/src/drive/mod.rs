@@ -21,6 +21,7 @@
 //! - A reactor may answer when the manager no longer waits. Its answer, the pair, comes back to it then: it gives the
 //!   pair's memory up and answers the commands.
 
+mod abort;
 mod admin;
 mod events;
 mod info;
@@ -32,6 +33,7 @@ mod power;
 mod removal;
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -41,6 +43,8 @@ use gangway_driver::function::Function;
 use gangway_spec::command::SubmissionQueueEntry;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use self::abort::Target;
+pub(crate) use self::abort::{Ticket, Verdict};
 use self::admin::Admin;
 pub use self::events::DriveEvent;
 pub(crate) use self::events::NamespaceChange;
@@ -123,6 +127,8 @@ pub struct Drive {
     firmware: FirmwareLock,
     link: DriveLink,
     events: broadcast::Sender<DriveEvent>,
+    /// Tickets that were given.
+    tickets: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -164,6 +170,7 @@ impl Drive {
             firmware: FirmwareLock::default(),
             link,
             events,
+            tickets: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
         })
     }
@@ -217,16 +224,32 @@ impl Drive {
         wait.await.map_err(|_| gone())?
     }
 
+    /// A name for an admin command, which [`Drive::abort`] knows it by.
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket(self.tickets.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Asks for an admin command to be aborted. `verdict` is told when it was not; when it was, it completes.
+    pub(crate) fn abort(&self, ticket: Ticket, verdict: Verdict) {
+        self.link.send(Request::Abort { target: Target::Admin(ticket), verdict });
+    }
+
+    /// Drops an admin command that the drive has not got yet.
+    pub(crate) fn withdraw(&self, ticket: Ticket) {
+        self.link.send(Request::Withdraw(ticket));
+    }
+
     /// Executes an admin command of a host. `None` when the manager has ended, or the host left before the drive had it.
     pub(crate) async fn admin(
         &self,
+        ticket: Ticket,
         entry: SubmissionQueueEntry,
         transfer: AdminTransfer,
         association: Arc<Association>,
     ) -> Option<AdminReply> {
         let (reply, wait) = oneshot::channel();
         self.link
-            .send(Request::Admin(AdminRequest { entry, transfer, association, reply }))
+            .send(Request::Admin(AdminRequest { ticket, entry, transfer, association, reply }))
             .then_some(wait)?
             .await
             .ok()

@@ -84,6 +84,7 @@ impl Manager {
             limits::HOLD.as_secs()
         );
         self.ladder.clear();
+        self.aborts.clear();
         match controller.isolate() {
             Ok(stopped) => {
                 self.dismantle(&stopped, &mut pairs);

@@ -15,7 +15,7 @@ use super::fair::{self, Link, Links};
 use super::pace::Outstanding;
 use super::tenants::{Tenant, Tenants};
 use crate::admission::Admitted;
-use crate::drive::DriveLink;
+use crate::drive::{DriveLink, Verdict};
 
 /// Where a command stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -575,8 +575,14 @@ impl Engine {
         }
     }
 
-    /// Takes a command that is not with a drive out of whatever list it waits in.
+    /// Takes a command that is not with a drive off the books.
     pub(super) fn withdraw(&mut self, index: usize) {
+        self.unlist(index);
+        self.remove(index);
+    }
+
+    /// Takes a command that is not with a drive out of whatever list it waits in.
+    pub(super) fn unlist(&mut self, index: usize) {
         let Some(command) = self.commands.get(index) else { return };
         match command.stage {
             Stage::Queued => {
@@ -597,6 +603,15 @@ impl Engine {
             }
             Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive => {}
         }
-        self.remove(index);
+    }
+
+    /// Asks for a command that its drive has to be aborted.
+    pub(super) fn abort(&mut self, index: usize, verdict: Verdict) {
+        let Some(command) = self.commands.get(index) else { return };
+        let slot = self.drives.get(command.admitted.drive).and_then(Option::as_ref);
+        let Some((slot, pair)) = slot.and_then(|slot| Some((slot, slot.pair.as_ref()?))) else { return };
+        if let Some(cid) = pair.cid_of(index as u64) {
+            slot.link.abort(slot.place, slot.issue, (pair.qid(), cid), verdict);
+        }
     }
 }

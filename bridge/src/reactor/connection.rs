@@ -1,5 +1,6 @@
 //! One I/O queue's connection on a reactor: bytes become commands, completions become replies.
 
+mod abort;
 mod intake;
 
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use gangway_spec::fabrics::fctype;
 use gangway_spec::opcode::admin;
 use gangway_spec::status::Status;
 
+pub(super) use self::abort::Found;
 use self::intake::Arrived;
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
@@ -373,18 +375,18 @@ impl Connection {
     fn data_complete(&mut self, slot: Slot, intact: bool, context: &mut Context<'_>) {
         let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
         let Some(command) = context.engine.commands.get(index) else { return };
+        if command.requested {
+            let length = command.admitted.length as usize;
+            self.writes.give_back(length);
+            self.requested -= length;
+            self.requests -= 1;
+        }
         match command.stage {
             Stage::Refused(status) => {
                 self.leave(slot, index, context.engine);
                 self.respond(slot, &Reply { status, result: 0 }, context.engine);
             }
             Stage::Receiving => {
-                if command.requested {
-                    let length = command.admitted.length as usize;
-                    self.writes.give_back(length);
-                    self.requested -= length;
-                    self.requests -= 1;
-                }
                 if intact {
                     self.dispatch(index, context);
                 } else {

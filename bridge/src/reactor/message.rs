@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::commands::Origin;
 use crate::admission::ExportView;
 use crate::association::QueueClaim;
-use crate::drive::DriveLink;
+use crate::drive::{DriveLink, Verdict};
 
 /// An I/O queue's connection on its way to the reactor that will keep it.
 pub(crate) struct Adoption {
@@ -72,6 +72,14 @@ pub(crate) enum DriveState {
 /// One instruction to a reactor.
 pub(crate) enum Message {
     Adopt(Box<Adoption>),
+    /// Abort the command that a host gave the identifier `cid` on queue `qid` of an association. `verdict` is dropped
+    /// when there is none.
+    Abort {
+        association: u64,
+        qid: u16,
+        cid: u16,
+        verdict: Verdict,
+    },
     /// Drop the I/O connections of an association, by its id.
     Close {
         association: u64,

@@ -4,6 +4,7 @@
 //! completions and sends all replies of a connection with one call. It spins while that pays ([`Poll`]) and sleeps
 //! otherwise. Nothing on the way of a command allocates, locks or logs.
 
+mod abort;
 mod batch;
 mod budget;
 mod commands;
@@ -30,6 +31,7 @@ use rustix::event::Timespec;
 use slab::Slab;
 use tokio::sync::oneshot;
 
+use self::abort::Abort;
 use self::commands::{Engine, GivenUp};
 use self::connection::Connection;
 use self::drives::Way;
@@ -134,6 +136,8 @@ pub(crate) struct Reactor {
     /// Connections that are about to end.
     closing: usize,
     drains: Vec<Drain>,
+    /// Commands whose hosts want them aborted.
+    aborts: Vec<Abort>,
     now: Instant,
     housekeeping: Instant,
     pace: Pace,
@@ -193,6 +197,7 @@ pub(crate) fn spawn(
         unsettled: Vec::with_capacity(64),
         closing: 0,
         drains: Vec::new(),
+        aborts: Vec::new(),
         now: Instant::now(),
         housekeeping: Instant::now(),
         pace: Pace::new(config.poll),
@@ -262,6 +267,9 @@ impl Reactor {
         }
         if !self.drains.is_empty() {
             self.check_drains();
+        }
+        if !self.aborts.is_empty() {
+            self.check_aborts();
         }
         Ok(())
     }

@@ -26,6 +26,9 @@ impl Reactor {
     pub(super) fn obey(&mut self, message: Message) {
         match message {
             Message::Adopt(adoption) => self.adopt(*adoption),
+            Message::Abort { association, qid, cid, verdict } => {
+                self.abort(association, qid, cid, verdict);
+            }
             Message::Close { association, done } => {
                 let keys: Vec<usize> = self
                     .connections

@@ -119,7 +119,7 @@ impl Reactor {
 
     /// Notes that a connection may have room for commands that it held back, if it has any. Each is listed at most
     /// once, so the list never grows on the path of an I/O.
-    fn list_unsettled(&mut self, key: usize) {
+    pub(super) fn list_unsettled(&mut self, key: usize) {
         let connection = &mut self.connections[key];
         if !connection.settle_listed && connection.holds_commands() {
             connection.settle_listed = true;
@@ -170,10 +170,24 @@ impl Reactor {
         let mut completions = std::mem::take(&mut self.engine.completions);
         for Completion { user, entry, data } in completions.drain(..) {
             let status = entry.status();
-            let status = if status.is_success() { status } else { as_hosts_see_it(status) };
+            let status = if status.is_success() { status } else { self.as_its_host_sees_it(user, status) };
             self.complete(user, data, &Reply { status, result: entry.result() });
         }
         self.engine.completions = completions;
+    }
+
+    /// The status of a command that the drive did not execute, for its host.
+    #[cold]
+    fn as_its_host_sees_it(&mut self, user: u64, status: Status) -> Status {
+        if status.is(Status::ABORT_REQUESTED) && self.note_aborted(user as usize) {
+            return status;
+        }
+        // Aborted, or its queue deleted, because it took too long: not because its host asked for it. It may try again.
+        if status.is(Status::ABORT_REQUESTED) || status.is(Status::ABORTED_SQ_DELETION) {
+            return Status::COMMAND_INTERRUPTED;
+        }
+        // CRD points at the drive's own retry delays, which Identify does not show.
+        status.with_crd(0)
     }
 
     pub(super) fn complete(&mut self, user: u64, data: CommandData, reply: &Reply) {
@@ -242,15 +256,4 @@ impl Reactor {
         self.starved.retain(|listed| *listed != key);
         self.unsettled.retain(|listed| *listed != key);
     }
-}
-
-/// The status of a command that the drive did not execute, for its host.
-#[cold]
-fn as_hosts_see_it(status: Status) -> Status {
-    // Aborted, or its queue deleted, because it took too long: not because its host asked for it. It may try again.
-    if status.is(Status::ABORT_REQUESTED) || status.is(Status::ABORTED_SQ_DELETION) {
-        return Status::COMMAND_INTERRUPTED;
-    }
-    // CRD points at the drive's own retry delays, which Identify does not show.
-    status.with_crd(0)
 }

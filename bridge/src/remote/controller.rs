@@ -37,6 +37,8 @@ pub(crate) enum Action {
     /// Let the drive execute it, with what it brings, then give its answer to [`RemoteController::finish`].
     /// The events that came before `moment` are part of what the drive will answer.
     Forward { drive: Arc<Drive>, entry: SubmissionQueueEntry, forward: Forward, moment: Moment },
+    /// Abort the command that the host gave the identifier `cid` on queue `qid`.
+    Abort { qid: u16, cid: u16 },
     /// Answer, then do what the property change asks for.
     Effect { reply: Reply, effect: Effect },
 }
@@ -170,6 +172,11 @@ impl RemoteController {
         self.events.report()
     }
 
+    /// Takes an event request back. Whether it was one.
+    pub(crate) fn cancel_event(&mut self, request: Slot) -> bool {
+        self.events.cancel(request)
+    }
+
     /// Event requests that end because the controller was reset.
     pub(crate) fn drain_events(&mut self) -> Vec<Slot> {
         self.changed.clear();
@@ -195,8 +202,11 @@ impl RemoteController {
         let outcome = match entry.opcode {
             admin::KEEP_ALIVE => Ok(Action::status(Status::SUCCESS)),
             admin::ASYNC_EVENT_REQUEST => self.events.request(slot).map(|()| Action::Hold),
-            // Bit 0: the command was not aborted. What is on the drive is left to complete.
-            admin::ABORT => Ok(Action::result(1)),
+            // SQID and CID (NVMe Base 2.0, 5.1).
+            admin::ABORT => {
+                let cdw10 = entry.cdw10.get();
+                Ok(Action::Abort { qid: cdw10 as u16, cid: (cdw10 >> 16) as u16 })
+            }
             admin::SET_FEATURES if features::is_ours(entry) => features::set(self, entry, data, now),
             admin::GET_FEATURES if features::is_ours(entry) => features::get(self, entry, declared),
             _ => self.ask(entry, declared),

@@ -397,6 +397,12 @@ impl QueuePair {
         })
     }
 
+    /// The identifier, as an Abort command needs it, of the outstanding command that `user` was given with. Looks at every
+    /// slot.
+    pub fn cid_of(&self, user: u64) -> Option<u16> {
+        self.slots.iter().find(|(_, command)| command.user == user).map(|(cid, _)| cid)
+    }
+
     /// Whether the command that goes by `cid` is outstanding.
     pub fn has(&self, cid: u16) -> bool {
         self.slots.iter().any(|(outstanding, _)| outstanding == cid)

@@ -203,6 +203,11 @@ impl Connection {
         self.slots.used()
     }
 
+    /// The identifier of a command that was submitted and not released, as Abort needs it.
+    pub fn cid(&self, tag: Tag) -> u16 {
+        self.slots.cid(tag)
+    }
+
     /// Whether there is no room for a command.
     pub fn is_full(&self) -> bool {
         self.slots.is_full()

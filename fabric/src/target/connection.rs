@@ -522,6 +522,11 @@ impl Connection {
         self.slots.outstanding()
     }
 
+    /// The command that the host gave this identifier, if it was not answered yet. Looks at every slot.
+    pub fn slot_of(&self, cid: u16) -> Option<Slot> {
+        self.slots.find(cid)
+    }
+
     /// The identifier that the host gave to the command in `slot`, if there is one.
     pub fn cid(&self, slot: Slot) -> Option<u16> {
         self.slots.get(slot).map(|command| command.cid)

@@ -85,6 +85,13 @@ impl Slots {
         Some(slot)
     }
 
+    /// The slot of a command with this identifier.
+    pub(super) fn find(&self, cid: u16) -> Option<Slot> {
+        let found =
+            self.table.iter().position(|command| command.phase != Phase::Free && command.cid == cid)?;
+        Slot::try_from(found).ok()
+    }
+
     /// The command in `slot`, if there is one.
     pub(super) fn get(&self, slot: Slot) -> Option<&Command> {
         self.table.get(usize::from(slot)).filter(|command| command.phase != Phase::Free)

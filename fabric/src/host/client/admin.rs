@@ -287,6 +287,18 @@ impl AdminQueue {
         self.succeed(&SubmissionQueueEntry::new(opcode::admin::KEEP_ALIVE), Transfer::None).map(|_| ())
     }
 
+    /// Asks for the command with identifier `cid` of queue `qid` to be aborted, and says whether it was. It completes as
+    /// usual, with Command Abort Requested if so.
+    ///
+    /// # Errors
+    /// The command failed, or one of the errors of [`Queue::execute`].
+    pub fn abort(&mut self, qid: u16, cid: u16) -> Result<bool, HostError> {
+        let mut entry = SubmissionQueueEntry::new(opcode::admin::ABORT);
+        entry.cdw10.set(u32::from(cid) << 16 | u32::from(qid));
+        // Bit 0: it was not aborted.
+        Ok(self.succeed(&entry, Transfer::None)?.entry.dw0.get() & 1 == 0)
+    }
+
     /// Asks for `count` I/O queues (1's based), and returns how many the controller grants.
     ///
     /// # Errors

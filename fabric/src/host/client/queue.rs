@@ -168,6 +168,11 @@ impl Queue {
         Ok(completed)
     }
 
+    /// The identifier of a command that was submitted and has not completed, as Abort needs it.
+    pub fn cid(&self, tag: Tag) -> u16 {
+        self.connection.cid(tag)
+    }
+
     /// Gives up all commands that have not completed: the controller was reset and forgot them.
     pub(super) fn abandon(&mut self) {
         self.connection.abandon();

@@ -85,12 +85,14 @@ fn any_cid_is_echoed_whatever_the_depth_of_the_queue() {
         let slot = harness.command(&capsule(entry(FLUSH, cid, none()), &[]));
         assert!(slot < QUEUE_SIZE);
         assert_eq!(harness.connection.cid(slot), Some(cid));
+        assert_eq!(harness.connection.slot_of(cid), Some(slot));
         let status = Status::LBA_OUT_OF_RANGE.with_dnr();
         let answer = harness.respond(slot, &Reply { status, result: 0x1122_3344_5566_7788 });
         assert_eq!((answer.cid.get(), answer.status()), (cid, status));
         assert_eq!((answer.dw0.get(), answer.dw1.get()), (0x5566_7788, 0x1122_3344));
         assert_eq!((answer.sq_id.get(), answer.phase()), (0, false));
         assert_eq!(harness.connection.cid(slot), None);
+        assert_eq!(harness.connection.slot_of(cid), None);
     }
 }
 
