@@ -10,8 +10,10 @@ use gangway_driver::emulated::{Backing, Capabilities, EmulatedConfig, FaultId};
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
 use gangway_spec::Status;
 use gangway_spec::aen::{self, AsyncEvent};
+use gangway_spec::identify::Oaes;
 use gangway_spec::log::lid;
 use gangway_spec::opcode::nvm;
+use gangway_tests::listening::{NAMESPACES_CHANGED, ask, changed_namespaces, listen, told};
 use gangway_tests::load::Load;
 use gangway_tests::{Setup, TestTarget, command, eventually, pattern, use_all_memory};
 
@@ -51,6 +53,9 @@ fn read(queue: &mut IoQueue) -> Vec<u8> {
 fn count(target: &TestTarget, command: &str) -> FaultId {
     declare(target, &format!("delay=1ms:{command}:every=1"))
 }
+
+/// What commands to a namespace end with that is not shown.
+const WITHDRAWN: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 
 #[test]
 fn a_command_that_can_be_aborted_costs_neither_its_queue_nor_a_reset() {
@@ -96,15 +101,15 @@ fn a_drive_that_no_reset_helps_is_given_up_and_says_so_for_good() {
     // Held while the drive is tried, and refused when it is given up.
     let status = write(&mut queue, 2);
     assert!(status.is(Status::NAMESPACE_NOT_READY) && status.dnr(), "{status}");
-    let status = write(&mut queue, 3);
-    assert!(status.is(Status::NAMESPACE_NOT_READY) && status.dnr(), "{status}");
+    eventually("its namespaces are withdrawn", || write(&mut queue, 3) == WITHDRAWN);
     admin.keep_alive().unwrap();
-    assert!(admin.active_namespaces().is_err(), "there is no drive that could tell");
+    assert!(admin.active_namespaces().unwrap().is_empty());
     let mut seen = Vec::new();
     while let Ok(event) = events.try_recv() {
         seen.push(event);
     }
-    assert!(matches!(seen[..], [DriveEvent::Resetting, DriveEvent::Failed]), "{seen:?}");
+    let expected = matches!(&seen[..], [DriveEvent::Resetting, DriveEvent::Namespaces(none), DriveEvent::Failed] if none.is_empty());
+    assert!(expected, "{seen:?}");
     target.assert_no_violations();
     let name = target.infos[0].name.clone();
     assert_eq!(target.shutdown(), [name], "it was not shut down in order");
@@ -122,9 +127,11 @@ fn a_controller_that_failed_is_noticed_though_nothing_waits_for_it() {
 }
 
 #[test]
-fn a_drive_that_is_away_for_long_fails_commands_and_is_taken_up_when_it_is_back() {
+fn a_drive_that_is_away_for_long_takes_its_namespaces_with_it_and_brings_them_back() {
     let target = target(2);
     let (mut admin, mut queue) = target.queue(1);
+    let mut asleep = target.host(2);
+    listen(&mut asleep, Oaes::NAMESPACE_ATTRIBUTE.bits());
     assert!(write(&mut queue, 1).is_success());
     target.probes[0].remove();
     // In whichever stage the removal is noticed: the first may have been with the drive.
@@ -133,15 +140,21 @@ fn a_drive_that_is_away_for_long_fails_commands_and_is_taken_up_when_it_is_back(
         .find(|status| !status.is(Status::COMMAND_INTERRUPTED));
     let status = status.unwrap();
     assert!(status.is(Status::NAMESPACE_NOT_READY) && !status.dnr(), "{status}");
-    // Now at once, and the connection lives.
+    assert_eq!(told(&mut asleep), NAMESPACES_CHANGED);
+    assert_eq!(changed_namespaces(&mut asleep), [1]);
+    assert!(asleep.active_namespaces().unwrap().is_empty());
+    // At once, and the connection lives.
     for round in 20..30 {
-        assert!(write(&mut queue, round).is(Status::NAMESPACE_NOT_READY));
+        assert_eq!(write(&mut queue, round), WITHDRAWN);
     }
     admin.keep_alive().unwrap();
+    ask(&mut asleep);
     target.probes[0].put_back();
-    eventually("the drive is taken up again", || write(&mut queue, 40).is_success());
-    assert_eq!(read(&mut queue), pattern(5, 40, 4096));
-    assert_eq!(admin.active_namespaces().unwrap(), [1]);
+    assert_eq!(told(&mut asleep), NAMESPACES_CHANGED);
+    assert_eq!(changed_namespaces(&mut asleep), [1]);
+    assert_eq!(asleep.active_namespaces().unwrap(), [1]);
+    assert_eq!(read(&mut queue)[..], pattern(5, 1, 4096)[..], "what was written before is there");
+    assert!(write(&mut queue, 40).is_success());
     use_all_memory(&mut queue, 1);
     target.assert_no_violations();
     assert!(target.shutdown().is_empty(), "it was shut down in order");
@@ -156,9 +169,9 @@ fn opening_a_drive_that_takes_for_ever_does_not_keep_commands_waiting() {
     assert!(write(&mut queue, 1).is_success());
     let held = opening.lock().unwrap();
     target.probes[0].remove();
-    eventually("commands fail", || write(&mut queue, 2).is(Status::NAMESPACE_NOT_READY));
+    eventually("commands fail", || write(&mut queue, 2) == WITHDRAWN);
     target.probes[0].put_back();
-    assert!(write(&mut queue, 3).is(Status::NAMESPACE_NOT_READY), "it is not open yet");
+    assert_eq!(write(&mut queue, 3), WITHDRAWN, "it is not open yet");
     drop(held);
     eventually("the drive is taken up again", || write(&mut queue, 4).is_success());
     assert_eq!(read(&mut queue), pattern(5, 4, 4096));
@@ -178,7 +191,7 @@ fn a_drive_whose_cache_lost_its_power_is_not_served_to_hosts_that_were_connected
         (0..2).map(|round| write(&mut queue, 10 + round)).find(|s| !s.is(Status::COMMAND_INTERRUPTED));
     let status = refused.unwrap();
     assert!(status.is(Status::NAMESPACE_NOT_READY), "{status}");
-    assert!(write(&mut queue, 20).is(Status::NAMESPACE_NOT_READY), "it was there again all the time");
+    eventually("its namespace is withdrawn", || write(&mut queue, 20) == WITHDRAWN);
 }
 
 /// A drive with serial number FIRST is removed, and in its place is one with this serial number.
@@ -200,9 +213,9 @@ fn replaced_by(serial: &str) -> (TestTarget, AdminQueue, IoQueue) {
 #[test]
 fn another_drive_in_the_place_of_one_that_was_removed_is_not_served() {
     let (_target, _admin, mut queue) = replaced_by("SECOND");
-    eventually("commands fail", || write(&mut queue, 2).is(Status::NAMESPACE_NOT_READY));
+    eventually("commands fail", || write(&mut queue, 2) == WITHDRAWN);
     std::thread::sleep(Duration::from_secs(3));
-    assert!(write(&mut queue, 3).is(Status::NAMESPACE_NOT_READY), "the other drive is not taken for it");
+    assert_eq!(write(&mut queue, 3), WITHDRAWN, "the other drive is not taken for it");
 }
 
 #[test]

@@ -4,20 +4,16 @@
 use std::time::Duration;
 
 use gangway_driver::emulated::EmulatedConfig;
-use gangway_fabric::host::client::{AdminQueue, Transfer};
-use gangway_spec::SubmissionQueueEntry;
+use gangway_fabric::host::client::AdminQueue;
 use gangway_spec::aen::{self, AsyncEvent};
-use gangway_spec::feature::fid;
 use gangway_spec::identify::{IdentifyController, Oaes, cns};
 use gangway_spec::log::lid;
-use gangway_spec::opcode::admin;
+use gangway_tests::listening::{ask, listen, told};
 use gangway_tests::{Setup, TestTarget};
 use zerocopy::FromBytes;
 
 /// How long nothing must happen before it counts as nothing.
 const SILENCE: Duration = Duration::from_millis(300);
-/// How long what must happen may take.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 const SPARE: AsyncEvent = AsyncEvent::new(aen::TYPE_SMART, aen::SMART_SPARE, lid::SMART);
 const TEMPERATURE: AsyncEvent = AsyncEvent::new(aen::TYPE_SMART, aen::SMART_TEMPERATURE, lid::SMART);
@@ -29,28 +25,6 @@ const WANTS_TEMPERATURE: u32 = 1 << 1;
 fn target() -> TestTarget {
     let drive = EmulatedConfig { size: 8 << 20, namespaces: 2, ..EmulatedConfig::default() };
     TestTarget::with(Setup { drives: vec![drive], ..Setup::default() })
-}
-
-/// Sets the Asynchronous Event Configuration and asks for one event.
-fn listen(admin: &mut AdminQueue, configuration: u32) {
-    let mut entry = SubmissionQueueEntry::new(admin::SET_FEATURES);
-    entry.cdw10.set(fid::ASYNC_EVENT_CONFIGURATION.into());
-    entry.cdw11.set(configuration);
-    assert!(admin.command(&entry, Transfer::None).unwrap().0.status().is_success());
-    ask(admin);
-}
-
-fn ask(admin: &mut AdminQueue) {
-    let request = SubmissionQueueEntry::new(admin::ASYNC_EVENT_REQUEST);
-    admin.queue().submit(&request, Transfer::None).unwrap();
-    admin.queue().flush().unwrap();
-}
-
-/// The event that the host is told of.
-fn told(admin: &mut AdminQueue) -> AsyncEvent {
-    let completed = admin.queue().wait(PATIENCE).unwrap().expect("an event in time");
-    assert!(completed.entry.status().is_success(), "{}", completed.entry.status());
-    AsyncEvent::from_dw0(completed.entry.dw0.get())
 }
 
 fn assert_silence(admin: &mut AdminQueue) {

@@ -277,6 +277,7 @@ impl Manager {
             }
         }
         self.refuse(Status::NAMESPACE_NOT_READY.with_dnr());
+        self.withdraw_namespaces();
         self.tell(DriveEvent::Failed);
     }
 }

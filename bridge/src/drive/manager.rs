@@ -413,6 +413,11 @@ impl Manager {
         if namespaces.len() == self.namespaces.len() && namespaces.iter().zip(&self.namespaces).all(alike) {
             return Ok(());
         }
+        self.publish(namespaces)
+    }
+
+    /// Has reactors and hosts go by these namespaces.
+    fn publish(&mut self, namespaces: Vec<DriveNamespace>) -> Result<(), Setback> {
         // Before anybody follows, what reactors go by stays as it is. It is compared again when somebody does.
         let Some(changes) = &self.changes else { return Ok(()) };
         let publish: Arc<[DriveNamespace]> = namespaces.as_slice().into();
@@ -427,6 +432,15 @@ impl Manager {
         self.namespaces = namespaces;
         self.tell(DriveEvent::Namespaces(publish));
         Ok(())
+    }
+
+    /// Shows hosts no namespace of the drive until it is back: what uses them is told at once, and not by commands that
+    /// fail one after the other.
+    pub(super) fn withdraw_namespaces(&mut self) {
+        if let Err(Setback::Gone(why) | Setback::Failed(why)) = self.publish(Vec::new()) {
+            // Commands fail all the same.
+            tracing::error!(drive = %self.name, why, "its namespaces are still shown");
+        }
     }
 
     /// Whether the controller was shut down in order.

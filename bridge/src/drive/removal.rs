@@ -1,10 +1,11 @@
 //! A drive that was removed, and its coming back.
 //!
 //! Commands are held for a while ([`limits::HOLD`]), since a link that trains anew, or a slot that is switched off and
-//! on, brings the drive back in seconds: hosts then notice a pause. After that they are answered with Namespace Not
-//! Ready, without DNR. A Linux host tries each of them five times and then reports an error to what uses the block
-//! device, so that a RAID above it goes on without it, and keeps its connection. It is not a status of the path (Internal
-//! Path Error): with those a multipath host whose only path this is would try for ever, at once and again.
+//! on, brings the drive back in seconds: hosts then notice a pause. After that what waits is answered with Namespace Not
+//! Ready, without DNR, and hosts are shown no namespace of the drive any more, as if it had been pulled out of the host
+//! itself: a RAID above goes on without it, and their connections live. When the drive is back, so are its namespaces.
+//! Namespace Not Ready is not a status of the path (Internal Path Error): with those a multipath host whose only path this
+//! is would try for ever, at once and again.
 //!
 //! A drive with a volatile write cache goes on only when its SMART log shows that its power stayed on ([`Power`]): else
 //! writes that hosts believe to be safe may be lost, and it is refused as another drive in its place would be.
@@ -108,8 +109,12 @@ impl Manager {
         let gave_up_holding = search.hold.take_if(|hold| *hold <= now).is_some();
         let due = search.is_due(now);
         if gave_up_holding {
-            tracing::warn!(drive = %self.name, "the drive did not come back; commands to it fail until it does");
+            tracing::warn!(
+                drive = %self.name,
+                "the drive did not come back; commands to it fail, and hosts see none of its namespaces, until it does"
+            );
             self.refuse(Status::NAMESPACE_NOT_READY);
+            self.withdraw_namespaces();
         }
         if due {
             self.start_opening();
