@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gangway_fabric::connect::ConnectRequest;
 use tokio::sync::watch;
 
 use crate::events::{Mailbox, News, Notice};
+use crate::policy::Policy;
 
 /// One host's association with one controller of ours (NVMe Base 2.0, 3.3.2; NVMe over Fabrics 1.1, 1.5.2).
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Association {
     /// Odd while CC.EN is set, when I/O queues can be connected; rises with each change.
     enabled: AtomicU64,
     queues: Mutex<Queues>,
+    /// What its host may do.
+    policy: OnceLock<Arc<Policy>>,
     mailbox: Mailbox,
     closed: watch::Sender<bool>,
 }
@@ -51,6 +54,7 @@ impl Association {
             activity: AtomicBool::new(false),
             enabled: AtomicU64::new(0),
             queues: Mutex::new(Queues { granted, ..Queues::default() }),
+            policy: OnceLock::new(),
             mailbox: Mailbox::default(),
             closed: watch::Sender::new(false),
         }
@@ -59,6 +63,16 @@ impl Association {
     /// By what reactors recognise the commands of one host.
     pub(crate) fn host(&self) -> u128 {
         u128::from_be_bytes(self.connect.host_id.0)
+    }
+
+    /// Says what its host may do. What was said first holds.
+    pub(crate) fn set_policy(&self, policy: Arc<Policy>) {
+        let _ = self.policy.set(policy);
+    }
+
+    /// What its host may do.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.policy.get().cloned().unwrap_or_default()
     }
 
     /// Notes that a command arrived. Writes only when nothing was noted since the timer looked, so that the line is

@@ -12,7 +12,7 @@ use gangway_spec::identify::{
     Cmic, Ctratt, IdentifyController, IdentifyNamespace, NamespaceIdDescriptor, Nmic, cns,
 };
 use gangway_spec::log::{CommandsSupportedAndEffectsLog, FirmwareSlotLog, GetLogPage, SmartLog, lid};
-use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::opcode::{FIRST_VENDOR_IO, admin, nvm};
 use gangway_spec::registers;
 use gangway_spec::{Status, SubmissionQueueEntry};
 use gangway_tests::{Setup, TestTarget, command, pattern, subsystem};
@@ -192,9 +192,9 @@ fn log_pages_come_from_the_drive() {
 
     // An error is in the drive's log.
     let before = admin.log_page(lid::ERROR, 0, 0, 64, true).unwrap();
-    let beyond = command(nvm::READ, 1 << 40, 1);
-    let completed = queue.execute(&beyond, Transfer::Read(4096)).unwrap();
-    assert!(completed.entry.status().is(Status::LBA_OUT_OF_RANGE));
+    let other = Transfer::Write(pattern(0, 2, 4096).into());
+    let completed = queue.execute(&command(nvm::COMPARE, 0, 1), other).unwrap();
+    assert!(completed.entry.status().is(Status::COMPARE_FAILURE));
     assert_ne!(admin.log_page(lid::ERROR, 0, 0, 64, true).unwrap(), before);
 
     assert_eq!(admin.log_page(lid::CHANGED_NAMESPACES, 0, 0, 4096, true).unwrap(), vec![0; 4096]);
@@ -387,7 +387,13 @@ fn every_io_opcode_is_answered_and_what_is_not_known_does_not_reach_the_drive() 
     for opcode in (0..=255_u8).filter(|opcode| !known.contains(opcode) && *opcode != admin::FABRICS) {
         for transfer in transfers(opcode) {
             let completed = queue.execute(&command(opcode, 0, 1), transfer).unwrap();
-            assert_eq!(completed.entry.status(), Status::INVALID_OPCODE.with_dnr(), "opcode {opcode:#x}");
+            let expected = match opcode {
+                FIRST_VENDOR_IO.. if opcode & 3 == 3 => Status::INVALID_FIELD,
+                // A policy could open it.
+                FIRST_VENDOR_IO.. => Status::OPERATION_DENIED,
+                _ => Status::INVALID_OPCODE,
+            };
+            assert_eq!(completed.entry.status(), expected.with_dnr(), "opcode {opcode:#x}");
         }
     }
     assert!(queue.read_blocks(1, 0, 64, 4096).unwrap() == pattern(0, 3, 4096 * 64));

@@ -5,7 +5,7 @@ use gangway_spec::identify::{IdentifyController, IdentifyNamespace, csi};
 use gangway_spec::nvm::BlockFormat;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 
-use crate::admission::{NamespaceIds, carried};
+use crate::admission::{NamespaceIds, ZoneLimits, carried};
 
 /// A namespace as the drive reports it.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct DriveNamespace {
     pub identify: Box<IdentifyNamespace>,
     /// Its block format; `None` when NVMe/TCP cannot carry it, or when it is not of the NVM Command Set.
     pub format: Option<BlockFormat>,
+    /// Limits of its zones, if it has some.
+    pub zones: ZoneLimits,
 }
 
 impl DriveNamespace {
@@ -35,7 +37,7 @@ impl DriveNamespace {
             identify.fpi = 0;
             identify
         };
-        (self.nsid, self.csi, self.format) == (other.nsid, other.csi, other.format)
+        (self.nsid, self.csi, self.format, self.zones) == (other.nsid, other.csi, other.format, other.zones)
             && lasting(self) == lasting(other)
     }
 }
@@ -96,11 +98,18 @@ impl DriveInfo {
 
 /// The namespaces that are active now.
 pub(super) fn read_namespaces(controller: &mut Controller) -> Result<Vec<DriveNamespace>, ControllerError> {
+    let namespaces = controller.namespaces()?;
+    let zoned = namespaces.iter().any(|namespace| namespace.csi == csi::ZONED_NAMESPACE);
+    let append = if zoned { controller.max_zone_append()? } else { 0 };
     let describe = |namespace: Namespace| {
         let format = namespace.format.filter(|_| namespace.csi == csi::NVM).and_then(carried);
         // Of command sets without blocks there is no such data, and nothing that could be exported.
         let identify = namespace.identify.unwrap_or_default();
-        DriveNamespace { nsid: namespace.nsid, csi: namespace.csi, identify, format }
+        let zones = namespace.zoned.map_or_else(ZoneLimits::default, |zoned| ZoneLimits {
+            append,
+            extension: u32::from(zoned.lbafe[identify.lba_format_index()].zdes) * 64,
+        });
+        DriveNamespace { nsid: namespace.nsid, csi: namespace.csi, identify, format, zones }
     };
-    Ok(controller.namespaces()?.into_iter().map(describe).collect())
+    Ok(namespaces.into_iter().map(describe).collect())
 }

@@ -32,6 +32,8 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
             queue: queues.of(drive.index(), namespace.nsid),
             csi: namespace.csi,
             format,
+            blocks: namespace.identify.nsze.get(),
+            zones: namespace.zones,
             ids: namespace.ids(),
             read_only: export.read_only,
         });

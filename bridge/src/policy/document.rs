@@ -5,21 +5,24 @@ use std::fs;
 use std::path::Path;
 
 use gangway_spec::command::SubmissionQueueEntry;
-use gangway_spec::opcode::admin as opcode;
+use gangway_spec::identify::csi;
+use gangway_spec::nvm::BlockFormat;
+use gangway_spec::opcode::{admin as opcode, nvm, zns};
 use gangway_spec::status::Status;
-use gangway_spec::{admin_opcode_name, feature, log};
+use gangway_spec::{admin_opcode_name, feature, log, nvm_opcode_name};
 
 use super::table::{self, Class, Place};
 use super::{Item, Policy};
+use crate::admission::{ExportView, NamespaceIds, NamespaceView, ZoneLimits};
 use crate::remote::decide::decide;
 
 const HEAD: &str = "\
 # What hosts may do
 
-`gangway serve` lets a host do I/O and look at the drive. Whatever else an admin command may do is in one of these classes, and is
+`gangway serve` lets a host do I/O and look at the drive (`io` and `inspect`). Whatever else a command may do is in one of these classes, and is
 refused until the class is opened, or that one command, feature or log page:
 
-    gangway serve --device pci:0000:01:00.0 --allow tune,admin:c1h --refuse feature:06h
+    gangway serve --device pci:0000:01:00.0 --allow tune,admin:c1h,io:c1h --refuse feature:06h,io:09h
     gangway serve --device pci:0000:01:00.0 --allow-for nqn.2014-08.org.example:admin=tune,firmware
 
 What a host may not do is not promised to it either: Identify Controller (OACS, ONCS, LPA, SANICAP, FRMW, ...), the Commands Supported and
@@ -28,7 +31,8 @@ a policy could allow is refused with Operation Denied, a feature with Feature No
 such thing. Each command that changes the state of a drive is written to the log, with the target `audit`: the host, the command, how it ended.
 
 A command that is about the whole drive (Sanitize, Security, firmware, every vendor command, and what changes it without naming one namespace) is refused when the
-export does not show all namespaces of the drive. One host at a time downloads firmware; one that is silent for two minutes has lost its turn. A host is known by its NQN, which is no proof.
+export does not show all namespaces of the drive. The length of each transfer, and each block that it names, is computed from the command and compared before the drive
+has it; of a vendor's commands the length is what the host says, and their memory is placed so that a drive which moves more finds nothing behind it. One host at a time downloads firmware; one that is silent for two minutes has lost its turn. A host is known by its NQN, which is no proof.
 
 This file is written by a test, from the tables that the program decides by.
 ";
@@ -37,6 +41,7 @@ This file is written by a test, from the tables that the program decides by.
 fn document() -> String {
     let mut text = HEAD.to_owned();
     section(&mut text, "Admin commands", table::admin, |id| admin_opcode_name(id).map(str::to_owned));
+    section(&mut text, "I/O commands", table::io, |id| nvm_opcode_name(id).map(str::to_owned));
     section(&mut text, "Set Features", table::set_feature, |id| feature::feature_name(id).map(str::to_owned));
     text.push_str("\nGet Features is allowed for whatever `tune` and `manage` could set.\n");
     section(&mut text, "Get Log Page", table::log_page, |id| log::lid::name(id).map(str::to_owned));
@@ -122,6 +127,64 @@ fn every_admin_opcode_is_decided_as_its_place_says_under_every_policy() {
             assert_eq!(decided, expected, "opcode {byte:02x}h with {classes:?}");
         }
     }
+}
+
+#[test]
+fn every_io_opcode_is_decided_as_its_place_says_under_every_policy() {
+    for (mut classes, policy) in policies() {
+        classes.push(Class::Io);
+        for csi in [csi::NVM, csi::ZONED_NAMESPACE] {
+            let view = export(csi);
+            for byte in 0..=255_u8 {
+                let mut entry = SubmissionQueueEntry::new(byte);
+                entry.nsid = 1.into();
+                // One block, one range, or a report of zones of one block; zones are closed.
+                entry.cdw12 = if byte == zns::ZONE_MANAGEMENT_RECEIVE { 127 } else { 0 }.into();
+                entry.cdw13 = u32::from(byte == zns::ZONE_MANAGEMENT_SEND).into();
+                let declared = match byte {
+                    nvm::READ
+                    | nvm::WRITE
+                    | nvm::COMPARE
+                    | zns::ZONE_APPEND
+                    | zns::ZONE_MANAGEMENT_RECEIVE => 512,
+                    nvm::DATASET_MANAGEMENT => 16,
+                    nvm::COPY => 32,
+                    0x80.. if byte & 3 != 0 => 512,
+                    _ => 0,
+                };
+                let decided = view.admit(&entry, declared, &policy).map(drop);
+                let expected = match byte {
+                    0x80.. if byte & 3 == 3 => Err(Status::INVALID_FIELD.with_dnr()),
+                    zns::ZONE_MANAGEMENT_SEND | zns::ZONE_MANAGEMENT_RECEIVE | zns::ZONE_APPEND
+                        if csi == csi::NVM =>
+                    {
+                        Err(Status::INVALID_OPCODE.with_dnr())
+                    }
+                    _ => {
+                        expected(table::io(byte), &classes, Status::INVALID_OPCODE, Status::OPERATION_DENIED)
+                    }
+                };
+                assert_eq!(decided, expected, "opcode {byte:02x}h of command set {csi} with {classes:?}");
+            }
+        }
+    }
+}
+
+/// An export of one namespace of this command set.
+fn export(csi: u8) -> ExportView {
+    let namespace = NamespaceView {
+        nsid: 1,
+        drive: 0,
+        drive_nsid: 1,
+        queue: 0,
+        csi,
+        format: BlockFormat::plain(512),
+        blocks: 8,
+        zones: ZoneLimits { append: 4096, extension: 0 },
+        read_only: false,
+        ids: NamespaceIds::default(),
+    };
+    ExportView { namespaces: vec![namespace], whole: true, max_transfer: 4096, ..ExportView::default() }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub enum Item {
     Class(Class),
     /// An admin opcode.
     Admin(u8),
+    /// An I/O opcode.
+    Io(u8),
     /// Set Features of a feature.
     Feature(u8),
     /// Get Log Page of a log page.
@@ -39,8 +41,8 @@ pub enum Item {
 pub enum ItemError {
     /// It is written in no way that there is.
     #[error(
-        "\"{text}\" cannot be opened: write a class (tune, manage, firmware, vendor), or admin:OPCODE, feature:ID or \
-         log:ID with a number as in 14h, 0x14 or 20"
+        "\"{text}\" cannot be opened: write a class (io, tune, manage, firmware, vendor), or admin:OPCODE, io:OPCODE, feature:ID \
+         or log:ID with a number as in 14h, 0x14 or 20"
     )]
     Form {
         /// What was given.
@@ -67,6 +69,7 @@ impl FromStr for Item {
                 let number = byte(number).ok_or_else(form)?;
                 match kind {
                     "admin" => Item::Admin(number),
+                    "io" => Item::Io(number),
                     "feature" => Item::Feature(number),
                     "log" => Item::Log(number),
                     _ => return Err(form()),
@@ -85,6 +88,7 @@ impl fmt::Display for Item {
         match self {
             Item::Class(class) => class.fmt(f),
             Item::Admin(number) => write!(f, "admin:{number:02x}h"),
+            Item::Io(number) => write!(f, "io:{number:02x}h"),
             Item::Feature(number) => write!(f, "feature:{number:02x}h"),
             Item::Log(number) => write!(f, "log:{number:02x}h"),
         }
@@ -97,6 +101,7 @@ impl Item {
         match self {
             Item::Class(_) => None,
             Item::Admin(opcode) => Some(table::admin(opcode)),
+            Item::Io(opcode) => Some(table::io(opcode)),
             Item::Feature(id) => Some(table::set_feature(id)),
             Item::Log(id) => Some(table::log_page(id)),
         }
@@ -120,10 +125,11 @@ fn byte(text: &str) -> Option<u8> {
         .flatten()
 }
 
-/// What one host may do through one export, besides I/O.
+/// What one host may do through one export.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Policy {
     admin: Set,
+    io: Set,
     features: Set,
     logs: Set,
 }
@@ -143,6 +149,7 @@ impl fmt::Debug for Policy {
         let list = |set: &Set| (0..=255_u8).filter(|byte| set[usize::from(*byte)]).collect::<Vec<_>>();
         f.debug_struct("Policy")
             .field("admin", &list(&self.admin))
+            .field("io", &list(&self.io))
             .field("features", &list(&self.features))
             .field("logs", &list(&self.logs))
             .finish()
@@ -150,9 +157,12 @@ impl fmt::Debug for Policy {
 }
 
 impl Policy {
-    /// What is allowed and not refused. Whoever is to see a drive needs [`Class::Inspect`].
+    /// What is allowed and not refused, and I/O unless that is refused. Whoever is to see a drive needs
+    /// [`Class::Inspect`].
     pub fn new(allow: impl IntoIterator<Item = Item>, refuse: impl IntoIterator<Item = Item>) -> Self {
-        let mut policy = Self { admin: [false; 256], features: [false; 256], logs: [false; 256] };
+        let none = [false; 256];
+        let mut policy = Self { admin: none, io: none, features: none, logs: none };
+        policy.set(Item::Class(Class::Io), true);
         allow.into_iter().for_each(|item| policy.set(item, true));
         refuse.into_iter().for_each(|item| policy.set(item, false));
         policy
@@ -164,6 +174,9 @@ impl Policy {
             let index = usize::from(byte);
             if item == Item::Admin(byte) || of_class(table::admin(byte)) {
                 self.admin[index] = open;
+            }
+            if item == Item::Io(byte) || of_class(table::io(byte)) {
+                self.io[index] = open;
             }
             if item == Item::Feature(byte) || of_class(table::set_feature(byte)) {
                 self.features[index] = open;
@@ -177,6 +190,12 @@ impl Policy {
     /// Whether an admin command goes to the drive, as far as its opcode decides.
     pub fn admin(&self, opcode: u8) -> bool {
         self.admin[usize::from(opcode)]
+    }
+
+    /// Whether an I/O command goes to the drive, as far as its opcode decides.
+    #[inline]
+    pub fn io(&self, opcode: u8) -> bool {
+        self.io[usize::from(opcode)]
     }
 
     /// Whether Set Features of a feature goes to the drive.
@@ -200,6 +219,7 @@ impl Policy {
             |place, open: bool| open && matches!(place, Place::Class(class) if class.may_change_data());
         (0..=255_u8).any(|byte| {
             opens(table::admin(byte), self.admin(byte))
+                || opens(table::io(byte), self.io(byte))
                 || opens(table::set_feature(byte), self.sets_feature(byte))
                 || opens(table::log_page(byte), self.log_page(byte)) && byte < 0xc0
         })
@@ -230,9 +250,9 @@ mod tests {
 
     #[test]
     fn items_survive_being_printed() {
-        for item in
-            items("inspect,tune,manage,firmware,vendor,admin:c0h,admin:14h,feature:06h,log:0dh,log:255")
-        {
+        for item in items(
+            "io,inspect,tune,manage,firmware,vendor,admin:c0h,io:09h,io:81h,admin:14h,feature:06h,log:0dh,log:255",
+        ) {
             assert_eq!(item.to_string().parse(), Ok(item));
         }
     }
@@ -247,6 +267,8 @@ mod tests {
             "feature:0bh",
             "feature:07h",
             "admin:33h",
+            "io:18h",
+            "io:7fh",
             "log:04h",
         ] {
             let error = text.parse::<Item>().unwrap_err();
@@ -255,18 +277,9 @@ mod tests {
                 "{text}: {error}"
             );
         }
-        for text in [
-            "",
-            "tun",
-            "io:01h",
-            "admin",
-            "admin:",
-            "admin:100h",
-            "admin:+1",
-            "admin:1g",
-            "log:-1",
-            "admin:0x",
-        ] {
+        for text in
+            ["", "tun", "io:", "admin", "admin:", "admin:100h", "admin:+1", "admin:1g", "log:-1", "admin:0x"]
+        {
             assert!(matches!(text.parse::<Item>(), Err(ItemError::Form { .. })), "{text}");
         }
     }
@@ -276,7 +289,7 @@ mod tests {
         let policy = Policy::default();
         assert!(!policy.sets_any_feature() && !policy.changes_data());
         assert!(policy.admin(admin::IDENTIFY) && policy.log_page(lid::SMART));
-        for open in ["manage", "vendor", "admin:c7h", "admin:84h"] {
+        for open in ["manage", "vendor", "admin:c7h", "admin:84h", "io:c1h"] {
             assert!(Policy::new(items(open), []).changes_data(), "{open}");
         }
         for open in ["tune", "firmware", "feature:06h", "log:c0h"] {

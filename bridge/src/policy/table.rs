@@ -3,12 +3,17 @@
 use std::fmt;
 
 use gangway_spec::feature::fid;
+use gangway_spec::identify::csi;
 use gangway_spec::log::lid;
-use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, admin};
+use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, FIRST_VENDOR_IO, admin, nvm};
+
+use crate::admission::is_known;
 
 /// A class of commands, to be opened as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
+    /// Reading, writing and the other I/O commands of the specification. Open unless it is refused.
+    Io,
     /// Looking at the drive. Nothing changes by it.
     Inspect,
     /// What can be taken back, and is about performance or diagnosis: features, self-test, telemetry.
@@ -17,17 +22,19 @@ pub enum Class {
     Manage,
     /// Downloading and activating firmware.
     Firmware,
-    /// What a vendor defines: admin commands, features and log pages from C0h on.
+    /// What a vendor defines: admin commands, features and log pages from C0h on, I/O commands from 80h on.
     Vendor,
 }
 
 impl Class {
     /// All there are.
-    pub const ALL: [Class; 5] = [Class::Inspect, Class::Tune, Class::Manage, Class::Firmware, Class::Vendor];
+    pub const ALL: [Class; 6] =
+        [Class::Io, Class::Inspect, Class::Tune, Class::Manage, Class::Firmware, Class::Vendor];
 
     /// Its name, as it is written on a command line.
     pub const fn name(self) -> &'static str {
         match self {
+            Class::Io => "io",
             Class::Inspect => "inspect",
             Class::Tune => "tune",
             Class::Manage => "manage",
@@ -67,6 +74,7 @@ const OWN_USE: &str = "it steers the target's own use of the drive";
 const ALL_HOSTS: &str = "the drive takes all hosts for one, so it would be about all of them";
 const PER_HOST: &str = "it is kept for each host by the target";
 const NAMESPACES: &str = "the namespaces of an export do not change while it is served";
+const OTHERS: &str = "it would reach commands of other hosts";
 const LOCKS: &str = "it could bar commands that the target itself needs";
 const UNKNOWN: &str = "what it does or transfers is not known here";
 
@@ -98,6 +106,22 @@ pub const fn admin(opcode: u8) -> Place {
         | admin::CAPACITY_MANAGEMENT => Place::Never(NAMESPACES),
         admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT => Place::Class(Class::Firmware),
         FIRST_VENDOR_ADMIN.. => Place::Class(Class::Vendor),
+        _ => Place::Never(UNKNOWN),
+    }
+}
+
+/// Where an I/O command belongs.
+pub const fn io(opcode: u8) -> Place {
+    match opcode {
+        nvm::RESERVATION_REGISTER
+        | nvm::RESERVATION_REPORT
+        | nvm::RESERVATION_ACQUIRE
+        | nvm::RESERVATION_RELEASE
+        | nvm::IO_MANAGEMENT_RECEIVE
+        | nvm::IO_MANAGEMENT_SEND => Place::Never(ALL_HOSTS),
+        nvm::CANCEL => Place::Never(OTHERS),
+        FIRST_VENDOR_IO.. => Place::Class(Class::Vendor),
+        _ if is_known(csi::ZONED_NAMESPACE, opcode) => Place::Class(Class::Io),
         _ => Place::Never(UNKNOWN),
     }
 }

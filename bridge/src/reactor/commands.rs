@@ -13,6 +13,7 @@ use super::batch::{BatchPool, SendBatch};
 use super::drives::{DriveSlot, IS_ANOTHER, RETIRED, SoftwareQueue, Way, refusal};
 use super::fair::{self, Link, Links};
 use super::pace::Outstanding;
+use super::placement;
 use super::tenants::{Tenant, Tenants};
 use crate::admission::Admitted;
 use crate::drive::{DriveLink, Verdict};
@@ -311,7 +312,7 @@ impl Engine {
             Way::ToDrive => &mut self.to_drive,
             Way::FromDrive => &mut self.from_drive,
         };
-        let Some(buffer) = pool.take(length) else { return false };
+        let Some(buffer) = placement::take(pool, &command.admitted) else { return false };
         if let Some(slot) = &mut slot {
             slot.taken[way as usize] += length;
             command.counted = true;
@@ -326,7 +327,7 @@ impl Engine {
             return true;
         }
         let Some(command) = self.commands.get_mut(index) else { return false };
-        let Some(buffer) = self.capsules.take(command.admitted.length as usize) else { return false };
+        let Some(buffer) = placement::take(&mut self.capsules, &command.admitted) else { return false };
         command.data = CommandData::Buffer(buffer);
         true
     }
@@ -337,7 +338,7 @@ impl Engine {
             let Some(slot) = self.drives[drive].as_mut() else { continue };
             let Some(item) = slot.waiting[way as usize].next(&self.commands, |_| true) else { continue };
             let index = item as usize;
-            if self.may_have(drive, way, self.commands[index].admitted.length as usize) {
+            if self.may_have(drive, way, placement::room(&self.commands[index].admitted)) {
                 if let Some(slot) = self.drives[drive].as_mut() {
                     slot.waiting[way as usize].take(item, &mut self.commands);
                 }

@@ -3,6 +3,7 @@
 mod abort;
 mod intake;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangway_driver::dma::CommandData;
@@ -22,8 +23,9 @@ use super::fair::Link;
 use super::message::LoadShare;
 use super::sockets::Receive;
 use super::tenants::Tenant;
-use crate::admission::{Admitted, ExportView};
+use crate::admission::{Admitted, ExportView, Handling};
 use crate::association::QueueClaim;
+use crate::policy::Policy;
 
 /// No command in this slot.
 const VACANT: usize = usize::MAX;
@@ -47,6 +49,8 @@ pub(super) struct Connection {
     pub(super) claim: QueueClaim,
     /// Its host.
     pub(super) tenant: Tenant,
+    /// What its host may do.
+    policy: Arc<Policy>,
     pub(super) export: usize,
     _load: LoadShare,
     /// Indices of commands by their slot.
@@ -118,6 +122,7 @@ impl Connection {
         Self {
             socket,
             fabric,
+            policy: claim.association().policy(),
             claim,
             tenant,
             export,
@@ -283,7 +288,7 @@ impl Connection {
         if entry.opcode == admin::FABRICS {
             return self.fabrics_command(slot, &entry, in_capsule, context);
         }
-        let (admitted, stage) = match context.view.admit(&entry, declared) {
+        let (admitted, stage) = match context.view.admit(&entry, declared, &self.policy) {
             Ok(admitted) => (admitted, Stage::Receiving),
             Err(status) if in_capsule => (nowhere(), Stage::Refused(status)),
             Err(status) => {
@@ -386,15 +391,28 @@ impl Connection {
                 self.leave(slot, index, context.engine);
                 self.respond(slot, &Reply { status, result: 0 }, context.engine);
             }
-            Stage::Receiving => {
-                if intact {
-                    self.dispatch(index, context);
-                } else {
-                    self.give_up(index, Status::TRANSIENT_TRANSPORT_ERROR, context.engine);
-                }
-            }
+            Stage::Receiving => match self.examine(index, intact, context) {
+                Ok(()) => self.dispatch(index, context),
+                Err(status) => self.give_up(index, status, context.engine),
+            },
             _ => {}
         }
+    }
+
+    /// Whether the data of a command may go to its drive.
+    fn examine(&self, index: usize, intact: bool, context: &Context<'_>) -> Result<(), Status> {
+        let Some(command) = context.engine.commands.get(index) else { return Ok(()) };
+        if !intact {
+            return Err(Status::TRANSIENT_TRANSPORT_ERROR);
+        }
+        if command.admitted.handling != Handling::List {
+            return Ok(());
+        }
+        let list: &[u8] = match &command.data {
+            CommandData::Buffer(buffer) => buffer,
+            _ => &[],
+        };
+        context.view.check_list(&command.entry, &command.admitted, list)
     }
 
     fn dispatch(&mut self, index: usize, context: &mut Context<'_>) {
@@ -506,5 +524,12 @@ impl Connection {
 
 /// Where a refused command would have gone.
 fn nowhere() -> Admitted {
-    Admitted { drive: usize::MAX, queue: usize::MAX, nsid: 0, direction: TransferDirection::None, length: 0 }
+    Admitted {
+        drive: usize::MAX,
+        queue: usize::MAX,
+        nsid: 0,
+        direction: TransferDirection::None,
+        length: 0,
+        handling: Handling::Plain,
+    }
 }

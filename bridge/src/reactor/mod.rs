@@ -14,6 +14,7 @@ mod fair;
 mod message;
 mod obey;
 mod pace;
+mod placement;
 mod sockets;
 mod tenants;
 mod upkeep;
@@ -173,7 +174,8 @@ pub(crate) fn spawn(
         domain,
         Direction::DeviceReads,
         config.receive_chunk * config.receive_chunks / 4,
-        limits::IN_CAPSULE_DATA as usize,
+        // What guards a vendor's command takes up to a page more.
+        2 * limits::IN_CAPSULE_DATA as usize,
     )
     .map_err(memory)?;
     let receive = ReceivePool::new(domain, config.receive_chunk, config.receive_chunks).map_err(memory)?;

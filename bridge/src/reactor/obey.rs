@@ -83,7 +83,7 @@ impl Reactor {
     /// export, which showed `old` before. Commands that drives have go on.
     fn retire_commands(&mut self, export: usize, old: &ExportView) {
         let view = &self.exports[export];
-        let gone = |one: &&NamespaceView| view.namespace(one.nsid) != Some(*one);
+        let gone = |one: &&NamespaceView| !view.namespace(one.nsid).is_some_and(|now| one.lives_on_in(now));
         let queues: Vec<usize> = old.namespaces.iter().filter(gone).map(|one| one.queue).collect();
         if queues.is_empty() {
             return;

@@ -87,6 +87,7 @@ impl RemoteController {
     ) -> Self {
         let version = identity::version(export.primary().info().version);
         let policy = export.policies.of(&association.connect.host);
+        association.set_policy(Arc::clone(&policy));
         let capabilities = capabilities(version);
         Self {
             association,

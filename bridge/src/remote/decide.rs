@@ -42,6 +42,7 @@ pub(crate) enum Finish {
     },
     EffectsLog {
         offset: u64,
+        csi: u8,
     },
     SupportedLogPages {
         offset: u64,
@@ -164,7 +165,7 @@ fn log_page(policy: &Policy, entry: &SubmissionQueueEntry) -> Result<Forward, St
         lid::ERROR => Finish::ErrorLog { offset },
         lid::DEVICE_SELF_TEST => Finish::SelfTestLog { offset },
         lid::SUPPORTED_LOG_PAGES => Finish::SupportedLogPages { offset },
-        lid::COMMANDS_SUPPORTED_AND_EFFECTS => Finish::EffectsLog { offset },
+        lid::COMMANDS_SUPPORTED_AND_EFFECTS => Finish::EffectsLog { offset, csi: command.csi },
         _ => Finish::AsItIs,
     };
     let changes = table::log_page(command.lid) == Place::Class(Class::Tune);

@@ -1,12 +1,13 @@
 //! What the drive answered, as the host gets it.
 
 use gangway_spec::identify::{CommandSetIndependentNamespace, IdentifyController, IdentifyNamespace};
-use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::opcode::{FIRST_VENDOR_IO, admin};
 use zerocopy::FromBytes;
 
 use super::decide::{self, Finish};
 use super::identity::{self, Identity};
 use super::namespaces;
+use crate::admission::is_known;
 use crate::export::Export;
 use crate::policy::Policy;
 
@@ -42,8 +43,8 @@ pub(super) fn data(
         }
         Finish::ErrorLog { .. } => namespaces::translate_errors(identity.view, drive, &mut data),
         Finish::SelfTestLog { .. } => namespaces::translate_self_tests(identity.view, drive, &mut data),
-        Finish::EffectsLog { offset } => {
-            refuse_in_effects(identity.policy, identity.view.whole, &mut data, offset)
+        Finish::EffectsLog { offset, csi } => {
+            refuse_in_effects((identity.policy, identity.view.whole), csi, &mut data, offset)
         }
         Finish::SupportedLogPages { offset } => refuse_in_log_pages(identity.policy, &mut data, offset),
     }
@@ -55,12 +56,12 @@ const SUPPORTED: u32 = 1;
 
 /// Commands Supported and Effects: 256 dwords for admin commands, 256 for I/O commands. Clearing CSUPP (bit 0) and the
 /// rest of a dword says that the command is not supported. Keep Alive is supported here, whatever the drive says.
-fn refuse_in_effects(policy: &Policy, whole_drive: bool, data: &mut [u8], offset: u64) {
+fn refuse_in_effects((policy, whole_drive): (&Policy, bool), csi: u8, data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
         let index = offset / 4 + index as u64;
         let open = match index {
             0..=255 => decide::admin_opcode_is_open(policy, index as u8, whole_drive),
-            256..=511 => io_opcode_is_open((index - 256) as u8),
+            256..=511 => io_opcode_is_open((policy, whole_drive), csi, (index - 256) as u8),
             _ => true,
         };
         if !open {
@@ -71,20 +72,9 @@ fn refuse_in_effects(policy: &Policy, whole_drive: bool, data: &mut [u8], offset
     }
 }
 
-fn io_opcode_is_open(opcode: u8) -> bool {
-    // An opcode is open when admission finds anything but "no such opcode" to say about it.
-    matches!(
-        opcode,
-        nvm::FLUSH
-            | nvm::WRITE
-            | nvm::READ
-            | nvm::WRITE_UNCORRECTABLE
-            | nvm::COMPARE
-            | nvm::WRITE_ZEROES
-            | nvm::DATASET_MANAGEMENT
-            | nvm::VERIFY
-            | nvm::COPY
-    )
+/// Whether a host can use an I/O command of a command set.
+fn io_opcode_is_open((policy, whole_drive): (&Policy, bool), csi: u8, opcode: u8) -> bool {
+    policy.io(opcode) && (is_known(csi, opcode) || opcode >= FIRST_VENDOR_IO && whole_drive)
 }
 
 /// Supported Log Pages: a dword per log page.
@@ -100,49 +90,39 @@ fn refuse_in_log_pages(policy: &Policy, data: &mut [u8], offset: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::{ExportView, NamespaceIds, NamespaceView};
-    use gangway_spec::command::SubmissionQueueEntry;
-    use gangway_spec::nvm::BlockFormat;
-    use gangway_spec::status::Status;
+    use gangway_spec::identify::csi;
+    use gangway_spec::opcode::{nvm, zns};
 
     #[test]
-    fn the_effects_log_promises_exactly_the_io_commands_that_admission_knows() {
-        let format = BlockFormat::plain(512);
-        let namespace = NamespaceView {
-            nsid: 1,
-            drive: 0,
-            drive_nsid: 1,
-            queue: 0,
-            csi: gangway_spec::identify::csi::NVM,
-            format,
-            ids: NamespaceIds::default(),
-            read_only: false,
-        };
-        let view = ExportView { namespaces: vec![namespace], max_transfer: 4096, ..ExportView::default() };
-        for opcode in 0..=255 {
-            let mut entry = SubmissionQueueEntry::new(opcode);
-            entry.nsid = 1.into();
-            let known = view.admit(&entry, 1) != Err(Status::INVALID_OPCODE.with_dnr());
-            assert_eq!(io_opcode_is_open(opcode), known, "opcode {opcode:#x}");
+    fn the_effects_log_promises_exactly_the_io_commands_that_are_open() {
+        let policy = Policy::new(["io:c1h".parse().unwrap()], ["io:09h".parse().unwrap()]);
+        for (set, zones) in [(csi::NVM, false), (csi::ZONED_NAMESPACE, true)] {
+            let mut page = vec![0xff; 4096];
+            refuse_in_effects((&policy, true), set, &mut page, 0);
+            let open = |opcode: u8| page[1024 + usize::from(opcode) * 4..][..4] == [0xff; 4];
+            assert!(open(nvm::READ) && open(nvm::COPY) && !open(nvm::DATASET_MANAGEMENT));
+            assert!(open(0xc1) && !open(0xc2) && !open(nvm::RESERVATION_REGISTER));
+            assert_eq!((open(zns::ZONE_APPEND), open(zns::ZONE_MANAGEMENT_SEND)), (zones, zones));
         }
+        assert!(!io_opcode_is_open((&policy, false), csi::NVM, 0xc1), "it is about more than is shown");
     }
 
     #[test]
     fn refused_commands_are_not_promised_wherever_the_log_is_read_from() {
         let mut page = vec![0xff; 2048];
         let policy = Policy::default();
-        refuse_in_effects(&policy, true, &mut page, 0);
+        refuse_in_effects((&policy, true), csi::NVM, &mut page, 0);
         let at = |opcode: u8| usize::from(opcode) * 4;
         assert_eq!(page[at(admin::FORMAT_NVM)..][..4], [0; 4]);
         assert_eq!(page[at(admin::IDENTIFY)..][..4], [0xff; 4]);
         let mut piece = vec![0xff; 4];
-        refuse_in_effects(&policy, true, &mut piece, at(admin::FORMAT_NVM) as u64);
+        refuse_in_effects((&policy, true), csi::NVM, &mut piece, at(admin::FORMAT_NVM) as u64);
         assert_eq!(piece, [0; 4]);
 
         let mut page = vec![0xff; 2048];
         refuse_in_effects(
-            &Policy::new(["inspect", "vendor"].map(|class| class.parse().unwrap()), []),
-            true,
+            (&Policy::new(["inspect", "vendor"].map(|class| class.parse().unwrap()), []), true),
+            csi::NVM,
             &mut page,
             0,
         );
@@ -150,7 +130,7 @@ mod tests {
             (&page[at(0xc0)..][..4], &page[at(admin::SANITIZE)..][..4]),
             (&[0xff; 4][..], &[0; 4][..])
         );
-        refuse_in_effects(&Policy::default(), false, &mut page, 0);
+        refuse_in_effects((&Policy::default(), false), csi::NVM, &mut page, 0);
         assert_eq!(page[at(0xc0)..][..4], [0; 4], "it is about namespaces that are not shown");
     }
 }

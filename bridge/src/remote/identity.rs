@@ -9,7 +9,7 @@ use gangway_spec::identify::{
     Oacs, Oaes, Ofcs, Oncs, Sgls, Vwc,
 };
 use gangway_spec::log::lid;
-use gangway_spec::opcode::admin;
+use gangway_spec::opcode::{admin, nvm};
 use gangway_spec::registers::Version;
 
 use super::decide::is_about_the_whole_drive;
@@ -86,13 +86,17 @@ fn promise(data: &mut IdentifyController, policy: &Policy, whole_drive: bool) {
     oacs.set(Oacs::FIRMWARE, opens(&[admin::FIRMWARE_COMMIT, admin::FIRMWARE_IMAGE_DOWNLOAD]));
     oacs.set(Oacs::DEVICE_SELF_TEST, opens(&[admin::DEVICE_SELF_TEST]));
     data.oacs = (data.oacs.get() & oacs.bits()).into();
-    let mut oncs = Oncs::COMPARE
-        | Oncs::WRITE_UNCORRECTABLE
-        | Oncs::DATASET_MANAGEMENT
-        | Oncs::WRITE_ZEROES
-        | Oncs::VERIFY
-        | Oncs::COPY
-        | Oncs::COPY_ATOMIC;
+    let mut oncs = Oncs::empty();
+    for (promise, opcode) in [
+        (Oncs::COMPARE, nvm::COMPARE),
+        (Oncs::WRITE_UNCORRECTABLE, nvm::WRITE_UNCORRECTABLE),
+        (Oncs::DATASET_MANAGEMENT, nvm::DATASET_MANAGEMENT),
+        (Oncs::WRITE_ZEROES, nvm::WRITE_ZEROES),
+        (Oncs::VERIFY, nvm::VERIFY),
+        (Oncs::COPY.union(Oncs::COPY_ATOMIC), nvm::COPY),
+    ] {
+        oncs.set(promise, policy.io(opcode));
+    }
     oncs.set(Oncs::FEATURE_SAVE, policy.sets_any_feature());
     oncs.set(Oncs::TIMESTAMP, sets(fid::TIMESTAMP));
     data.oncs = (data.oncs.get() & oncs.bits()).into();

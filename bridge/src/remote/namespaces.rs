@@ -148,7 +148,7 @@ mod tests {
     use zerocopy::IntoBytes;
 
     use super::*;
-    use crate::admission::{NamespaceIds, NamespaceView};
+    use crate::admission::{NamespaceIds, NamespaceView, ZoneLimits};
 
     /// Namespace 2 is namespace 7 of drive 0, namespace 5 is namespace 1 of drive 3.
     fn view() -> ExportView {
@@ -159,6 +159,8 @@ mod tests {
             queue: 0,
             csi,
             format: BlockFormat::plain(512),
+            blocks: 8,
+            zones: ZoneLimits::default(),
             ids: NamespaceIds::default(),
             read_only: false,
         };

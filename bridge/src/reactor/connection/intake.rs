@@ -7,6 +7,7 @@ use gangway_fabric::target::{Event, Slot, Want};
 use gangway_fabric::term::Fatal;
 
 use super::{Connection, Context, End, MOST_UNSENT, Phase, VACANT};
+use crate::admission::Handling;
 use crate::reactor::COMMANDS_AT_ONCE;
 use crate::reactor::commands::{Command, Engine, Stage};
 use crate::reactor::sockets::{Filling, Receive};
@@ -212,6 +213,7 @@ impl Connection {
             && (chunk.iova() + from.start as u64).is_multiple_of(4)
             && *whole
             && context.may_share
+            && command.admitted.handling == Handling::Plain
         {
             command.data = CommandData::Shared(chunk.slice(from.clone()));
             return true;
