@@ -1,7 +1,7 @@
 //! Associations: what one host's connections have in common, and who is still alive.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gangway_fabric::connect::ConnectRequest;
@@ -28,6 +28,8 @@ pub(crate) struct Association {
     /// What its host may do.
     policy: OnceLock<Arc<Policy>>,
     mailbox: Mailbox,
+    /// Its controller's Asynchronous Event Configuration, for whoever asks the drive for events.
+    wanted_events: AtomicU32,
     closed: watch::Sender<bool>,
 }
 
@@ -56,6 +58,7 @@ impl Association {
             queues: Mutex::new(Queues { granted, ..Queues::default() }),
             policy: OnceLock::new(),
             mailbox: Mailbox::default(),
+            wanted_events: AtomicU32::new(0),
             closed: watch::Sender::new(false),
         }
     }
@@ -91,6 +94,15 @@ impl Association {
     /// owns the admin queue does the rest. Alike notices that it has not looked at are one.
     pub(crate) fn tell(&self, notice: Notice) {
         self.mailbox.put(notice);
+    }
+
+    /// Notes what the host wants to be told of. Whether that was something else before.
+    pub(crate) fn want_events(&self, configuration: u32) -> bool {
+        self.wanted_events.swap(configuration, Ordering::Relaxed) != configuration
+    }
+
+    pub(crate) fn wanted_events(&self) -> u32 {
+        self.wanted_events.load(Ordering::Relaxed)
     }
 
     /// Waits until there may be notices. For the one task that owns the admin queue.

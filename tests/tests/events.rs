@@ -3,13 +3,17 @@
 
 use std::time::Duration;
 
+use gangway_bridge::{HostPolicies, Policy};
 use gangway_driver::emulated::EmulatedConfig;
-use gangway_fabric::host::client::AdminQueue;
+use gangway_fabric::host::client::{AdminQueue, Transfer};
+use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::aen::{self, AsyncEvent};
+use gangway_spec::feature::{TELEMETRY_LOG_NOTICES, fid};
 use gangway_spec::identify::{IdentifyController, Oaes, cns};
-use gangway_spec::log::lid;
+use gangway_spec::log::{SanitizeLog, SmartLog, TelemetryHeader, lid};
+use gangway_spec::opcode::{admin, nvm};
 use gangway_tests::listening::{ask, listen, told};
-use gangway_tests::{Setup, TestTarget};
+use gangway_tests::{Setup, TestTarget, command};
 use zerocopy::FromBytes;
 
 /// How long nothing must happen before it counts as nothing.
@@ -23,8 +27,15 @@ const WANTS_SPARE: u32 = 1 << 0;
 const WANTS_TEMPERATURE: u32 = 1 << 1;
 
 fn target() -> TestTarget {
+    target_that_opens(&["inspect"])
+}
+
+/// A target that opens these items of its policy to every host.
+fn target_that_opens(items: &[&str]) -> TestTarget {
     let drive = EmulatedConfig { size: 8 << 20, namespaces: 2, ..EmulatedConfig::default() };
-    TestTarget::with(Setup { drives: vec![drive], ..Setup::default() })
+    let usual = Policy::new(items.iter().map(|item| item.parse().unwrap()), []);
+    let policies = HostPolicies::all(usual);
+    TestTarget::with(Setup { drives: vec![drive], policies, ..Setup::default() })
 }
 
 fn assert_silence(admin: &mut AdminQueue) {
@@ -106,4 +117,84 @@ fn events_are_promised_as_far_as_their_log_pages_are_open() {
     listen(&mut host, u32::MAX);
     target.probes[0].raise_event(AsyncEvent::new(aen::TYPE_VENDOR, 1, 0xc5));
     assert_silence(&mut host);
+}
+
+#[test]
+fn a_critical_warning_of_the_drive_reaches_the_hosts_that_watch_its_temperature() {
+    let target = target_that_opens(&["inspect", "tune"]);
+    let (mut first, mut second) = (target.host(1), target.host(2));
+    for host in [&mut first, &mut second] {
+        listen(host, WANTS_TEMPERATURE);
+    }
+    // The drive is at 313 K.
+    let mut threshold = SubmissionQueueEntry::new(admin::SET_FEATURES);
+    threshold.cdw10.set(fid::TEMPERATURE_THRESHOLD.into());
+    threshold.cdw11.set(300);
+    assert!(first.command(&threshold, Transfer::None).unwrap().0.status().is_success());
+    for host in [&mut first, &mut second] {
+        assert_eq!(told(host), TEMPERATURE);
+        let log = SmartLog::read_from_bytes(&read_log(host, lid::SMART, false)).unwrap();
+        assert_eq!(log.critical_warning, SmartLog::WARNING_TEMPERATURE);
+        ask(host);
+        assert_silence(host);
+    }
+}
+
+#[test]
+fn the_end_of_a_sanitize_is_told_to_every_host() {
+    let target = target_that_opens(&["inspect", "manage"]);
+    let (mut first, mut second) = (target.host(1), target.host(2));
+    for host in [&mut first, &mut second] {
+        listen(host, 0);
+    }
+    let mut sanitize = SubmissionQueueEntry::new(admin::SANITIZE);
+    // Block Erase.
+    sanitize.cdw10.set(2);
+    assert!(first.command(&sanitize, Transfer::None).unwrap().0.status().is_success());
+    let completed = AsyncEvent::new(
+        aen::TYPE_IO_COMMAND_SET,
+        aen::IO_COMMAND_SET_SANITIZE_COMPLETED,
+        lid::SANITIZE_STATUS,
+    );
+    for host in [&mut first, &mut second] {
+        assert_eq!(told(host), completed);
+        let page = read_log(host, lid::SANITIZE_STATUS, false);
+        assert_eq!(SanitizeLog::read_from_bytes(&page).unwrap().status(), SanitizeLog::SUCCEEDED);
+    }
+}
+
+/// Whether the drive's own telemetry is there for a host, and its generation.
+fn telemetry(admin: &mut AdminQueue, retain: bool) -> (bool, u8) {
+    let page = read_log(admin, lid::TELEMETRY_CONTROLLER, retain);
+    let header = TelemetryHeader::read_from_bytes(&page).unwrap();
+    (header.controller_available != 0, header.controller_generation)
+}
+
+#[test]
+fn telemetry_that_one_host_has_read_is_there_for_another() {
+    let target = target_that_opens(&["inspect", "tune"]);
+    for lba in [9, 10] {
+        target.probes[0].add_fault(format!("event=telemetry:read:lba={lba}:once").parse().unwrap());
+    }
+    let (mut first, mut second) = (target.host(1), target.host(2));
+    let mut watcher = target.host(3);
+    let mut queue = first.connect_io(1).unwrap();
+    for host in [&mut first, &mut second] {
+        listen(host, TELEMETRY_LOG_NOTICES);
+    }
+    listen(&mut watcher, 0);
+    assert!(!telemetry(&mut second, true).0);
+    for (generation, lba) in [(1, 9), (2, 10)] {
+        queue.execute(&command(nvm::READ, lba, 1), Transfer::Read(4096)).unwrap();
+        for host in [&mut first, &mut second] {
+            assert_eq!(told(host), AsyncEvent::TELEMETRY_LOG_CHANGED, "generation {generation}");
+            ask(host);
+        }
+        assert_silence(&mut watcher);
+        assert_eq!(telemetry(&mut first, true), (true, generation));
+        assert_eq!(telemetry(&mut first, false), (true, generation));
+        assert_eq!(telemetry(&mut first, true), (false, generation), "it has read it");
+        assert_eq!(telemetry(&mut second, false), (true, generation), "the other has not");
+        assert_eq!(telemetry(&mut second, true), (false, generation));
+    }
 }

@@ -153,6 +153,7 @@ impl Shared {
     async fn close(&self, association: &Association) {
         association.close();
         self.registry.remove(association);
+        self.gather_events(association);
         self.close_queues(association).await;
         self.departed.notify_one();
     }

@@ -7,16 +7,21 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Shared;
+use crate::association::Association;
 use crate::drive::{Drive, DriveEvent};
 use crate::events::Notice;
 
-/// Tells the hosts of every export that has something of a drive of each event of it.
+/// Tells the hosts of every export that shows a drive as its own of each event of it. (Of an export of several drives that
+/// is the first: it is the one whose log pages hosts read.)
 pub(super) async fn relay(shared: Arc<Shared>, drive: Arc<Drive>, mut events: Receiver<DriveEvent>) {
     loop {
         match events.recv().await {
             Ok(DriveEvent::Reported(reported)) if is_for_hosts(reported.event) => {
-                for export in shared.exports().iter().filter(|export| export.drive(drive.index()).is_some()) {
-                    shared.tell_hosts(export.index, Notice::Event(reported.event));
+                if reported.event == AsyncEvent::TELEMETRY_LOG_CHANGED {
+                    drive.telemetry().look_at(&reported.page);
+                }
+                for export in shared.exports_of(&drive) {
+                    shared.tell_hosts(export, Notice::Event(reported.event));
                 }
             }
             Ok(_) => {}
@@ -25,6 +30,24 @@ pub(super) async fn relay(shared: Arc<Shared>, drive: Arc<Drive>, mut events: Re
             }
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+impl Shared {
+    /// The exports, by their indices, whose controllers are those of this drive.
+    fn exports_of(&self, drive: &Drive) -> Vec<usize> {
+        let exports = self.exports();
+        let own = exports.iter().filter(|export| export.primary().index() == drive.index());
+        own.map(|export| export.index).collect()
+    }
+
+    /// Has the drive of an association tell of all that its hosts want to know.
+    pub(super) fn gather_events(&self, association: &Association) {
+        let exports = self.exports();
+        let export = exports.iter().find(|export| Some(export.index) == association.export);
+        let Some(drive) = export.map(|export| export.primary()) else { return };
+        let hosts = self.exports_of(drive).into_iter().flat_map(|export| self.registry.of_export(export));
+        drive.want_events(hosts.fold(0, |all, host| all | host.wanted_events()));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, mpsc};
 
 use gangway_driver::controller::{Event, EventKind};
+use gangway_spec::identify::Oaes;
 use gangway_spec::log::{SanitizeLog, SmartLog};
 use zerocopy::FromBytes;
 
@@ -25,6 +26,10 @@ pub enum DriveEvent {
     /// It is given up: all commands fail until the program is started again.
     Failed,
 }
+
+/// What the manager itself wants to be told of, as the Asynchronous Event Configuration has it: critical warnings,
+/// namespaces, and firmware that is activated.
+pub(super) const OWN_EVENTS: u32 = 0xff | Oaes::NAMESPACE_ATTRIBUTE.bits() | Oaes::FIRMWARE_ACTIVATION.bits();
 
 /// Namespaces that changed, to be put in force on all reactors.
 #[derive(Debug)]

@@ -65,6 +65,8 @@ pub(super) enum Request {
         target: Target,
         verdict: Verdict,
     },
+    /// What the drive is to tell of.
+    WantEvents(u32),
     /// A host has no more use for a command; it is to be dropped unless the drive has it.
     Withdraw(Ticket),
     /// About a reactor's queue pair, the `issue`-th that it got.

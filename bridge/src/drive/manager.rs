@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::abort::HostAborts;
 use super::admin::Admin;
-use super::events::explain;
+use super::events::{OWN_EVENTS, explain};
 use super::info::read_namespaces;
 use super::ladder::Ladder;
 use super::link::{AdminReply, DriveLink, Inbox, Request, Trouble};
@@ -79,6 +79,8 @@ pub(super) struct Manager {
     withheld: Vec<Withheld>,
     pub(super) ladder: Ladder,
     pub(super) aborts: HostAborts,
+    /// What the drive is to tell of.
+    wanted_events: u32,
     /// When the controller was last asked how it is.
     health: Instant,
     pub(super) link: DriveLink,
@@ -116,6 +118,7 @@ impl Manager {
             withheld: Vec::new(),
             ladder: Ladder::default(),
             aborts: HostAborts::default(),
+            wanted_events: OWN_EVENTS,
             health: Instant::now(),
             link,
             inbox,
@@ -129,6 +132,7 @@ impl Manager {
 
     pub(super) fn run(mut self) {
         self.note_power();
+        self.configure_events();
         loop {
             self.sleep();
             while let Some(request) = self.inbox.next() {
@@ -181,6 +185,10 @@ impl Manager {
                 self.admin.push(request);
             }
             Request::Abort { target, verdict } => self.abort(target, verdict),
+            Request::WantEvents(configuration) => {
+                self.wanted_events = OWN_EVENTS | configuration;
+                self.configure_events();
+            }
             Request::Withdraw(ticket) => drop(self.admin.withdraw(ticket)),
             Request::Trouble { reactor, issue, trouble } => {
                 // What was reported of a queue pair that is gone is settled.
@@ -280,6 +288,13 @@ impl Manager {
             self.tell(DriveEvent::Reported(event));
         }
         if std::mem::take(&mut self.stale) || changed { self.refresh_namespaces() } else { Ok(()) }
+    }
+
+    /// Has the drive tell of what is wanted.
+    pub(super) fn configure_events(&mut self) {
+        if let Condition::Works(controller) = &mut self.condition {
+            controller.want_events(self.wanted_events);
+        }
     }
 
     /// Remembers what the drive says of its power.

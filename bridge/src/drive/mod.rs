@@ -54,7 +54,7 @@ use self::link::{AdminRequest, Request};
 use self::manager::Manager;
 use crate::association::Association;
 use crate::reactor::ReactorHandle;
-use crate::remote::FirmwareLock;
+use crate::remote::{Collected, FirmwareLock};
 
 /// Memory for data of admin commands.
 const ADMIN_MEMORY: usize = 2 << 20;
@@ -127,6 +127,7 @@ pub struct Drive {
     firmware: FirmwareLock,
     link: DriveLink,
     events: broadcast::Sender<DriveEvent>,
+    telemetry: Collected,
     /// Tickets that were given.
     tickets: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -170,6 +171,7 @@ impl Drive {
             firmware: FirmwareLock::default(),
             link,
             events,
+            telemetry: Collected::default(),
             tickets: AtomicU64::new(0),
             thread: Mutex::new(Some(thread)),
         })
@@ -222,6 +224,17 @@ impl Drive {
             return Err(gone());
         }
         wait.await.map_err(|_| gone())?
+    }
+
+    /// What it was seen to have collected about itself.
+    pub(crate) fn telemetry(&self) -> &Collected {
+        &self.telemetry
+    }
+
+    /// Says what the drive is to tell of besides what its manager wants to know: bits of the Asynchronous Event
+    /// Configuration.
+    pub(crate) fn want_events(&self, configuration: u32) {
+        self.link.send(Request::WantEvents(configuration));
     }
 
     /// A name for an admin command, which [`Drive::abort`] knows it by.

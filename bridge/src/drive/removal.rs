@@ -155,6 +155,7 @@ impl Manager {
         match taken {
             Ok(()) => {
                 self.note_power();
+                self.configure_events();
                 self.hand_out(pairs);
                 tracing::info!(drive = %self.name, "the drive is back and works");
                 self.tell(DriveEvent::Works);

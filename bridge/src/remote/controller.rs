@@ -20,6 +20,7 @@ use super::decide::{self, Finish, Forward};
 use super::discovery::DiscoveryService;
 use super::firmware::FirmwareClaim;
 use super::namespaces::{self, Destination};
+use super::telemetry::HostTelemetry;
 use super::{features, finish, identity, limits};
 use crate::association::Association;
 use crate::drive::{AdminReply, Drive};
@@ -73,6 +74,7 @@ pub(crate) struct RemoteController {
     changed: ChangedNamespaces,
     pub(super) keep_alive: KeepAlive,
     policy: Arc<Policy>,
+    telemetry: HostTelemetry,
     /// Held from its first Firmware Image Download to its Firmware Commit.
     firmware: Option<Arc<FirmwareClaim>>,
 }
@@ -97,6 +99,7 @@ impl RemoteController {
             changed: ChangedNamespaces::default(),
             keep_alive: KeepAlive::new(kato, now),
             policy,
+            telemetry: HostTelemetry::default(),
             firmware: None,
         }
     }
@@ -117,6 +120,7 @@ impl RemoteController {
             changed: ChangedNamespaces::default(),
             keep_alive: KeepAlive::discovery(kato, now),
             policy: Arc::default(),
+            telemetry: HostTelemetry::default(),
             firmware: None,
         }
     }
@@ -166,6 +170,11 @@ impl RemoteController {
             Role::Drive(_) => event.log_page == 0 || decide::log_page_is_open(&self.policy, event.log_page),
             Role::Discovery(_) => event.log_page == lid::DISCOVERY,
         }
+    }
+
+    /// What the host wants to be told of: its Asynchronous Event Configuration.
+    pub(crate) fn wanted_events(&self) -> u32 {
+        self.events.configuration()
     }
 
     /// The next event request to be answered, with dword 0 of its completion.
@@ -331,7 +340,10 @@ impl RemoteController {
             view: &export.view(),
             policy: &self.policy,
         };
-        let data = finish::data(finish, data, &identity, export, drive);
+        let mut data = finish::data(finish, data, &identity, export, drive);
+        if let (Finish::Telemetry, Some(drive)) = (finish, export.drive(drive)) {
+            self.telemetry.show(&GetLogPage::from(entry), &mut data, drive.telemetry());
+        }
         if let Finish::FeatureCapabilities { id } = finish
             && !self.policy.sets_feature(id)
         {

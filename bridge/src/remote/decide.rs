@@ -40,6 +40,8 @@ pub(crate) enum Finish {
     SelfTestLog {
         offset: u64,
     },
+    /// It is known here whether the host has read what the drive collected by itself.
+    Telemetry,
     EffectsLog {
         offset: u64,
         csi: u8,
@@ -157,12 +159,15 @@ fn log_page(policy: &Policy, entry: &SubmissionQueueEntry) -> Result<Forward, St
         lid::SUPPORTED_LOG_PAGES
         | lid::COMMANDS_SUPPORTED_AND_EFFECTS
         | lid::ERROR
+        | lid::TELEMETRY_HOST
+        | lid::TELEMETRY_CONTROLLER
         | lid::DEVICE_SELF_TEST
             if command.offset_is_index =>
         {
             return Err(INVALID_FIELD);
         }
         lid::ERROR => Finish::ErrorLog { offset },
+        lid::TELEMETRY_HOST | lid::TELEMETRY_CONTROLLER => Finish::Telemetry,
         lid::DEVICE_SELF_TEST => Finish::SelfTestLog { offset },
         lid::SUPPORTED_LOG_PAGES => Finish::SupportedLogPages { offset },
         lid::COMMANDS_SUPPORTED_AND_EFFECTS => Finish::EffectsLog { offset, csi: command.csi },
@@ -236,8 +241,12 @@ pub(crate) fn to_drive(entry: &SubmissionQueueEntry, drive_version: Version) -> 
     let mut entry = *entry;
     entry.mptr = 0.into();
     entry.set_psdt(0);
-    if entry.opcode == admin::GET_LOG_PAGE && drive_version >= Version(0x0001_0300) {
-        // Retain Asynchronous Event: one host's read must not acknowledge the drive's event for all others.
+    if entry.opcode == admin::GET_LOG_PAGE
+        && drive_version >= Version(0x0001_0300)
+        && GetLogPage::from(&entry).lid != lid::TELEMETRY_CONTROLLER
+    {
+        // Retain Asynchronous Event: one host's read must not acknowledge the drive's event for all others. But telemetry
+        // the drive collects anew only when somebody has acknowledged it.
         entry.cdw10 = (entry.cdw10.get() | 1 << 15).into();
     }
     entry

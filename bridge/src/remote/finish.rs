@@ -23,6 +23,7 @@ pub(super) fn data(
         Finish::AsItIs
         | Finish::FeatureCapabilities { .. }
         | Finish::Descriptors
+        | Finish::Telemetry
         | Finish::NamespaceStructure
         | Finish::ActiveNamespaces { .. } => {}
         Finish::Zeroes => data.fill(0),

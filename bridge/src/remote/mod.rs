@@ -13,7 +13,9 @@ mod features;
 mod finish;
 mod firmware;
 mod namespaces;
+mod telemetry;
 
 pub(crate) use controller::{Action, RemoteController};
 pub(crate) use discovery::DiscoveryService;
 pub(crate) use firmware::FirmwareLock;
+pub(crate) use telemetry::Collected;

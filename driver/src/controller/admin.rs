@@ -270,6 +270,7 @@ impl Controller {
                         self.expect_activation();
                     }
                 }
+                Tag::EventConfiguration(value) => self.events.configured(value, &completion),
                 Tag::EventPage(event, parameter) => self.events.read(event, parameter, &completion),
                 Tag::Abort { qid, cid } => self.aborts.completed(qid, cid, &completion),
             }

@@ -12,6 +12,7 @@ const AWAITED: u64 = 0;
 const EVENT_REQUEST: u64 = 1;
 const EVENT_PAGE: u64 = 2;
 const ABORT: u64 = 3;
+const EVENT_CONFIGURATION: u64 = 4;
 
 /// What an admin command was submitted for, as its tag says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) enum Tag {
     EventPage(AsyncEvent, u32),
     /// Abort of command `cid` on queue `qid`.
     Abort { qid: u16, cid: u16 },
+    /// Set Features of the Asynchronous Event Configuration, with its value.
+    EventConfiguration(u32),
 }
 
 impl Tag {
@@ -40,6 +43,7 @@ impl Tag {
                 (EVENT_PAGE, u64::from(parameter) << 24 | u64::from(event.into_dw0()))
             }
             Self::Abort { qid, cid } => (ABORT, u64::from(cid) << 16 | u64::from(qid)),
+            Self::EventConfiguration(value) => (EVENT_CONFIGURATION, value.into()),
         };
         OWN | kind << KIND_SHIFT | payload
     }
@@ -53,6 +57,7 @@ impl Tag {
         match (user & !OWN) >> KIND_SHIFT {
             EVENT_REQUEST => Self::EventRequest,
             EVENT_PAGE => Self::EventPage(AsyncEvent::from_dw0(payload as u32), (payload >> 24) as u32),
+            EVENT_CONFIGURATION => Self::EventConfiguration(payload as u32),
             ABORT => Self::Abort { qid: payload as u16, cid: (payload >> 16) as u16 },
             _ => Self::Awaited(payload),
         }
@@ -73,6 +78,8 @@ mod tests {
             Tag::EventPage(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED, 0),
             Tag::Abort { qid: u16::MAX, cid: u16::MAX },
             Tag::Abort { qid: 0, cid: 1 },
+            Tag::EventConfiguration(0),
+            Tag::EventConfiguration(u32::MAX),
         ] {
             assert_eq!(Tag::of(tag.user()), tag);
         }

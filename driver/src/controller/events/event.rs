@@ -5,6 +5,8 @@ use std::fmt;
 use gangway_spec::aen::{self, AsyncEvent};
 
 /// An event that the controller told of. It was cleared by reading its log page: further ones of its type can come.
+/// Telemetry that the controller collected is left to be cleared by whoever fetches it (log page 08h, without Retain
+/// Asynchronous Event).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// What happened, as the controller put it.

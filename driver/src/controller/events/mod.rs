@@ -43,6 +43,10 @@ const WARNINGS: u32 = (SmartLog::WARNING_SPARE
 /// Events from the controller to whoever takes them.
 #[derive(Debug, Default)]
 pub(super) struct Events {
+    /// What the controller is to tell of; `None`: all that it can.
+    configuration: Option<u32>,
+    /// What it was last told to; `None` while that is under way.
+    configured: Option<u32>,
     /// Requests to be kept outstanding.
     wanted: usize,
     requests: usize,
@@ -60,7 +64,18 @@ pub(super) struct Events {
 impl Events {
     /// Forgets what belongs to a run of the controller that is over.
     pub(super) fn end_run(&mut self) {
-        *self = Self { ready: mem::take(&mut self.ready), ..Self::default() };
+        let ready = mem::take(&mut self.ready);
+        *self = Self { ready, configuration: self.configuration, ..Self::default() };
+    }
+
+    /// The controller has answered to its Asynchronous Event Configuration.
+    pub(super) fn configured(&mut self, value: u32, completion: &Completion) {
+        let status = completion.entry.status();
+        if !status.is_success() {
+            // Asked again it would say the same.
+            tracing::warn!(%status, "events {value:#x} are not switched on");
+        }
+        self.configured = Some(value);
     }
 
     /// A request was answered. Gives the event.
@@ -130,17 +145,11 @@ impl Controller {
 
     /// Switches on what the controller can tell of, and asks for the first events.
     pub(super) fn start_events(&mut self) -> Result<(), ControllerError> {
-        let offered = self.identify.oaes() - Oaes::DISCOVERY_LOG_CHANGE;
-        let region = if self.capabilities.pmrs() { u32::from(SmartLog::WARNING_PMR) } else { 0 };
-        let everything = WARNINGS | region | offered.bits();
-        let collects = Lpa::from_bits_retain(self.identify.lpa).contains(Lpa::TELEMETRY);
-        let telemetry = if collects { TELEMETRY_LOG_NOTICES } else { 0 };
+        let wanted = self.wanted_events();
+        self.events.configured = Some(wanted);
         // What a controller does not know it may refuse, however much it promised.
-        for configuration in [everything | telemetry, WARNINGS] {
-            let mut entry = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
-            entry.cdw10.set(u32::from(fid::ASYNC_EVENT_CONFIGURATION));
-            entry.cdw11.set(configuration);
-            match self.admin(entry, AdminData::None) {
+        for configuration in [wanted, wanted & WARNINGS] {
+            match self.admin(configure(configuration), AdminData::None) {
                 Ok(_) => break,
                 Err(error @ ControllerError::Status { .. }) => {
                     tracing::warn!(%error, "events {configuration:#x} are not switched on");
@@ -153,9 +162,39 @@ impl Controller {
         Ok(())
     }
 
-    /// Asks for the pages of events and for further events, as far as there is room on the admin queue.
+    /// Says what the controller is to tell of, in this run and in later ones: bits of the Asynchronous Event
+    /// Configuration (feature 0Bh). Those that it does not offer are left out; without this call it tells of all that it
+    /// can. It comes in force as soon as there is room on the admin queue, which is looked at as for events.
+    pub fn want_events(&mut self, configuration: u32) {
+        self.events.configuration = Some(configuration);
+        if self.enabled {
+            self.serve_events();
+        }
+    }
+
+    /// What of that the controller offers.
+    fn wanted_events(&self) -> u32 {
+        let offered = self.identify.oaes() - Oaes::DISCOVERY_LOG_CHANGE;
+        let region = if self.capabilities.pmrs() { u32::from(SmartLog::WARNING_PMR) } else { 0 };
+        let telemetry = if self.identify.lpa().contains(Lpa::TELEMETRY) { TELEMETRY_LOG_NOTICES } else { 0 };
+        let offered = WARNINGS | region | offered.bits() | telemetry;
+        self.events.configuration.unwrap_or(u32::MAX) & offered
+    }
+
+    /// Sets the configuration, asks for the pages of events and for further events, as far as there is room on the admin
+    /// queue.
     pub(super) fn serve_events(&mut self) {
         let mut submitted = false;
+        let wanted = self.wanted_events();
+        if self.events.configured.is_some_and(|configured| configured != wanted) && self.admin.has_room() {
+            let entry = configure(wanted);
+            let deadline = Instant::now() + self.limits.admin(&entry);
+            let user = Tag::EventConfiguration(wanted).user();
+            if self.admin.submit(&entry, CommandData::None, user, deadline).is_ok() {
+                self.events.configured = None;
+                submitted = true;
+            }
+        }
         while let Some(&(event, parameter)) = self.events.unread.front() {
             if !self.submit_page(event, parameter) {
                 break;
@@ -198,7 +237,9 @@ impl Controller {
                 return false;
             }
         };
-        let get = GetLogPage { rae: false, ..GetLogPage::new(event.log_page, length as u32) };
+        // Telemetry that was read the controller may overwrite: whoever wants it clears its event.
+        let rae = event.log_page == lid::TELEMETRY_CONTROLLER;
+        let get = GetLogPage { rae, ..GetLogPage::new(event.log_page, length as u32) };
         let mut entry = SubmissionQueueEntry::from(get);
         // The list of changed zones is that of one namespace, which the event names.
         entry.nsid.set(if event.log_page == lid::CHANGED_ZONE_LIST { parameter } else { NSID_BROADCAST });
@@ -206,6 +247,14 @@ impl Controller {
         let user = Tag::EventPage(event, parameter).user();
         self.admin.submit(&entry, buffer.into(), user, deadline).is_ok()
     }
+}
+
+/// Set Features of the Asynchronous Event Configuration.
+fn configure(configuration: u32) -> SubmissionQueueEntry {
+    let mut entry = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
+    entry.cdw10.set(u32::from(fid::ASYNC_EVENT_CONFIGURATION));
+    entry.cdw11.set(configuration);
+    entry
 }
 
 /// Whether an event is cleared by reading a log page. A shutdown that the controller announces is not.
