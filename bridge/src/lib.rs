@@ -17,12 +17,13 @@
 //!   association, has left the drive.
 //! - A connection has a part of its reactor's memory at most, and loses it when its host does nothing with it while
 //!   others wait.
+//! - A command reaches a drive only while its namespace is what it was admitted for: a Format, or a namespace that goes, is
+//!   a barrier over all reactors.
 //! - Data whose digest is wrong never reaches a drive, and costs its command only.
 //! - A malformed PDU costs its connection, a drive that dies costs its namespaces, and neither costs anything else.
 //!
 //! # What this does not do yet
 //!
-//! - Commands that change which namespaces there are, or their formats, are not forwarded whatever the policy says.
 //! - Reservations, TLS and in-band authentication.
 //! - Namespaces with metadata in a separate buffer, and command sets other than NVM, are left out of an export.
 

@@ -109,6 +109,9 @@ fn what_is_not_open_is_denied_and_not_promised_to_the_host_concerned() {
         (admin::DEVICE_SELF_TEST, Oacs::DEVICE_SELF_TEST),
         (admin::FIRMWARE_COMMIT, Oacs::FIRMWARE),
         (admin::SECURITY_RECEIVE, Oacs::SECURITY),
+        (admin::FORMAT_NVM, Oacs::FORMAT_NVM),
+        (admin::NAMESPACE_MANAGEMENT, Oacs::NAMESPACE_MANAGEMENT),
+        (admin::NAMESPACE_ATTACHMENT, Oacs::NAMESPACE_MANAGEMENT),
     ];
     for &(opcode, bit) in classes {
         let of =
@@ -120,13 +123,13 @@ fn what_is_not_open_is_denied_and_not_promised_to_the_host_concerned() {
         assert_eq!(status(&mut other, &entry, Transfer::None), Status::OPERATION_DENIED.with_dnr());
         assert!(!promised(&mut other, opcode), "{opcode:#x}");
     }
-    // Whatever is open: our own use of the drive, and its namespaces.
+    // Whatever is open: our own use of the drive, and what is not known here.
     for opcode in [
         admin::LOCKDOWN,
         admin::CREATE_IO_SQ,
         admin::DELETE_IO_CQ,
         admin::DOORBELL_BUFFER_CONFIG,
-        admin::FORMAT_NVM,
+        admin::CAPACITY_MANAGEMENT,
     ] {
         for host in [&mut trusted, &mut other] {
             let refused = status(host, &entry(opcode, 1, 0, 0), Transfer::None);

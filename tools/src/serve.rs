@@ -85,7 +85,7 @@ pub(crate) struct Serve {
     #[arg(long)]
     read_only: bool,
     /// What hosts may do besides I/O and looking at the drive: classes (`tune`: features, self-test, telemetry; `firmware`;
-    /// `vendor`: vendor commands; `manage`: sanitize, security, write protection), or single ones, such as `admin:14h`,
+    /// `vendor`: vendor commands; `manage`: formats, namespaces, sanitize, security, write protection), or single ones, such as `admin:14h`,
     /// `feature:06h`, `log:07h`
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     allow: Vec<Item>,

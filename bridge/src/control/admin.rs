@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangway_fabric::events::Moment;
 use gangway_fabric::properties::Effect;
 use gangway_fabric::target::{Reply, Slot};
 use gangway_spec::admin_opcode_name;
@@ -15,9 +14,8 @@ use super::Shared;
 use super::link::{Arrived, Link, LinkEnd};
 use super::under_way::{Ended, Forwarded, UnderWay};
 use crate::association::Association;
-use crate::drive::{AdminReply, AdminTransfer, Drive, Verdict};
-use crate::remote::decide::Forward;
-use crate::remote::{Action, RemoteController};
+use crate::drive::{AdminReply, AdminTransfer, Verdict};
+use crate::remote::{Action, Order, RemoteController};
 
 /// How long commands that are with the drive may hold up a shutdown that the host asks for.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
@@ -91,8 +89,8 @@ async fn run(
                 match controller.handle(*slot, entry, *declared, data, Instant::now()) {
                     Action::Answer { reply, data } => link.respond_with(*slot, &reply, &data),
                     Action::Hold => {}
-                    Action::Forward { drive, entry: command, forward, moment } => {
-                        self::forward(controller, &mut under_way, arrived, drive, command, (forward, moment));
+                    Action::Forward(order) => {
+                        self::forward(controller, shared, &mut under_way, &arrived, *order);
                     }
                     Action::Abort { qid, cid } => {
                         let verdict = match under_way.begin_abort(*slot) {
@@ -118,7 +116,7 @@ async fn run(
                 Ended::Forwarded(forwarded) => {
                     let Forwarded { id, entry, forward, moment, drive, answer } = *forwarded;
                     let status = answer.entry.status();
-                    let action = controller.finish(&entry, forward.finish, drive, moment, answer);
+                    let action = controller.finish(&entry, forward.finish, &drive, moment, answer);
                     // Unless it was forgotten by a reset meanwhile.
                     if let Some(slot) = under_way.end(id)
                         && let Action::Answer { reply, data } = action
@@ -160,20 +158,21 @@ fn abort_admin(
     }
 }
 
-/// Sends a command to the drive; its answer comes back through `under_way`.
+/// Sends a command to a drive; its answer comes back through `under_way`.
 fn forward(
     controller: &RemoteController,
+    shared: &Arc<Shared>,
     under_way: &mut UnderWay,
-    arrived: Arrived,
-    drive: Arc<Drive>,
-    command: SubmissionQueueEntry,
-    (forward, moment): (Forward, Moment),
+    arrived: &Arrived,
+    order: Order,
 ) {
     let Some(export) = controller.export().cloned() else { return };
+    let shared = Arc::clone(shared);
     let association = Arc::clone(controller.association());
     // Another host's image begins when the drive has no piece of this one's to come.
     let claim = controller.firmware_claim();
-    let Arrived { slot, entry, data, .. } = arrived;
+    let (slot, entry) = (arrived.slot, arrived.entry);
+    let Order { drive, entry: command, data, forward, alters, moment } = order;
     let transfer = match forward.direction {
         TransferDirection::HostToController => AdminTransfer::ToDrive(data),
         _ => AdminTransfer::FromDrive(forward.length as usize),
@@ -181,15 +180,18 @@ fn forward(
     let ticket = drive.ticket();
     let (id, answers) = under_way.begin(slot, forward.length as usize, (Arc::clone(&drive), ticket));
     tokio::spawn(async move {
-        let answer = drive.admin(ticket, command, transfer, Arc::clone(&association)).await;
+        let executed = drive.admin(ticket, command, transfer, Arc::clone(&association));
+        let answer = match alters {
+            Some(altered) => shared.keeping_io_out(&drive, altered, executed).await,
+            None => executed.await,
+        };
         let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
         drop(claim);
         if forward.changes {
             audit(&association, &export.nqn, &entry, answer.entry.status());
         }
         // The queue may have ended meanwhile; then nobody waits for the answer.
-        let drive = drive.index();
-        let end = Forwarded { id, entry, forward, moment, drive, answer };
+        let end = Forwarded { id, entry, forward, moment, drive: Arc::clone(&drive), answer };
         let _ = answers.send(Ended::Forwarded(Box::new(end)));
     });
 }

@@ -130,12 +130,11 @@ impl Shared {
             export.set_view(Arc::clone(&new));
             for drive_nsid in &changed {
                 let shown = |view: &ExportView| view.remote_nsid(drive.index(), *drive_nsid);
-                let (was, is) = (shown(&old), shown(&new));
-                let Some(nsid) = is.or(was) else { continue };
-                let what = match (was, is) {
+                let Some(nsid) = shown(&new).or(shown(&old)) else { continue };
+                let what = match (old.namespace(nsid), new.namespace(nsid)) {
                     (None, _) => "it is shown",
                     (_, None) => "it is gone",
-                    _ if old.namespace(nsid) == new.namespace(nsid) => "it changed in size or in detail",
+                    (Some(was), Some(is)) if was.lives_on_in(is) => "it grew, or changed in detail",
                     _ => {
                         "it is another, or has another format; commands that were on their way to it are refused"
                     }

@@ -2,6 +2,7 @@
 //! to reactors through messages and is never on the way of an I/O.
 
 mod admin;
+mod barrier;
 mod exports;
 mod link;
 mod registry;

@@ -33,8 +33,8 @@ pub(super) struct Forwarded {
     pub(super) entry: SubmissionQueueEntry,
     pub(super) forward: Forward,
     pub(super) moment: Moment,
-    /// Index of the drive that had it.
-    pub(super) drive: usize,
+    /// The drive that had it.
+    pub(super) drive: Arc<Drive>,
     pub(super) answer: AdminReply,
 }
 

@@ -125,6 +125,7 @@ pub struct Drive {
     /// What is in force on the reactors.
     namespaces: Mutex<Arc<[DriveNamespace]>>,
     firmware: FirmwareLock,
+    alteration: tokio::sync::Mutex<()>,
     link: DriveLink,
     events: broadcast::Sender<DriveEvent>,
     telemetry: Collected,
@@ -169,6 +170,7 @@ impl Drive {
             namespaces: Mutex::new(info.namespaces.as_slice().into()),
             info,
             firmware: FirmwareLock::default(),
+            alteration: tokio::sync::Mutex::default(),
             link,
             events,
             telemetry: Collected::default(),
@@ -200,6 +202,11 @@ impl Drive {
     /// Who downloads firmware to it.
     pub(crate) fn firmware(&self) -> &FirmwareLock {
         &self.firmware
+    }
+
+    /// Held by who gives its blocks another meaning.
+    pub(crate) fn alteration(&self) -> &tokio::sync::Mutex<()> {
+        &self.alteration
     }
 
     /// What happens to the drive from now on.

@@ -64,6 +64,7 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
         version,
         namespaces,
         whole,
+        grows: matches!(export.selection, Selection::Drive(_)),
         nn,
         broadcast_flush: whole && flush_all,
         max_transfer: export.max_transfer,

@@ -73,7 +73,6 @@ pub enum Place {
 const OWN_USE: &str = "it steers the target's own use of the drive";
 const ALL_HOSTS: &str = "the drive takes all hosts for one, so it would be about all of them";
 const PER_HOST: &str = "it is kept for each host by the target";
-const NAMESPACES: &str = "the namespaces of an export do not change while it is served";
 const OTHERS: &str = "it would reach commands of other hosts";
 const LOCKS: &str = "it could bar commands that the target itself needs";
 const UNKNOWN: &str = "what it does or transfers is not known here";
@@ -98,12 +97,13 @@ pub const fn admin(opcode: u8) -> Place {
         | admin::GET_LBA_STATUS => Place::Class(Class::Inspect),
         admin::DIRECTIVE_SEND | admin::DIRECTIVE_RECEIVE => Place::Never(ALL_HOSTS),
         admin::DEVICE_SELF_TEST => Place::Class(Class::Tune),
-        admin::SECURITY_SEND | admin::SECURITY_RECEIVE | admin::SANITIZE => Place::Class(Class::Manage),
-        admin::LOCKDOWN => Place::Never(LOCKS),
-        admin::NAMESPACE_MANAGEMENT
-        | admin::NAMESPACE_ATTACHMENT
+        admin::SECURITY_SEND
+        | admin::SECURITY_RECEIVE
+        | admin::SANITIZE
         | admin::FORMAT_NVM
-        | admin::CAPACITY_MANAGEMENT => Place::Never(NAMESPACES),
+        | admin::NAMESPACE_MANAGEMENT
+        | admin::NAMESPACE_ATTACHMENT => Place::Class(Class::Manage),
+        admin::LOCKDOWN => Place::Never(LOCKS),
         admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT => Place::Class(Class::Firmware),
         FIRST_VENDOR_ADMIN.. => Place::Class(Class::Vendor),
         _ => Place::Never(UNKNOWN),

@@ -10,12 +10,12 @@ use gangway_spec::status::Status;
 use slab::Slab;
 
 use super::batch::{BatchPool, SendBatch};
-use super::drives::{DriveSlot, IS_ANOTHER, RETIRED, SoftwareQueue, Way, refusal};
+use super::drives::{DriveSlot, Passage, SoftwareQueue, Way, passage};
 use super::fair::{self, Link, Links};
 use super::pace::Outstanding;
 use super::placement;
 use super::tenants::{Tenant, Tenants};
-use crate::admission::Admitted;
+use crate::admission::{Admitted, NamespaceView};
 use crate::drive::{DriveLink, Verdict};
 
 /// Where a command stands.
@@ -124,13 +124,13 @@ pub(super) struct Engine {
     pub(super) commands: Slab<Command>,
     /// Commands whose connections are gone, while drives have them.
     pub(super) orphans: Vec<Orphan>,
-    drives: Vec<Option<DriveSlot>>,
+    pub(super) drives: Vec<Option<DriveSlot>>,
     /// Bytes of memory that commands to one drive may have while others have none, for each [`Way`]. Otherwise a drive
     /// that is stuck would end up with all of it, and stop every other one.
     share: [usize; 2],
     /// When commands that are submitted in this turn count as stuck.
     deadline: Instant,
-    queues: Vec<SoftwareQueue>,
+    pub(super) queues: Vec<SoftwareQueue>,
     /// The hosts that have connections.
     pub(super) tenants: Tenants,
     /// Memory that drives read: data of writes.
@@ -209,13 +209,14 @@ impl Engine {
         }
     }
 
-    /// Makes software queue number `queue` exist.
-    pub(super) fn ensure_queue(&mut self, queue: usize) {
-        while self.queues.len() <= queue {
+    /// Makes the software queue of a namespace exist.
+    pub(super) fn ensure_queue(&mut self, namespace: &NamespaceView) {
+        while self.queues.len() <= namespace.queue {
             let mut software = SoftwareQueue::default();
             software.pending.make_room(self.tenants.numbers());
             self.queues.push(software);
         }
+        self.queues[namespace.queue].of = (namespace.drive, namespace.drive_nsid);
     }
 
     pub(super) fn link(&mut self, drive: usize, link: DriveLink, place: usize) {
@@ -412,12 +413,13 @@ impl Engine {
         let Some(Some(slot)) = self.drives.get_mut(drive) else {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
         };
-        if slot.guarded
-            && let Some(status) = refusal(slot, queue)
-        {
+        let passage = if slot.guarded { passage(slot, self.queues.get(queue)) } else { Passage::MayGo };
+        if let Passage::Refused(status) = passage {
             return Some(GivenUp { command: index, status });
         }
-        if slot.backlog.is_empty()
+        let waits = passage == Passage::Waits;
+        if !waits
+            && slot.backlog.is_empty()
             && slot.has_room()
             && slot.may_have_more(command.tenant, self.tenants.count())
         {
@@ -425,7 +427,7 @@ impl Engine {
         }
         command.stage = Stage::Queued;
         let pending = &mut self.queues[queue].pending;
-        if pending.is_empty() {
+        if pending.is_empty() && !waits {
             slot.backlog.push_back(queue);
         }
         pending.push(index as u32, &mut self.commands);
@@ -483,48 +485,6 @@ impl Engine {
                     (Some(item), None) => given_up.extend(self.submit(item as usize)),
                 }
             }
-        }
-    }
-
-    /// Gives up those of the `concerned` commands that wait for their drive, and sees to it that those which are not so
-    /// far never get there.
-    pub(super) fn retire_commands(
-        &mut self,
-        concerned: impl Fn(&Command) -> bool,
-        given_up: &mut Vec<GivenUp>,
-    ) {
-        let found: Vec<usize> =
-            self.commands.iter().filter(|(_, command)| concerned(command)).map(|(index, _)| index).collect();
-        for index in found {
-            let command = &mut self.commands[index];
-            match command.stage {
-                Stage::Queued => {
-                    // An emptied queue stays in the backlog and is passed over when its turn comes.
-                    let queue = command.admitted.queue;
-                    self.queues[queue].pending.remove(index as u32, &mut self.commands);
-                    given_up.push(GivenUp { command: index, status: IS_ANOTHER });
-                }
-                Stage::Memory | Stage::Held | Stage::Receiving => command.admitted.queue = RETIRED,
-                Stage::Refused(_) | Stage::WithDrive => {}
-            }
-        }
-    }
-
-    /// Notes what is over of the reasons to refuse commands.
-    pub(super) fn relax(&mut self) {
-        if self.drives.iter().flatten().any(|slot| slot.guarded) {
-            self.guard();
-        }
-    }
-
-    /// Notes for which drives commands may have to be refused.
-    pub(super) fn guard(&mut self) {
-        let is_retired = |command: &Command| {
-            command.admitted.queue == RETIRED && !matches!(command.stage, Stage::Refused(_))
-        };
-        let retired = self.commands.iter().any(|(_, command)| is_retired(command));
-        for slot in self.drives.iter_mut().flatten() {
-            slot.guarded = retired || slot.refuses.is_some();
         }
     }
 

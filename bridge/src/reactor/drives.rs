@@ -7,6 +7,7 @@ use gangway_spec::command::TransferDirection;
 use gangway_spec::status::Status;
 
 use super::fair::FairQueue;
+use super::message::Hold;
 use super::tenants::Tenant;
 use crate::drive::DriveLink;
 
@@ -25,7 +26,7 @@ pub(super) struct DriveSlot {
     pub(super) issue: u64,
     /// There is no drive: what its commands end with.
     pub(super) refuses: Option<Status>,
-    /// Commands may have to be refused: for `refuses`, or because they are retired.
+    /// Commands have to be looked at again: for `refuses`, or because some are held, or retired.
     pub(super) guarded: bool,
     /// A fault was reported; the manager's freeze is to come.
     pub(super) faulted: bool,
@@ -122,10 +123,19 @@ impl Way {
     }
 }
 
-/// Commands to a namespace that wait for room on the hardware queue.
-#[derive(Debug, Default)]
+/// Commands to a namespace that wait for room on the hardware queue, or until they may go on.
+#[derive(Debug)]
 pub(super) struct SoftwareQueue {
     pub(super) pending: FairQueue,
+    /// The drive, and the NSID of the namespace there.
+    pub(super) of: (usize, u32),
+    pub(super) hold: Hold,
+}
+
+impl Default for SoftwareQueue {
+    fn default() -> Self {
+        Self { pending: FairQueue::default(), of: (usize::MAX, 0), hold: Hold::Release }
+    }
 }
 
 /// Where a command is sent whose namespace is no longer what the command was admitted for, in place of its queue.
@@ -134,8 +144,21 @@ pub(super) const RETIRED: usize = usize::MAX;
 /// What such a command ends with.
 pub(super) const IS_ANOTHER: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 
-/// What a command ends with that must not go to its drive.
+/// What becomes of a command that is about to go to its drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passage {
+    MayGo,
+    Waits,
+    Refused(Status),
+}
+
+/// What becomes of a command to a drive. `queue` is where it would wait; `None`: it is retired.
 #[cold]
-pub(super) fn refusal(slot: &DriveSlot, queue: usize) -> Option<Status> {
-    slot.refuses.or((queue == RETIRED).then_some(IS_ANOTHER))
+pub(super) fn passage(slot: &DriveSlot, queue: Option<&SoftwareQueue>) -> Passage {
+    match (slot.refuses, queue.map(|queue| queue.hold)) {
+        (Some(status), _) | (None, Some(Hold::Refuse(status))) => Passage::Refused(status),
+        (None, None) => Passage::Refused(IS_ANOTHER),
+        (None, Some(Hold::Back)) => Passage::Waits,
+        (None, Some(Hold::Release)) => Passage::MayGo,
+    }
 }

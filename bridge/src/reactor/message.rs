@@ -46,6 +46,19 @@ pub(crate) enum Scope {
     Host { host: u128, export: usize, association: u64 },
     /// All commands to an export.
     Export(usize),
+    /// What a drive has of commands to one of its namespaces, by its NSID there, or to any; not what waits for it.
+    Namespace { drive: usize, nsid: Option<u32> },
+}
+
+/// What becomes of commands to a namespace while it is altered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// They wait.
+    Back,
+    /// They end with this status.
+    Refuse(Status),
+    /// They go on.
+    Release,
 }
 
 impl Scope {
@@ -57,6 +70,8 @@ impl Scope {
                 left && origin.host == host && origin.export == export
             }
             Scope::Export(export) => origin.export == export,
+            // It does not matter whose they are.
+            Scope::Namespace { .. } => false,
         }
     }
 }
@@ -95,6 +110,14 @@ pub(crate) enum Message {
     Publish {
         export: usize,
         view: Arc<ExportView>,
+        done: oneshot::Sender<()>,
+    },
+    /// Hold commands back that are for a namespace of a drive, by its NSID there, or for any; or let them go on. Answered
+    /// when it is in force: the drive gets none that it has not.
+    Hold {
+        drive: usize,
+        nsid: Option<u32>,
+        hold: Hold,
         done: oneshot::Sender<()>,
     },
     /// A drive that the reactor may use from now on. `place`: by what the drive's manager knows the reactor.

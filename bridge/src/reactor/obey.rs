@@ -56,13 +56,18 @@ impl Reactor {
             }
             Message::Publish { export, view, done } => {
                 for namespace in &view.namespaces {
-                    self.engine.ensure_queue(namespace.queue);
+                    self.engine.ensure_queue(namespace);
                 }
                 while self.exports.len() <= export {
                     self.exports.push(Arc::default());
                 }
                 let old = std::mem::replace(&mut self.exports[export], view);
                 self.retire_commands(export, &old);
+                let _ = done.send(());
+            }
+            Message::Hold { drive, nsid, hold, done } => {
+                self.engine.hold(drive, nsid, hold, &mut self.given_up);
+                self.answer_given_up();
                 let _ = done.send(());
             }
             Message::Link { drive, link, place } => self.engine.link(drive, link, place),
@@ -95,7 +100,6 @@ impl Reactor {
             |command| queues.contains(&command.admitted.queue) && command.connection.is_some_and(of_export),
             &mut self.given_up,
         );
-        self.engine.guard();
         self.answer_given_up();
     }
 

@@ -50,6 +50,9 @@ impl Reactor {
     /// Answers the drains whose commands have all completed.
     pub(super) fn check_drains(&mut self) {
         let pending = |drain: &Drain| {
+            if let Scope::Namespace { drive, nsid } = drain.scope {
+                return self.engine.has_with_drive(drive, nsid);
+            }
             let of_a_connection = |command: &Command| {
                 let connection = command.connection().and_then(|key| self.connections.get(key));
                 let concerned =

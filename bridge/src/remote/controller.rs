@@ -20,8 +20,9 @@ use super::decide::{self, Finish, Forward};
 use super::discovery::DiscoveryService;
 use super::firmware::FirmwareClaim;
 use super::namespaces::{self, Destination};
+use super::reach::{self, Altered, Reach};
 use super::telemetry::HostTelemetry;
-use super::{features, finish, identity, limits};
+use super::{attachment, features, finish, identity, limits};
 use crate::association::Association;
 use crate::drive::{AdminReply, Drive};
 use crate::events::ChangedNamespaces;
@@ -35,9 +36,8 @@ pub(crate) enum Action {
     Answer { reply: Reply, data: Vec<u8> },
     /// Keep it: an event will answer it.
     Hold,
-    /// Let the drive execute it, with what it brings, then give its answer to [`RemoteController::finish`].
-    /// The events that came before `moment` are part of what the drive will answer.
-    Forward { drive: Arc<Drive>, entry: SubmissionQueueEntry, forward: Forward, moment: Moment },
+    /// Let a drive execute it, then give its answer to [`RemoteController::finish`].
+    Forward(Box<Order>),
     /// Abort the command that the host gave the identifier `cid` on queue `qid`.
     Abort { qid: u16, cid: u16 },
     /// Answer, then do what the property change asks for.
@@ -56,6 +56,20 @@ impl Action {
     pub(super) fn data(data: Vec<u8>) -> Self {
         Action::Answer { reply: Reply::SUCCESS, data }
     }
+}
+
+/// A command for a drive.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) drive: Arc<Drive>,
+    pub(crate) entry: SubmissionQueueEntry,
+    /// What it brings.
+    pub(crate) data: Vec<u8>,
+    pub(crate) forward: Forward,
+    /// Namespaces of the drive that I/O has to keep out of meanwhile.
+    pub(crate) alters: Option<Altered>,
+    /// The events that came before this are part of what the drive will answer.
+    pub(crate) moment: Moment,
 }
 
 /// What stands behind the controller.
@@ -219,7 +233,7 @@ impl RemoteController {
             }
             admin::SET_FEATURES if features::is_ours(entry) => features::set(self, entry, data, now),
             admin::GET_FEATURES if features::is_ours(entry) => features::get(self, entry, declared),
-            _ => self.ask(entry, declared),
+            _ => self.ask(entry, declared, data),
         };
         outcome.unwrap_or_else(Action::status)
     }
@@ -245,7 +259,7 @@ impl RemoteController {
     }
 
     /// Commands for what stands behind: the drive, the discovery log, what is kept here.
-    fn ask(&mut self, entry: &SubmissionQueueEntry, declared: u32) -> Result<Action, Status> {
+    fn ask(&mut self, entry: &SubmissionQueueEntry, declared: u32, data: &[u8]) -> Result<Action, Status> {
         if let Role::Discovery(service) = &mut self.role {
             let answer = service.answer(entry, declared, &self.association)?;
             self.note_log_read(entry, self.events.now());
@@ -270,11 +284,21 @@ impl RemoteController {
         if declared > view.max_transfer || !namespaces::can_translate(&view, forward.finish) {
             return Err(Status::INVALID_FIELD.with_dnr());
         }
-        if let Finish::ActiveNamespaces { csi } = forward.finish {
-            if csi.is_some() && !has_command_sets(export) {
-                return Err(Status::INVALID_FIELD.with_dnr());
+        if forward.finish.is_about_the_inventory() && !Reach::Inventory.is_within(&view) {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        let cntlid = self.association.cntlid;
+        match forward.finish {
+            Finish::ActiveNamespaces { csi } => {
+                if csi.is_some() && !has_command_sets(export) {
+                    return Err(Status::INVALID_FIELD.with_dnr());
+                }
+                return Ok(Action::data(namespaces::active(&view, entry.nsid.get(), csi)?));
             }
-            return Ok(Action::data(namespaces::active(&view, entry.nsid.get(), csi)?));
+            Finish::Controllers { first } => {
+                return Ok(Action::data(attachment::list((cntlid >= first).then_some(cntlid))));
+            }
+            _ => {}
         }
         let mut entry = *entry;
         let mut drive = export.primary();
@@ -290,15 +314,25 @@ impl RemoteController {
                 entry.nsid.set(1);
             }
         }
-        if decide::reaches_beyond(&forward, &entry) && !view.whole {
+        let identify = &drive.info().identify;
+        if !Reach::of(&entry, forward.changes, identify.fna).is_within(&view) {
             return Err(Status::OPERATION_DENIED.with_dnr());
         }
+        let alters = reach::altered(&entry, identify.fna);
+        if export.read_only && alters.is_some() {
+            return Err(Status::NAMESPACE_IS_WRITE_PROTECTED.with_dnr());
+        }
+        let data = match entry.opcode {
+            admin::NAMESPACE_ATTACHMENT => attachment::to_drive(data, cntlid, identify.cntlid.get())?,
+            _ => data.to_vec(),
+        };
         let of_firmware = matches!(entry.opcode, admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT);
         if of_firmware && !self.firmware.as_ref().is_some_and(|claim| claim.renew()) {
             self.firmware = Some(Arc::new(drive.firmware().claim(&self.association)?));
         }
         let entry = decide::to_drive(&entry, drive.info().version);
-        Ok(Action::Forward { drive: Arc::clone(drive), entry, forward, moment: self.events.now() })
+        let (drive, moment) = (Arc::clone(drive), self.events.now());
+        Ok(Action::Forward(Box::new(Order { drive, entry, data, forward, alters, moment })))
     }
 
     fn note_log_read(&mut self, entry: &SubmissionQueueEntry, moment: Moment) {
@@ -313,12 +347,12 @@ impl RemoteController {
         self.firmware.clone()
     }
 
-    /// Turns what a drive, given by its index, answered into what the host gets.
+    /// Turns what a drive answered into what the host gets.
     pub(crate) fn finish(
         &mut self,
         entry: &SubmissionQueueEntry,
         finish: Finish,
-        drive: usize,
+        drive: &Drive,
         moment: Moment,
         answer: AdminReply,
     ) -> Action {
@@ -333,16 +367,25 @@ impl RemoteController {
         }
         self.note_log_read(entry, moment);
         let Role::Drive(export) = &self.role else { return Action::Answer { reply, data } };
+        let view = export.view();
         let identity = identity::Identity {
             cntlid: self.association.cntlid,
             subsystem: &self.association.connect.subsystem,
             version: self.properties.version(),
-            view: &export.view(),
+            view: &view,
+            fna: drive.info().identify.fna,
             policy: &self.policy,
         };
         let mut data = finish::data(finish, data, &identity, export, drive);
-        if let (Finish::Telemetry, Some(drive)) = (finish, export.drive(drive)) {
-            self.telemetry.show(&GetLogPage::from(entry), &mut data, drive.telemetry());
+        match finish {
+            Finish::Telemetry => {
+                self.telemetry.show(&GetLogPage::from(entry), &mut data, drive.telemetry());
+            }
+            Finish::CreatedNamespace => {
+                let nsid = reply.result as u32;
+                reply.result = view.remote_nsid(drive.index(), nsid).unwrap_or(nsid).into();
+            }
+            _ => {}
         }
         if let Finish::FeatureCapabilities { id } = finish
             && !self.policy.sets_feature(id)

@@ -4,9 +4,9 @@
 //! accident. The length of every transfer is computed here from the command, except where a vendor defines it.
 
 use gangway_spec::TransferDirection;
-use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
+use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::feature::{feature_id, feature_select, feature_transfer_length, select};
-use gangway_spec::identify::cns;
+use gangway_spec::identify::{IDENTIFY_LENGTH, cns};
 use gangway_spec::log::{GetLogPage, lid};
 use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, admin};
 use gangway_spec::registers::Version;
@@ -34,6 +34,19 @@ pub(crate) enum Finish {
     ActiveNamespaces {
         csi: Option<u8>,
     },
+    /// What is there besides active namespaces, and how they are made.
+    Allocated,
+    AllocatedNamespace,
+    /// Controllers from this one on that a namespace is attached to.
+    AttachedControllers {
+        first: u16,
+    },
+    /// Controllers from this one on. The list is made here.
+    Controllers {
+        first: u16,
+    },
+    /// The result is the NSID of a namespace.
+    CreatedNamespace,
     ErrorLog {
         offset: u64,
     },
@@ -65,6 +78,19 @@ pub(crate) struct Forward {
     pub(crate) changes: bool,
 }
 
+impl Finish {
+    /// Whether it is about namespaces that are not attached, too, or about how they are made.
+    pub(crate) fn is_about_the_inventory(self) -> bool {
+        matches!(
+            self,
+            Finish::Allocated
+                | Finish::AllocatedNamespace
+                | Finish::AttachedControllers { .. }
+                | Finish::Controllers { .. }
+        )
+    }
+}
+
 impl Forward {
     fn reads(length: u32, finish: Finish) -> Self {
         Self { direction: TransferDirection::ControllerToHost, length, finish, changes: false }
@@ -93,13 +119,26 @@ pub(crate) fn decide(
     let opcode = entry.opcode;
     allowed(table::admin(opcode), policy.admin(opcode), NO_SUCH_COMMAND)?;
     match opcode {
-        admin::IDENTIFY => identify(entry),
+        admin::IDENTIFY => identify(policy, entry),
         admin::GET_LOG_PAGE => log_page(policy, entry),
         admin::GET_FEATURES => get_feature(policy, entry, declared),
         admin::SET_FEATURES => set_feature(policy, entry, declared),
         // MNDW, 0's based, in dwords (NVM Command Set 1.0, 4.2.1).
         admin::GET_LBA_STATUS => Ok(Forward::reads(dwords(entry.cdw12.get())?, Finish::AsItIs)),
-        admin::DEVICE_SELF_TEST | admin::FIRMWARE_COMMIT | admin::SANITIZE => Ok(Forward::writes(0)),
+        admin::DEVICE_SELF_TEST | admin::FIRMWARE_COMMIT | admin::SANITIZE | admin::FORMAT_NVM => {
+            Ok(Forward::writes(0))
+        }
+        // What is created is described, what is deleted is not (NVMe Base 2.0, 5.23).
+        admin::NAMESPACE_MANAGEMENT => match entry.cdw10.get() & 0xf {
+            0 => Ok(Forward { finish: Finish::CreatedNamespace, ..Forward::writes(IDENTIFY_LENGTH as u32) }),
+            1 => Ok(Forward::writes(0)),
+            _ => Err(INVALID_FIELD),
+        },
+        // A controller list, whichever way it goes (NVMe Base 2.0, 5.22).
+        admin::NAMESPACE_ATTACHMENT => match entry.cdw10.get() & 0xf {
+            0 | 1 => Ok(Forward::writes(IDENTIFY_LENGTH as u32)),
+            _ => Err(INVALID_FIELD),
+        },
         // NUMD, 0's based, in dwords (NVMe Base 2.0, 5.13).
         admin::FIRMWARE_IMAGE_DOWNLOAD => Ok(Forward::writes(dwords(entry.cdw10.get())?)),
         // TL and AL, in bytes (NVMe Base 2.0, 5.25 and 5.26).
@@ -127,7 +166,8 @@ fn dwords(count: u32) -> Result<u32, Status> {
     count.checked_add(1).and_then(|count| count.checked_mul(4)).ok_or(INVALID_FIELD)
 }
 
-fn identify(entry: &SubmissionQueueEntry) -> Result<Forward, Status> {
+fn identify(policy: &Policy, entry: &SubmissionQueueEntry) -> Result<Forward, Status> {
+    let manages = policy.admin(admin::NAMESPACE_MANAGEMENT);
     let finish = match (entry.cdw10.get() & 0xff) as u8 {
         cns::NAMESPACE => Finish::Namespace,
         cns::CONTROLLER => Finish::Controller,
@@ -138,6 +178,20 @@ fn identify(entry: &SubmissionQueueEntry) -> Result<Forward, Status> {
         cns::NAMESPACE_DESCRIPTORS => Finish::Descriptors,
         cns::COMMAND_SET_INDEPENDENT_NAMESPACE => Finish::IndependentNamespace,
         cns::IO_COMMAND_SET_NAMESPACE => Finish::NamespaceStructure,
+        // What is there to be attached is for who may do that.
+        cns::ALLOCATED_NAMESPACE_LIST
+        | cns::IO_COMMAND_SET_ALLOCATED_LIST
+        | cns::IO_COMMAND_SET_ALLOCATED_NAMESPACE
+        | cns::NAMESPACE_GRANULARITY
+            if manages =>
+        {
+            Finish::Allocated
+        }
+        cns::ALLOCATED_NAMESPACE if manages => Finish::AllocatedNamespace,
+        cns::ATTACHED_CONTROLLER_LIST if manages => {
+            Finish::AttachedControllers { first: (entry.cdw10.get() >> 16) as u16 }
+        }
+        cns::CONTROLLER_LIST if manages => Finish::Controllers { first: (entry.cdw10.get() >> 16) as u16 },
         cns::NVM_SET_LIST | cns::IO_COMMAND_SET_CONTROLLER | cns::UUID_LIST | cns::ENDURANCE_GROUP_LIST => {
             Finish::AsItIs
         }
@@ -216,26 +270,6 @@ fn vendor(entry: &SubmissionQueueEntry, declared: u32) -> Result<Forward, Status
     Ok(Forward { direction, ..Forward::writes(length) })
 }
 
-/// Whether an admin command is about all that the drive has, exported or not. What a vendor's does is not known.
-pub(crate) fn is_about_the_whole_drive(opcode: u8) -> bool {
-    matches!(
-        opcode,
-        admin::SANITIZE
-            | admin::SECURITY_SEND
-            | admin::SECURITY_RECEIVE
-            | admin::FIRMWARE_IMAGE_DOWNLOAD
-            | admin::FIRMWARE_COMMIT
-            | FIRST_VENDOR_ADMIN..
-    )
-}
-
-/// Whether a command that goes to the drive is about more than an export shows which does not show the whole drive:
-/// by its opcode, or because it changes what is no namespace's own.
-pub(crate) fn reaches_beyond(forward: &Forward, entry: &SubmissionQueueEntry) -> bool {
-    is_about_the_whole_drive(entry.opcode)
-        || forward.changes && matches!(entry.nsid.get(), 0 | NSID_BROADCAST)
-}
-
 /// The entry as the drive gets it.
 pub(crate) fn to_drive(entry: &SubmissionQueueEntry, drive_version: Version) -> SubmissionQueueEntry {
     let mut entry = *entry;
@@ -250,12 +284,6 @@ pub(crate) fn to_drive(entry: &SubmissionQueueEntry, drive_version: Version) -> 
         entry.cdw10 = (entry.cdw10.get() | 1 << 15).into();
     }
     entry
-}
-
-/// Opcodes of the admin command set that a host can use, here or on the drive.
-pub(crate) fn admin_opcode_is_open(policy: &Policy, opcode: u8, whole_drive: bool) -> bool {
-    policy.admin(opcode) && (whole_drive || !is_about_the_whole_drive(opcode))
-        || matches!(table::admin(opcode), Place::Here(_)) && opcode != admin::FABRICS
 }
 
 /// Log pages that a host can read, here or from the drive.
@@ -328,24 +356,5 @@ mod tests {
         assert_eq!(length(0xc2, 0, 0), (ControllerToHost, 7777));
         assert_eq!(length(0xc4, 0, 0), (None, 0));
         assert_eq!(decide(&all, &entry(0xc3, 0, 0), 4), Err(INVALID_FIELD), "both ways at once");
-    }
-
-    #[test]
-    fn what_is_about_the_whole_drive_is_known_as_such() {
-        let all = policy("inspect,tune,manage,firmware,vendor");
-        let beyond = |opcode, cdw10, nsid: u32| {
-            let mut entry = entry(opcode, cdw10, 0);
-            entry.nsid = nsid.into();
-            reaches_beyond(&decide(&all, &entry, 0).unwrap(), &entry)
-        };
-        for opcode in [admin::SANITIZE, admin::SECURITY_SEND, admin::SECURITY_RECEIVE, 0xc0, 0xff - 3] {
-            assert!(beyond(opcode, 0, 1), "{opcode:#x}");
-        }
-        assert!(beyond(admin::DEVICE_SELF_TEST, 0, NSID_BROADCAST) && !beyond(admin::DEVICE_SELF_TEST, 0, 1));
-        assert!(beyond(admin::SET_FEATURES, fid::ERROR_RECOVERY.into(), NSID_BROADCAST));
-        assert!(!beyond(admin::SET_FEATURES, fid::ERROR_RECOVERY.into(), 1));
-        assert!(beyond(admin::SET_FEATURES, fid::VOLATILE_WRITE_CACHE.into(), 0));
-        assert!(beyond(admin::FIRMWARE_COMMIT, 0, 0));
-        assert!(!beyond(admin::GET_LOG_PAGE, lid::SMART.into(), NSID_BROADCAST));
     }
 }

@@ -9,13 +9,14 @@ use gangway_spec::identify::{
     Oacs, Oaes, Ofcs, Oncs, Sgls, Vwc,
 };
 use gangway_spec::log::lid;
-use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::opcode::{FIRST_VENDOR_IO, admin, nvm};
 use gangway_spec::registers::Version;
 
-use super::decide::is_about_the_whole_drive;
-use super::limits;
-use crate::admission::ExportView;
+use super::reach::Reach;
+use super::{decide, limits};
+use crate::admission::{ExportView, is_known};
 use crate::policy::Policy;
+use crate::policy::table::{self, Place};
 
 /// What Identify Controller depends on besides the drive.
 pub(crate) struct Identity<'a> {
@@ -26,6 +27,30 @@ pub(crate) struct Identity<'a> {
     pub(crate) view: &'a ExportView,
     /// What the host may do.
     pub(crate) policy: &'a Policy,
+    /// FNA: what a Format of the drive is about.
+    pub(crate) fna: u8,
+}
+
+impl Identity<'_> {
+    /// Whether the host can use an opcode of the admin command set, here or on the drive.
+    pub(super) fn opens(&self, opcode: u8) -> bool {
+        let reach = match opcode {
+            admin::FORMAT_NVM => Reach::of_format(self.fna),
+            _ => Reach::of_opcode(opcode),
+        };
+        self.policy.admin(opcode) && reach.is_within(self.view)
+            || matches!(table::admin(opcode), Place::Here(_)) && opcode != admin::FABRICS
+    }
+
+    /// Whether the host can use an I/O command of a command set.
+    pub(super) fn opens_io(&self, csi: u8, opcode: u8) -> bool {
+        self.policy.io(opcode) && (is_known(csi, opcode) || opcode >= FIRST_VENDOR_IO && self.view.whole)
+    }
+
+    /// Whether the host can read a log page, here or from the drive.
+    pub(super) fn reads(&self, id: u8) -> bool {
+        decide::log_page_is_open(self.policy, id) && Reach::of_log_page(id).is_within(self.view)
+    }
 }
 
 /// The version to show for a drive of `version`: at least 1.2.1, which fabrics need, at most what is implemented here.
@@ -70,20 +95,20 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
     data.crdt2 = 0.into();
     data.crdt3 = 0.into();
 
-    promise(data, identity.policy, identity.view.whole);
+    promise(data, identity);
 }
 
 /// Takes back what the policy refuses, or this target has no place for.
-fn promise(data: &mut IdentifyController, policy: &Policy, whole_drive: bool) {
-    let opens = |opcodes: &[u8]| {
-        let open = |opcode: &u8| policy.admin(*opcode) && (whole_drive || !is_about_the_whole_drive(*opcode));
-        opcodes.iter().all(open)
-    };
+fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
+    let policy = identity.policy;
+    let opens = |opcodes: &[u8]| opcodes.iter().all(|opcode| identity.opens(*opcode));
     let sets = |feature| policy.sets_feature(feature);
     let mut oacs = Oacs::empty();
     oacs.set(Oacs::GET_LBA_STATUS, opens(&[admin::GET_LBA_STATUS]));
     oacs.set(Oacs::SECURITY, opens(&[admin::SECURITY_SEND, admin::SECURITY_RECEIVE]));
     oacs.set(Oacs::FIRMWARE, opens(&[admin::FIRMWARE_COMMIT, admin::FIRMWARE_IMAGE_DOWNLOAD]));
+    oacs.set(Oacs::FORMAT_NVM, opens(&[admin::FORMAT_NVM]));
+    oacs.set(Oacs::NAMESPACE_MANAGEMENT, opens(&[admin::NAMESPACE_MANAGEMENT, admin::NAMESPACE_ATTACHMENT]));
     oacs.set(Oacs::DEVICE_SELF_TEST, opens(&[admin::DEVICE_SELF_TEST]));
     data.oacs = (data.oacs.get() & oacs.bits()).into();
     let mut oncs = Oncs::empty();
@@ -110,11 +135,12 @@ fn promise(data: &mut IdentifyController, policy: &Policy, whole_drive: bool) {
     data.ctratt = (data.ctratt.get() & ctratt.bits() | ours.bits()).into();
     // Area 4 of telemetry is asked for by Host Behavior Support, which is not forwarded.
     let mut lpa = Lpa::SMART_PER_NAMESPACE | Lpa::EXTENDED_DATA;
+    let reads = |id| identity.reads(id);
     let telemetry = policy.log_page(lid::TELEMETRY_HOST) && policy.log_page(lid::TELEMETRY_CONTROLLER);
     lpa.set(Lpa::TELEMETRY, telemetry);
     lpa.set(Lpa::COMMANDS_SUPPORTED_AND_EFFECTS, policy.log_page(lid::COMMANDS_SUPPORTED_AND_EFFECTS));
     lpa.set(Lpa::SUPPORTED_LOG_PAGES, policy.log_page(lid::SUPPORTED_LOG_PAGES));
-    lpa.set(Lpa::PERSISTENT_EVENT, policy.log_page(lid::PERSISTENT_EVENT));
+    lpa.set(Lpa::PERSISTENT_EVENT, reads(lid::PERSISTENT_EVENT));
     data.lpa &= lpa.bits();
     data.fuses = Fuses::empty().bits().into();
     // Copy formats 2h and 3h name source namespaces.
@@ -153,7 +179,7 @@ fn promise(data: &mut IdentifyController, policy: &Policy, whole_drive: bool) {
     if !sets(fid::NAMESPACE_WRITE_PROTECTION) {
         data.nwpc = 0;
     }
-    if !policy.log_page(lid::PERSISTENT_EVENT) {
+    if !reads(lid::PERSISTENT_EVENT) {
         data.pels = 0.into();
     }
 }

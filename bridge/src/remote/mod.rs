@@ -6,7 +6,9 @@
 pub(crate) mod decide;
 pub(crate) mod identity;
 pub(crate) mod limits;
+pub(crate) mod reach;
 
+mod attachment;
 mod controller;
 mod discovery;
 mod features;
@@ -15,7 +17,7 @@ mod firmware;
 mod namespaces;
 mod telemetry;
 
-pub(crate) use controller::{Action, RemoteController};
+pub(crate) use controller::{Action, Order, RemoteController};
 pub(crate) use discovery::DiscoveryService;
 pub(crate) use firmware::FirmwareLock;
 pub(crate) use telemetry::Collected;

@@ -59,10 +59,17 @@ pub(super) fn destination(
     }
     match finish {
         _ if nsid == 0 || nsid == NSID_BROADCAST => Ok(Destination::Primary),
+        // A namespace that is not attached has its number on the drive.
+        _ if view.whole && view.grows && is_for_unattached(entry.opcode) => Ok(Destination::Primary),
         Finish::Descriptors if nsid <= view.nn => Err(Status::INVALID_FIELD.with_dnr()),
         _ if of_namespace && nsid <= view.nn => Ok(Destination::Inactive),
         _ => Err(NO_SUCH_NAMESPACE),
     }
+}
+
+/// Whether a command can be about a namespace that is not attached.
+fn is_for_unattached(opcode: u8) -> bool {
+    matches!(opcode, admin::NAMESPACE_MANAGEMENT | admin::NAMESPACE_ATTACHMENT | admin::FORMAT_NVM)
 }
 
 /// A list of the namespaces behind `after`, of one I/O command set if it is named (CNS 02h and 07h).
