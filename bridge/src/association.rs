@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gangway_fabric::connect::ConnectRequest;
+use gangway_spec::status::Status;
 use tokio::sync::watch;
 
 use crate::events::{Mailbox, News, Notice};
@@ -28,6 +29,8 @@ pub(crate) struct Association {
     /// What its host may do.
     policy: OnceLock<Arc<Policy>>,
     mailbox: Mailbox,
+    /// The host heeds retry delays (ACRE of Host Behavior Support).
+    retries_later: AtomicBool,
     /// Its controller's Asynchronous Event Configuration, for whoever asks the drive for events.
     wanted_events: AtomicU32,
     closed: watch::Sender<bool>,
@@ -58,6 +61,7 @@ impl Association {
             queues: Mutex::new(Queues { granted, ..Queues::default() }),
             policy: OnceLock::new(),
             mailbox: Mailbox::default(),
+            retries_later: AtomicBool::new(false),
             wanted_events: AtomicU32::new(0),
             closed: watch::Sender::new(false),
         }
@@ -94,6 +98,28 @@ impl Association {
     /// owns the admin queue does the rest. Alike notices that it has not looked at are one.
     pub(crate) fn tell(&self, notice: Notice) {
         self.mailbox.put(notice);
+    }
+
+    /// Says whether the host heeds retry delays.
+    pub(crate) fn set_retries_later(&self, retries_later: bool) {
+        self.retries_later.store(retries_later, Ordering::Relaxed);
+    }
+
+    pub(crate) fn retries_later(&self) -> bool {
+        self.retries_later.load(Ordering::Relaxed)
+    }
+
+    /// The status of a command that was not executed, with how long its host is to wait before it tries again: which of
+    /// the delays in Identify Controller (NVMe Base 2.0, 4.2.3). Those of the drive, which has others, are not passed on.
+    #[cold]
+    pub(crate) fn with_delay(&self, status: Status) -> Status {
+        let delay = match status {
+            _ if status.dnr() || !self.retries_later() => 0,
+            _ if status.is(Status::COMMAND_INTERRUPTED) => 1,
+            _ if status.is(Status::NAMESPACE_NOT_READY) => 2,
+            _ => 0,
+        };
+        status.with_crd(delay)
     }
 
     /// Notes what the host wants to be told of. Whether that was something else before.

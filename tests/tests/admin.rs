@@ -95,6 +95,7 @@ fn identify_controller_is_the_drives_own_but_for_what_is_about_the_path() {
         (expected.cmic, expected.ctratt, expected.ver) = (seen.cmic, seen.ctratt, seen.ver);
         (expected.ofcs, expected.oaes, expected.oacs) = (seen.ofcs, seen.oaes, seen.oacs);
         (expected.oncs, expected.lpa) = (seen.oncs, seen.lpa);
+        (expected.crdt1, expected.crdt2) = (seen.crdt1, seen.crdt2);
         // Of what the policy does not open: firmware without a reset, self-tests, Sanitize.
         (expected.frmw, expected.sanicap) = (own.frmw & 0b1111, 0.into());
         (expected.edstt, expected.dsto) = (0.into(), 0);

@@ -6,8 +6,9 @@ use std::time::Duration;
 use gangway_bridge::ReactorConfig;
 use gangway_driver::emulated::EmulatedConfig;
 use gangway_fabric::host::client::{IoQueue, Options, Transfer};
-use gangway_spec::Status;
-use gangway_spec::opcode::nvm;
+use gangway_spec::feature::fid;
+use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::{Status, SubmissionQueueEntry};
 use gangway_tests::wire::Wire;
 use gangway_tests::{Setup, TestTarget, command, identity, pattern, subsystem, use_all_memory};
 
@@ -55,7 +56,7 @@ fn commands_of_a_drive_that_is_stuck_may_be_tried_again_and_connections_live() {
         for status in statuses(&mut queue, 30) {
             assert!(status.is(Status::COMMAND_INTERRUPTED), "round {round}: {status}");
             assert!(!status.dnr(), "the host may try again");
-            assert_eq!(status.crd(), 0, "Identify tells no delay");
+            assert_eq!(status.crd(), 0, "the host has not said that it heeds delays");
         }
         assert_eq!(admin.active_namespaces().unwrap(), [1], "the admin queue of the drive works");
         admin.keep_alive().unwrap();
@@ -64,6 +65,33 @@ fn commands_of_a_drive_that_is_stuck_may_be_tried_again_and_connections_live() {
     let mut another = admin.connect_io(2).unwrap();
     assert!(statuses(&mut another, 3).iter().all(|status| status.is(Status::COMMAND_INTERRUPTED)));
     target.assert_no_violations();
+}
+
+#[test]
+fn a_host_that_heeds_delays_is_told_when_to_try_again() {
+    let target = stuck();
+    let (mut admin, mut queue) = target.queue(1);
+    let delay = admin.identify_controller().unwrap().crdt1.get();
+    assert!((1..=50).contains(&delay), "{delay} times 100 ms");
+    // Host Behavior Support: ACRE, and what is not promised.
+    let mut set = SubmissionQueueEntry::new(admin::SET_FEATURES);
+    set.cdw10.set(fid::HOST_BEHAVIOR_SUPPORT.into());
+    let mut behavior = vec![0; 512];
+    (behavior[0], behavior[1]) = (1, 1);
+    let (entry, _) = admin.command(&set, Transfer::Write(behavior.into())).unwrap();
+    assert!(entry.status().is_success(), "{}", entry.status());
+    let get = SubmissionQueueEntry { opcode: admin::GET_FEATURES, ..set };
+    let (_, behavior) = admin.command(&get, Transfer::Read(512)).unwrap();
+    assert_eq!((behavior.len(), &behavior[..2]), (512, &[1, 0][..]));
+    for status in statuses(&mut queue, 6) {
+        assert!(status.is(Status::COMMAND_INTERRUPTED) && !status.dnr(), "{status}");
+        assert_eq!(status.crd(), 1);
+    }
+    // A reset of the controller forgets it.
+    admin.disable().unwrap();
+    admin.enable().unwrap();
+    let mut queue = admin.connect_io(1).unwrap();
+    assert!(statuses(&mut queue, 3).iter().all(|status| status.crd() == 0));
 }
 
 #[test]

@@ -132,14 +132,14 @@ pub const fn set_feature(id: u8) -> Place {
         fid::NUMBER_OF_QUEUES
         | fid::ASYNC_EVENT_CONFIGURATION
         | fid::KEEP_ALIVE_TIMER
+        | fid::HOST_BEHAVIOR_SUPPORT
         | fid::HOST_IDENTIFIER => Place::Here(PER_HOST),
         fid::INTERRUPT_COALESCING
         | fid::INTERRUPT_VECTOR_CONFIGURATION
         | fid::HOST_MEMORY_BUFFER
         | fid::IO_COMMAND_SET_PROFILE
         | fid::CONTROLLER_DATA_QUEUE => Place::Never(OWN_USE),
-        fid::HOST_BEHAVIOR_SUPPORT
-        | fid::RESERVATION_NOTIFICATION_MASK
+        fid::RESERVATION_NOTIFICATION_MASK
         | fid::RESERVATION_PERSISTENCE
         | fid::FLEXIBLE_DATA_PLACEMENT
         | fid::FDP_EVENTS => Place::Never(ALL_HOSTS),

@@ -429,6 +429,7 @@ impl Connection {
             self.reads.give_back(admitted.length as usize);
         }
         self.leave(slot, index, engine);
+        let status = self.claim.association().with_delay(status);
         self.respond(slot, &Reply { status, result: 0 }, engine);
     }
 

@@ -5,8 +5,6 @@ use std::sync::{Arc, mpsc};
 
 use gangway_driver::dma::CommandData;
 use gangway_driver::queue::QueuePair;
-use gangway_fabric::target::Reply;
-use gangway_spec::status::Status;
 
 use super::connection::Connection;
 use super::message::{Adoption, DriveState, Message};
@@ -76,7 +74,7 @@ impl Reactor {
                 self.engine.completions.extend(completed);
                 self.handle_completions();
                 for (user, data) in interrupted {
-                    self.complete(user, data, &Reply::status(Status::COMMAND_INTERRUPTED));
+                    self.interrupt(user, data);
                 }
             }
             Message::Thaw { drive, state } => self.thaw(drive, state),
@@ -116,7 +114,7 @@ impl Reactor {
         if let Err(mpsc::SendError(Some(pair))) = reply.send(pair) {
             // Too late: the manager no longer waits for it, and nobody else can answer these commands.
             for user in pair.abandon() {
-                self.complete(user, CommandData::None, &Reply::status(Status::COMMAND_INTERRUPTED));
+                self.interrupt(user, CommandData::None);
             }
         }
     }

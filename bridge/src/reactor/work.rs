@@ -179,15 +179,26 @@ impl Reactor {
     /// The status of a command that the drive did not execute, for its host.
     #[cold]
     fn as_its_host_sees_it(&mut self, user: u64, status: Status) -> Status {
-        if status.is(Status::ABORT_REQUESTED) && self.note_aborted(user as usize) {
+        let aborted = status.is(Status::ABORT_REQUESTED);
+        if aborted && self.note_aborted(user as usize) {
             return status;
         }
         // Aborted, or its queue deleted, because it took too long: not because its host asked for it. It may try again.
-        if status.is(Status::ABORT_REQUESTED) || status.is(Status::ABORTED_SQ_DELETION) {
-            return Status::COMMAND_INTERRUPTED;
+        let status = match aborted || status.is(Status::ABORTED_SQ_DELETION) {
+            true => Status::COMMAND_INTERRUPTED,
+            false => status,
+        };
+        let connection = self.engine.commands.get(user as usize).and_then(|command| command.connection);
+        match connection.and_then(|key| self.connections.get(key as usize)) {
+            Some(connection) => connection.claim.association().with_delay(status),
+            None => status,
         }
-        // CRD points at the drive's own retry delays, which Identify does not show.
-        status.with_crd(0)
+    }
+
+    /// Ends a command that its drive had and never will complete.
+    pub(super) fn interrupt(&mut self, user: u64, data: CommandData) {
+        let status = self.as_its_host_sees_it(user, Status::COMMAND_INTERRUPTED);
+        self.complete(user, data, &Reply::status(status));
     }
 
     pub(super) fn complete(&mut self, user: u64, data: CommandData, reply: &Reply) {

@@ -204,6 +204,7 @@ impl RemoteController {
     /// Event requests that end because the controller was reset.
     pub(crate) fn drain_events(&mut self) -> Vec<Slot> {
         self.changed.clear();
+        self.association.set_retries_later(false);
         self.events.drain()
     }
 
@@ -360,7 +361,10 @@ impl RemoteController {
             self.firmware = None;
         }
         let AdminReply { entry: completion, data } = answer;
-        let status = completion.status().with_crd(0);
+        let status = match completion.status() {
+            status if status.is_success() => status,
+            status => self.association.with_delay(status),
+        };
         let mut reply = Reply { status, result: completion.result() };
         if !status.is_success() {
             return Action::Answer { reply, data: Vec::new() };

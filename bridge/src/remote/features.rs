@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use gangway_spec::command::SubmissionQueueEntry;
-use gangway_spec::feature::{feature_id, feature_save, feature_select, fid, select};
+use gangway_spec::feature::{feature_id, feature_save, feature_select, feature_transfer_length, fid, select};
 use gangway_spec::status::Status;
 
 use super::controller::{Action, RemoteController};
@@ -29,7 +29,7 @@ pub(super) fn set(
     if feature_save(entry) {
         return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
     }
-    if !data.is_empty() {
+    if data.len() != feature_transfer_length(entry) as usize {
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
     match id {
@@ -50,6 +50,12 @@ pub(super) fn set(
             controller.events.configure(value);
             Ok(Action::result(0))
         }
+        fid::HOST_BEHAVIOR_SUPPORT => {
+            // ACRE: the host heeds retry delays (NVMe Base 2.0, 5.27.1.18). The rest is about what Identify does not
+            // promise, and stays off.
+            controller.association.set_retries_later(data.first().is_some_and(|acre| *acre == 1));
+            Ok(Action::result(0))
+        }
         _ => {
             controller.keep_alive.set_kato_millis(value, now);
             Ok(Action::result(0))
@@ -67,21 +73,27 @@ pub(super) fn get(
     if selected > select::SUPPORTED_CAPABILITIES {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    let has_data = id == fid::HOST_IDENTIFIER && selected != select::SUPPORTED_CAPABILITIES;
     // EXHID: a fabrics host has a 128-bit identifier (NVMe Base 2.0, 5.27.1.25).
-    if has_data && entry.cdw11.get() & 1 == 0 {
+    let capabilities = selected == select::SUPPORTED_CAPABILITIES;
+    if id == fid::HOST_IDENTIFIER && !capabilities && entry.cdw11.get() & 1 == 0 {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    if declared != if has_data { 16 } else { 0 } {
+    let length = feature_transfer_length(entry);
+    if declared != length {
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
-    if selected == select::SUPPORTED_CAPABILITIES {
+    if capabilities {
         let changeable = if id == fid::HOST_IDENTIFIER { 0 } else { select::SUPPORTED_CHANGEABLE };
         return Ok(Action::result(changeable));
     }
     Ok(match id {
         fid::HOST_IDENTIFIER => Action::data(controller.association.connect.host_id.0.to_vec()),
         fid::NUMBER_OF_QUEUES => Action::result(queues(controller)),
+        fid::HOST_BEHAVIOR_SUPPORT => {
+            let mut data = vec![0; length as usize];
+            data[0] = (selected != select::DEFAULT && controller.association.retries_later()).into();
+            Action::data(data)
+        }
         // No event, until the host says which.
         fid::ASYNC_EVENT_CONFIGURATION if selected == select::DEFAULT => Action::result(0),
         fid::ASYNC_EVENT_CONFIGURATION => Action::result(controller.events.configuration()),

@@ -91,8 +91,9 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
         data.mnan = 0.into();
     }
     data.cmic = Cmic::MULTIPLE_CONTROLLERS.bits();
-    data.crdt1 = 0.into();
-    data.crdt2 = 0.into();
+    // In units of 100 ms.
+    data.crdt1 = ((limits::RETRY_AFTER_RESET.as_millis() / 100) as u16).into();
+    data.crdt2 = ((limits::RETRY_WHILE_AWAY.as_millis() / 100) as u16).into();
     data.crdt3 = 0.into();
 
     promise(data, identity);
