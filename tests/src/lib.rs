@@ -11,14 +11,15 @@ pub mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangway_bridge::{
-    Access, Drive, DriveEvent, DriveInfo, ExportConfig, HostPolicies, ReactorConfig, Selection, Target,
-    TargetConfig,
+    Access, Drive, DriveEvent, DriveInfo, ExportConfig, HostPolicies, Limit, Limits, ReactorConfig,
+    Selection, Subject, Target, TargetConfig,
 };
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
@@ -50,6 +51,8 @@ pub struct Setup {
     pub read_only: bool,
     /// What hosts may do besides I/O.
     pub policies: HostPolicies,
+    /// What hosts and namespaces may have in a second.
+    pub limits: Limits,
     /// I/O queues that one host may have.
     pub max_io_queues: u16,
     /// Connections that all hosts may have.
@@ -71,6 +74,7 @@ impl Default for Setup {
             access: Access::AnyHost,
             read_only: false,
             policies: HostPolicies::default(),
+            limits: Limits::default(),
             max_io_queues: 16,
             max_connections: 4096,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -78,7 +82,7 @@ impl Default for Setup {
     }
 }
 
-type Question = Box<dyn FnOnce(&Target) + Send>;
+type Question = Box<dyn for<'a> FnOnce(&'a Target) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
 
 /// A target in this process, served from a thread of its own until it is dropped.
 pub struct TestTarget {
@@ -115,7 +119,7 @@ impl TestTarget {
                 let (target, probes, infos, events) = start(setup).await;
                 started.send((target.addresses().to_vec(), probes, infos, events)).expect("the test waits");
                 while let Some(question) = asked.recv().await {
-                    question(&target);
+                    question(&target).await;
                 }
                 target.shutdown().await
             })
@@ -132,11 +136,30 @@ impl TestTarget {
     pub fn associations(&self) -> usize {
         let (answer, wait) = mpsc::channel();
         let question: Question = Box::new(move |target| {
-            let _ = answer.send(target.associations());
+            Box::pin(async move {
+                let _ = answer.send(target.associations());
+            })
         });
         let asked = self.questions.as_ref().map(|questions| questions.send(question));
         assert!(matches!(asked, Some(Ok(()))), "the target has ended");
         wait.recv().expect("the target answers")
+    }
+
+    /// Limits a host or a namespace of all exports from now on.
+    ///
+    /// # Panics
+    /// When the target has ended.
+    pub fn set_limit(&self, subject: Subject, limit: Limit) {
+        let (answer, wait) = mpsc::channel();
+        let question: Question = Box::new(move |target| {
+            Box::pin(async move {
+                target.set_limit(None, subject, limit).await;
+                let _ = answer.send(());
+            })
+        });
+        let asked = self.questions.as_ref().map(|questions| questions.send(question));
+        assert!(matches!(asked, Some(Ok(()))), "the target has ended");
+        wait.recv().expect("the target answers");
     }
 
     /// What happens to a drive from the target's start on.
@@ -248,6 +271,7 @@ async fn start(setup: Setup) -> Started {
         access: setup.access.clone(),
         read_only: setup.read_only,
         policies: setup.policies.clone(),
+        limits: setup.limits.clone(),
         max_io_queues: setup.max_io_queues,
     };
     let exports = exports.into_iter().enumerate().map(export).collect();

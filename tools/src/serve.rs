@@ -12,7 +12,8 @@ use clap::{Args, ValueEnum};
 use gangway_bridge::policy::table::Class;
 use gangway_bridge::policy::{HostPolicies, Item, Policy};
 use gangway_bridge::{
-    Access, Drive, DriveInfo, ExportConfig, Poll, ReactorConfig, Selection, Target, TargetConfig,
+    Access, Drive, DriveInfo, ExportConfig, Limit, Limits, Poll, ReactorConfig, Selection, Subject, Target,
+    TargetConfig,
 };
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
@@ -49,6 +50,8 @@ Examples:
       --export nqn=nqn.2014-08.org.example:db,ns=1=1/3,ns=2=2/1,host=nqn.2014-08.org.nvmexpress:uuid:... \\
       --export nqn=nqn.2014-08.org.example:backup,drive=1,read-only
       Namespace 3 of the first drive and 1 of the second for one host, as 1 and 2; all of the first one, to be read.
+  gangway serve --device pci:0000:01:00.0 --limit host=iops=50k,bandwidth=500MiB --limit namespace:2=iops=100k
+      No host has more than that in a second, nor all together of namespace 2 (docs/sharing.md).
   gangway serve --device pci:0000:01:00.0 --allow tune --allow-for nqn.2014-08.org.example:admin=tune,firmware
       Hosts may set features and start self-tests; one of them may also update the firmware.";
 
@@ -95,6 +98,10 @@ pub(crate) struct Serve {
     /// What one host may do instead of what --allow says, such as `nqn.2014-08.org.example:admin=tune,firmware`
     #[arg(long, value_name = "NQN=WHAT", value_parser = host_policy)]
     allow_for: Vec<(Nqn, Vec<Item>)>,
+    /// What a host or a namespace may have in a second: `host=iops=50k,bandwidth=500MiB` for each host, `host:NQN=...` for one,
+    /// `namespace=...` or `namespace:NSID=...` for all hosts together; with `,burst=1s` as much as that is saved up
+    #[arg(long, value_name = "WHOSE=LIMIT", value_parser = Limits::parse_rule)]
+    limit: Vec<(Subject, Limit)>,
     /// CPUs to serve I/O on, such as `2` or `0,2-4`, one thread each [default: one CPU, the last that is allowed]
     #[arg(long, value_name = "LIST")]
     reactors: Option<CpuList>,
@@ -268,6 +275,14 @@ impl Serve {
         Ok(policies)
     }
 
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        for (subject, limit) in &self.limit {
+            limits.set(subject.clone(), *limit);
+        }
+        limits
+    }
+
     fn reactors(&self) -> anyhow::Result<Vec<usize>> {
         let allowed = cpus::allowed()?;
         let Some(CpuList(wanted)) = &self.reactors else {
@@ -358,6 +373,7 @@ impl Serve {
             namespaces,
             access: if hosts.is_empty() { rights.access.clone() } else { Access::Hosts(hosts.clone()) },
             policies: rights.policies.clone(),
+            limits: self.limits(),
             read_only,
             max_io_queues: MAX_IO_QUEUES,
         };

@@ -11,6 +11,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use gangway_driver::queue::guarded_start;
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::nvm::BlockFormat;
@@ -19,6 +21,7 @@ use gangway_spec::status::Status;
 
 pub use self::rules::Handling;
 pub(crate) use self::rules::is_known;
+use crate::limits::LimitBook;
 use crate::policy::Policy;
 
 /// The format of a namespace if NVMe/TCP can carry it: metadata in a buffer of its own has no place in a capsule (NVMe
@@ -94,6 +97,8 @@ pub struct ExportView {
     pub broadcast_flush: bool,
     /// Bytes that one command may transfer at most.
     pub max_transfer: u32,
+    /// What hosts and namespaces may have in a second. It changes apart from the rest.
+    pub limits: Arc<LimitBook>,
 }
 
 /// A command that may go to the drive.

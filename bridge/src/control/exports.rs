@@ -10,6 +10,7 @@ use crate::admission::ExportView;
 use crate::drive::{Drive, DriveError, DriveNamespace, NamespaceChange};
 use crate::events::Notice;
 use crate::export::{Export, ExportConfig, ExportError, QueueNumbers};
+use crate::limits::{Limit, Subject};
 use crate::reactor::Message;
 
 /// What there is now. Lists are replaced as a whole, so that whoever reads one has it for as long as needed.
@@ -101,6 +102,21 @@ impl Shared {
     async fn publish(&self, export: &Export, view: &Arc<ExportView>) {
         let index = export.index;
         self.tell_all(|done| Message::Publish { export: index, view: Arc::clone(view), done }).await;
+    }
+
+    /// Changes a limit of the export of this name, or of all. Returns how many there are once it is in force.
+    pub(super) async fn set_limit(&self, subsystem: Option<&Nqn>, subject: &Subject, limit: Limit) -> usize {
+        let exports = self.exports();
+        let concerned = exports.iter().filter(|export| subsystem.is_none_or(|nqn| export.nqn == *nqn));
+        let mut count = 0;
+        for export in concerned {
+            count += 1;
+            export.limits.set(subject.clone(), limit);
+            let index = export.index;
+            self.tell_all(|done| Message::Limit { export: index, done }).await;
+            tracing::info!(target: "audit", subsystem = %export.nqn, %subject, %limit, "a limit changed");
+        }
+        count
     }
 
     /// Puts changes of a drive's namespaces in force, until the drive has no more of them.

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangway_driver::dma::DmaDomain;
+use gangway_spec::fabrics::Nqn;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -28,6 +29,7 @@ use crate::association::Association;
 use crate::drive::{Drive, DriveError, Verdict};
 use crate::events::Notice;
 use crate::export::{ExportConfig, ExportError};
+use crate::limits::{Limit, Subject};
 use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, Scope};
 
 /// Connections at most that have not said yet what they are for.
@@ -254,6 +256,12 @@ impl Target {
     /// The addresses that it listens on.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.listeners
+    }
+
+    /// Limits a host or a namespace of the export of this name, or of all exports, from now on. Returns how many exports
+    /// that are, once it is in force.
+    pub async fn set_limit(&self, subsystem: Option<&Nqn>, subject: Subject, limit: Limit) -> usize {
+        self.shared.set_limit(subsystem, &subject, limit).await
     }
 
     /// Associations that exist now.

@@ -16,6 +16,7 @@ pub use self::selection::{ExportError, Mapping, Selection};
 pub(crate) use self::view::QueueNumbers;
 use crate::admission::ExportView;
 use crate::drive::Drive;
+use crate::limits::{LimitBook, Limits};
 use crate::policy::HostPolicies;
 use crate::reactor::ReactorConfig;
 
@@ -53,6 +54,8 @@ pub struct ExportConfig {
     pub max_io_queues: u16,
     /// What hosts may do besides I/O.
     pub policies: HostPolicies,
+    /// What hosts and namespaces may have in a second.
+    pub limits: Limits,
 }
 
 /// Namespaces as they are exported.
@@ -68,6 +71,7 @@ pub(crate) struct Export {
     pub(crate) read_only: bool,
     pub(crate) max_io_queues: u16,
     pub(crate) policies: HostPolicies,
+    pub(crate) limits: Arc<LimitBook>,
     /// Bytes that one command may transfer at most. Hosts are told once.
     max_transfer: u32,
     /// What it shows now.
@@ -111,6 +115,7 @@ impl Export {
             read_only: config.read_only,
             max_io_queues: config.max_io_queues,
             policies: config.policies,
+            limits: Arc::new(LimitBook::new(config.limits)),
             max_transfer: power_of_two_below(largest.min(reactor.max_transfer as u32)),
             view: Mutex::default(),
         };

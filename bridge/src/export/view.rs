@@ -1,6 +1,7 @@
 //! What an export shows, computed from the namespaces that its drives have now.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use gangway_spec::identify::Vwc;
 
@@ -68,5 +69,6 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
         nn,
         broadcast_flush: whole && flush_all,
         max_transfer: export.max_transfer,
+        limits: Arc::clone(&export.limits),
     }
 }

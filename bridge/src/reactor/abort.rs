@@ -1,7 +1,7 @@
 //! Aborts: what waits here ends at once, what a drive has the drive is asked to end.
 
 use super::Reactor;
-use super::connection::Found;
+use super::connection::{Connection, Found};
 use crate::drive::Verdict;
 
 /// In the place of a command that has ended.
@@ -24,7 +24,7 @@ impl Reactor {
             connection.claim.association().id == association && connection.claim.qid() == qid
         });
         let Some((key, _)) = found else { return };
-        let found = self.on(key, |connection, context| connection.abort(cid, context.engine)).flatten();
+        let found = self.on(key, |connection, context| connection.abort(cid, context)).flatten();
         let (command, aborted) = match found {
             None => return,
             Some(Found::Here) => {
@@ -40,6 +40,10 @@ impl Reactor {
         };
         let sequence = self.engine.commands.get(command).map_or(0, |command| command.sequence);
         self.aborts.push(Abort { command, sequence, aborted, verdict });
+        // What stood behind a command that waited for a limit may be taken in now.
+        if self.connections.get(key).is_some_and(Connection::is_halted) {
+            self.work(key, |connection, context| connection.resume(context));
+        }
     }
 
     /// Notes that a drive aborted a command. Whether its host wanted that.

@@ -9,6 +9,7 @@ use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::status::Status;
 use slab::Slab;
 
+use super::accounts::Accounts;
 use super::batch::{BatchPool, SendBatch};
 use super::drives::{DriveSlot, Passage, SoftwareQueue, Way, passage};
 use super::fair::{self, Link, Links};
@@ -133,6 +134,8 @@ pub(super) struct Engine {
     pub(super) queues: Vec<SoftwareQueue>,
     /// The hosts that have connections.
     pub(super) tenants: Tenants,
+    /// What hosts and namespaces may have.
+    pub(super) accounts: Accounts,
     /// Memory that drives read: data of writes.
     to_drive: BufferPool,
     /// Memory that drives write: data of reads.
@@ -175,6 +178,7 @@ impl Engine {
             deadline: Instant::now(),
             queues: Vec::new(),
             tenants: Tenants::default(),
+            accounts: Accounts::new(),
             to_drive,
             from_drive,
             capsules,
@@ -235,6 +239,7 @@ impl Engine {
     /// A turn begins.
     pub(super) fn begin_turn(&mut self, now: Instant) {
         self.deadline = now + self.io_timeout;
+        self.accounts.begin_turn(now);
     }
 
     pub(super) fn drive(&mut self, drive: usize) -> Option<&mut DriveSlot> {

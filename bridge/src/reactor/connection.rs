@@ -2,6 +2,7 @@
 
 mod abort;
 mod intake;
+mod limited;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use gangway_spec::status::Status;
 
 pub(super) use self::abort::Found;
 use self::intake::Arrived;
+use self::limited::Parked;
+use super::accounts::{AccountId, Gate};
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
 use super::commands::{Command, Ended, Engine, GivenUp, Origin, Stage};
@@ -51,6 +54,8 @@ pub(super) struct Connection {
     pub(super) tenant: Tenant,
     /// What its host may do.
     policy: Arc<Policy>,
+    /// What its host may have, if that is limited.
+    pub(super) account: Option<AccountId>,
     pub(super) export: usize,
     _load: LoadShare,
     /// Indices of commands by their slot.
@@ -68,6 +73,10 @@ pub(super) struct Connection {
     pub(super) paused: bool,
     /// Waits for a buffer for in-capsule data; nothing is received meanwhile.
     pub(super) starved: bool,
+    /// A command that waits until its host or its namespace may have one more; nothing is received meanwhile.
+    parked: Option<Parked>,
+    /// A command waited for that, and little is received at a time until all that was received needs not wait.
+    wary: bool,
     /// Too many answers wait to leave; nothing is received until some have.
     pub(super) congested: bool,
     /// Memory for data of writes that is asked for with R2T, until all of it has arrived.
@@ -125,6 +134,7 @@ impl Connection {
             policy: claim.association().policy(),
             claim,
             tenant,
+            account: None,
             export,
             _load: load,
             slots: vec![VACANT; depth + 1],
@@ -135,6 +145,8 @@ impl Connection {
             stash: None,
             paused: false,
             starved: false,
+            parked: None,
+            wary: false,
             congested: false,
             writes: Budget::new(depth),
             requested: 0,
@@ -257,7 +269,7 @@ impl Connection {
         match event {
             // The handshake was done before a reactor took the connection.
             Event::Initialized => Ok(()),
-            Event::Command { slot, entry, data } => self.command(slot, entry, data, context),
+            Event::Command { slot, entry, data } => self.command(slot, entry, data, None, context),
             Event::Refused { slot, status, .. } => {
                 self.respond(slot, &Reply { status, result: 0 }, context.engine);
                 Ok(())
@@ -273,11 +285,13 @@ impl Connection {
         }
     }
 
+    /// Takes a command in. `waited`: it did, there.
     fn command(
         &mut self,
         slot: Slot,
         entry: SubmissionQueueEntry,
         data: CapsuleData,
+        waited: Option<Gate>,
         context: &mut Context<'_>,
     ) -> Result<(), End> {
         let (declared, in_capsule) = match data {
@@ -296,6 +310,13 @@ impl Connection {
                 return Ok(());
             }
         };
+        if context.engine.accounts.are_in_force()
+            && stage == Stage::Receiving
+            && let Some(gate) = self.must_wait(&entry, &admitted, waited, context)
+        {
+            self.parked = Some(Parked { slot, entry, data, gate });
+            return Ok(());
+        }
         let index = self.enter(slot, entry, admitted, stage, context);
         if in_capsule {
             return Ok(());

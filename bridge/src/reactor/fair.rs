@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 
 use super::tenants::Tenant;
 
-/// What a turn is worth: 16 commands of 4 KiB, in the unit of [`cost`].
-const TURN: u32 = 128 << 10;
+/// What a turn is worth, in the unit of [`cost`]: one command of 4 KiB. A host that has one command at a time loses what is
+/// left of its turn with each, so others must not have many in a row.
+const TURN: u32 = 8192;
 /// What a command costs besides its data.
 const COMMAND: u32 = 4096;
 

@@ -120,6 +120,11 @@ pub(crate) enum Message {
         hold: Hold,
         done: oneshot::Sender<()>,
     },
+    /// Limits of an export have changed: the book of its view says which there are. Answered when they are in force.
+    Limit {
+        export: usize,
+        done: oneshot::Sender<()>,
+    },
     /// A drive that the reactor may use from now on. `place`: by what the drive's manager knows the reactor.
     Link {
         drive: usize,

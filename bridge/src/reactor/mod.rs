@@ -5,6 +5,7 @@
 //! otherwise. Nothing on the way of a command allocates, locks or logs.
 
 mod abort;
+mod accounts;
 mod batch;
 mod budget;
 mod commands;
@@ -290,6 +291,7 @@ impl Reactor {
                 break;
             }
         }
+        news |= self.serve_the_limited();
         loop {
             self.feed_the_waiting();
             self.pump();
@@ -323,6 +325,8 @@ impl Reactor {
         if self.unfinished || !self.events.is_empty() || self.sockets.runnable() > 0 {
             return Some(AT_ONCE);
         }
+        // Who waits for a limit goes on by time alone.
+        let mut longest = self.engine.accounts.ready_in();
         // The time of the last turn will do: turns follow each other without a pause but for these waits.
         match self.pace.wait(self.engine.with_drives(), self.now) {
             Wait::Look => return Some(AT_ONCE),
@@ -333,9 +337,12 @@ impl Reactor {
             wait => {
                 self.pace.sleeps(Instant::now());
                 if let Wait::AtMost(time) = wait {
-                    return Some(of(time));
+                    longest = Some(longest.map_or(time, |longest| longest.min(time)));
                 }
             }
+        }
+        if let Some(longest) = longest {
+            return Some(of(longest.min(HOUSEKEEPING)));
         }
         // Hosts that keep memory from others are looked at then.
         let short =

@@ -61,6 +61,11 @@ impl Reactor {
                 }
                 let old = std::mem::replace(&mut self.exports[export], view);
                 self.retire_commands(export, &old);
+                self.apply_limits(export);
+                let _ = done.send(());
+            }
+            Message::Limit { export, done } => {
+                self.apply_limits(export);
                 let _ = done.send(());
             }
             Message::Hold { drive, nsid, hold, done } => {
@@ -151,7 +156,12 @@ impl Reactor {
         let tenant = self.engine.tenants.enter(claim.association().connect.host.as_str());
         let mut connection = Connection::new(socket, fabric, (claim, tenant), export, queue_size, load);
         connection.greet(&greeting);
+        let host = connection.claim.association().connect.host.as_str();
+        let meter = self.exports.get(export).and_then(|view| view.limits.host(host));
+        let tenants = self.engine.tenants.numbers();
+        connection.account = meter.map(|meter| self.engine.accounts.open(meter, tenants));
         let key = self.connections.insert(connection);
+        self.engine.accounts.make_room(key, tenant, tenants);
         while self.by_socket.len() <= socket {
             self.by_socket.push(usize::MAX);
         }

@@ -64,10 +64,12 @@ impl Reactor {
                 || orphans
                     .iter()
                     .any(|orphan| orphan.sequence <= drain.before && drain.scope.has(&orphan.origin, false));
-            // What has arrived already, but waits for memory before it is looked at, comes from before the drain too.
+            // What has arrived already, but waits for memory or a limit before it is looked at, comes from before the drain too.
             let unread = |connection: &Connection| {
                 let of_a_host = matches!(drain.scope, Scope::Host { .. });
-                of_a_host && connection.starved && drain.scope.has(&connection.origin(), true)
+                of_a_host
+                    && (connection.starved || connection.is_parked())
+                    && drain.scope.has(&connection.origin(), true)
             };
             commands_left || self.connections.iter().any(|(_, connection)| unread(connection))
         };

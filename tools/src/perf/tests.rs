@@ -53,6 +53,7 @@ impl Serving {
                     access: Access::AnyHost,
                     read_only: false,
                     policies: gangway_bridge::HostPolicies::default(),
+                    limits: gangway_bridge::Limits::default(),
                     max_io_queues: 4,
                 };
                 let target = Target::start(config, &domain, vec![drive], vec![export]).await.unwrap();

@@ -4,8 +4,8 @@ use gangway_fabric::target::Reply;
 use gangway_spec::command::TransferDirection;
 use gangway_spec::status::Status;
 
-use super::{Connection, VACANT};
-use crate::reactor::commands::{Engine, Stage};
+use super::{Connection, Context, VACANT};
+use crate::reactor::commands::Stage;
 
 /// Where a command that is to be aborted was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,12 @@ pub(in crate::reactor) enum Found {
 
 impl Connection {
     /// Aborts the command that its host knows by `cid`. `None` when there is none, or it is about to be answered.
-    pub(in crate::reactor) fn abort(&mut self, cid: u16, engine: &mut Engine) -> Option<Found> {
+    pub(in crate::reactor) fn abort(&mut self, cid: u16, context: &mut Context<'_>) -> Option<Found> {
         let slot = self.fabric.slot_of(cid)?;
+        if self.is_parked_in(slot) {
+            return Some(self.abort_parked(context));
+        }
+        let engine = &mut *context.engine;
         let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
         let command = engine.commands.get_mut(index)?;
         let reads = command.admitted.direction == TransferDirection::ControllerToHost;

@@ -16,9 +16,9 @@ use crate::reactor::sockets::{Filling, Receive};
 pub(super) enum Arrived {
     /// In receive memory, which drives can read.
     Chunk(DmaSlice),
-    /// A copy. A connection that cannot go on for want of a buffer must not keep a chunk: a few of them would have
-    /// all there are.
-    Copy(Box<[u8]>),
+    /// A copy, from a place on. A connection that cannot go on for want of a buffer must not keep a chunk: a few of them
+    /// would have all there are.
+    Copy(Box<[u8]>, usize),
 }
 
 impl Arrived {
@@ -33,8 +33,8 @@ impl Arrived {
     /// What stands at `at` and behind it, out of receive memory.
     fn keep(self, at: usize) -> Self {
         match self {
-            Arrived::Copy(bytes) if at == 0 => Arrived::Copy(bytes),
-            bytes => Arrived::Copy(bytes[at..].into()),
+            Arrived::Copy(bytes, from) => Arrived::Copy(bytes, from + at),
+            Arrived::Chunk(bytes) => Arrived::Copy(bytes[at..].into(), 0),
         }
     }
 }
@@ -45,7 +45,7 @@ impl Deref for Arrived {
     fn deref(&self) -> &[u8] {
         match self {
             Arrived::Chunk(bytes) => bytes,
-            Arrived::Copy(bytes) => bytes,
+            Arrived::Copy(bytes, from) => &bytes[*from..],
         }
     }
 }
@@ -60,8 +60,8 @@ struct Piece<'a> {
     whole: bool,
 }
 
-/// Bytes received at a time where headers are due, while data of large commands is on its way behind them. What of it
-/// comes along must be copied to where it belongs.
+/// Bytes received at a time where headers are due, while data of large commands is on its way behind them, or commands
+/// that may have to wait. What of it comes along must be copied to where it belongs.
 const AHEAD_OF_DATA: usize = 8192;
 /// Bytes of a command from which on receiving its data apart from others saves more than it costs.
 const LARGE: usize = 32 * 1024;
@@ -98,6 +98,12 @@ impl Connection {
     pub(in crate::reactor) fn resume(&mut self, context: &mut Context<'_>) -> Result<Option<Receive>, End> {
         self.starved = false;
         self.paused = false;
+        if self.phase == Phase::Open {
+            self.unpark(context)?;
+        }
+        if self.is_parked() {
+            return Ok(None);
+        }
         if let Some(bytes) = self.stash.take() {
             self.consume(bytes, 0, context)?;
         }
@@ -159,6 +165,11 @@ impl Connection {
                         if let Some(event) = event {
                             commands += 1;
                             self.happened(event, context)?;
+                            if self.is_parked() {
+                                self.stash = Some(bytes.keep(at));
+                                self.wary = true;
+                                return Ok(());
+                            }
                         }
                     }
                     Err(fatal) => return Err(self.terminate(fatal, context.engine)),
@@ -192,6 +203,7 @@ impl Connection {
                 Want::Nothing => return Ok(()),
             }
         }
+        self.wary = false;
         self.settle(context);
         Ok(())
     }
@@ -230,13 +242,13 @@ impl Connection {
     /// Bytes at most to receive into receive memory behind `due` bytes that have their place.
     fn beyond(&self, due: usize) -> usize {
         let large = self.requested > due && self.requested >= LARGE * self.requests;
-        if large { AHEAD_OF_DATA } else { usize::MAX }
+        if large || self.wary { AHEAD_OF_DATA } else { usize::MAX }
     }
 
     pub(in crate::reactor) fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
         let unsent = self.out.as_ref().map_or(0, |batch| batch.header_bytes());
         self.congested = self.sending && unsent > MOST_UNSENT;
-        if self.starved || self.paused || self.congested {
+        if self.starved || self.paused || self.congested || self.is_parked() {
             return None;
         }
         let Want::Payload { slot, offset, remaining } = self.fabric.want() else {
