@@ -42,7 +42,7 @@ mod remote;
 
 pub use control::{Target, TargetConfig, TargetError};
 pub use drive::{Drive, DriveError, DriveEvent, DriveInfo, DriveNamespace, OpenError, Opener};
-pub use export::{Access, ExportConfig, ExportError, Mapping, Selection};
+pub use export::{Access, ExportConfig, ExportError, Identifiers, Mapping, Selection};
 pub use limits::{Limit, LimitBook, LimitError, Limits, Subject};
 pub use policy::{HostPolicies, Policy};
 pub use reactor::{Poll, ReactorConfig, ReactorError};

@@ -18,8 +18,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangway_bridge::{
-    Access, Drive, DriveEvent, DriveInfo, ExportConfig, HostPolicies, Limit, Limits, ReactorConfig,
-    Selection, Subject, Target, TargetConfig,
+    Access, Drive, DriveEvent, DriveInfo, ExportConfig, HostPolicies, Identifiers, Limit, Limits,
+    ReactorConfig, Selection, Subject, Target, TargetConfig,
 };
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
@@ -49,6 +49,8 @@ pub struct Setup {
     pub access: Access,
     /// Refuse writes.
     pub read_only: bool,
+    /// By what hosts tell namespaces apart.
+    pub identifiers: Identifiers,
     /// What hosts may do besides I/O.
     pub policies: HostPolicies,
     /// What hosts and namespaces may have in a second.
@@ -73,6 +75,7 @@ impl Default for Setup {
             memory: ReactorConfig { data_memory: 8 << 20, receive_chunks: 16, ..ReactorConfig::default() },
             access: Access::AnyHost,
             read_only: false,
+            identifiers: Identifiers::Own,
             policies: HostPolicies::default(),
             limits: Limits::default(),
             max_io_queues: 16,
@@ -272,6 +275,7 @@ async fn start(setup: Setup) -> Started {
         read_only: setup.read_only,
         policies: setup.policies.clone(),
         limits: setup.limits.clone(),
+        identifiers: setup.identifiers,
         max_io_queues: setup.max_io_queues,
     };
     let exports = exports.into_iter().enumerate().map(export).collect();

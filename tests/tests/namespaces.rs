@@ -1,10 +1,10 @@
 //! Exports that show some namespaces, renumbered, of one drive or of several.
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
-use gangway_bridge::{HostPolicies, Mapping, Policy, Selection};
+use gangway_bridge::{HostPolicies, Identifiers, Mapping, Policy, Selection};
 use gangway_driver::emulated::EmulatedConfig;
 use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
-use gangway_spec::identify::{Vwc, cns};
+use gangway_spec::identify::{NamespaceIdDescriptor, Vwc, cns};
 use gangway_spec::log::{ErrorLogEntry, lid};
 use gangway_spec::opcode::{admin, nvm};
 use gangway_spec::{Status, SubmissionQueueEntry};
@@ -158,4 +158,33 @@ fn logs_name_namespaces_as_the_export_does() {
     piece.cdw12.set(4);
     assert_eq!(status(&mut part, &piece, Transfer::Read(64)), Status::INVALID_FIELD.with_dnr());
     assert!(status(&mut whole, &piece, Transfer::Read(64)).is_success());
+}
+
+#[test]
+fn identifiers_can_be_the_exports_own_and_are_the_same_each_time() {
+    let seen = || {
+        let own = EmulatedConfig { serial: Some("IDS".to_owned()), ..drive(4096, 2) };
+        let target = TestTarget::with(Setup {
+            drives: vec![own],
+            exports: Some(vec![Selection::Drive(0), shown(&[(1, 0, 1)])]),
+            identifiers: Identifiers::Derived,
+            ..Setup::default()
+        });
+        let identifiers = |export, nsid| {
+            let mut admin = target.host_with(1, export, &Options::default());
+            let namespace = admin.identify_namespace(nsid).unwrap();
+            assert_eq!((namespace.nguid, namespace.eui64), ([0; 16], [0; 8]));
+            assert!(namespace.nsze.get() > 0);
+            let list = admin.identify(cns::NAMESPACE_DESCRIPTORS, nsid).unwrap();
+            let found: Vec<(u8, Vec<u8>)> =
+                NamespaceIdDescriptor::parse(&list).map(|one| (one.nidt, one.nid.to_vec())).collect();
+            assert_eq!(found[0].0, NamespaceIdDescriptor::UUID);
+            assert!(found[1..].iter().all(|(nidt, _)| *nidt == NamespaceIdDescriptor::CSI), "{found:?}");
+            found[0].1.clone()
+        };
+        [identifiers(0, 1), identifiers(0, 2), identifiers(1, 1)]
+    };
+    let first = seen();
+    assert!(first[0] != first[1] && first[0] != first[2], "{first:?}");
+    assert_eq!(seen(), first);
 }

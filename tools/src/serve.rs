@@ -12,8 +12,8 @@ use clap::{Args, ValueEnum};
 use gangway_bridge::policy::table::Class;
 use gangway_bridge::policy::{HostPolicies, Item, Policy};
 use gangway_bridge::{
-    Access, Drive, DriveInfo, ExportConfig, Limit, Limits, Poll, ReactorConfig, Selection, Subject, Target,
-    TargetConfig,
+    Access, Drive, DriveInfo, ExportConfig, Identifiers, Limit, Limits, Poll, ReactorConfig, Selection,
+    Subject, Target, TargetConfig,
 };
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
@@ -75,7 +75,8 @@ pub(crate) struct Serve {
     /// What hosts see under one name, in place of each drive under its own: `nqn=NQN,ns=NSID=DRIVE/NSID,...` for namespaces,
     /// each with the NSID that hosts use, or `nqn=NQN,drive=DRIVE` for a whole drive; may be given several times. DRIVE is
     /// the place of a --device, from 1, a PCI address or a serial number. With `host=NQN`, which may be given several times,
-    /// these hosts may connect to it instead of those that --allow-host names; with `read-only`, what changes data is refused
+    /// these hosts may connect to it instead of those that --allow-host names; with `read-only`, what changes data is refused;
+    /// `derive-ids` is --derive-ids for it alone
     #[arg(long, value_name = "EXPORT")]
     export: Vec<ExportArg>,
     /// Let the host with this NQN connect, and no other that is not named
@@ -87,6 +88,10 @@ pub(crate) struct Serve {
     /// Refuse every command that changes data
     #[arg(long)]
     read_only: bool,
+    /// Give namespaces identifiers (a UUID) of the export's own instead of the drive's, so that a host can have the drive itself,
+    /// or the same namespace by another export, as well
+    #[arg(long)]
+    derive_ids: bool,
     /// What hosts may do besides I/O and looking at the drive: classes (`tune`: features, self-test, telemetry; `firmware`;
     /// `vendor`: vendor commands; `manage`: formats, namespaces, sanitize, security, write protection), or single ones, such as `admin:14h`,
     /// `feature:06h`, `log:07h`
@@ -368,9 +373,10 @@ impl Serve {
         drives: &[Drive],
         rights: &Rights,
     ) -> anyhow::Result<Vec<ExportConfig>> {
-        let config = |nqn, namespaces, read_only, hosts: &BTreeSet<String>| ExportConfig {
+        let config = |nqn, namespaces, (read_only, derive_ids), hosts: &BTreeSet<String>| ExportConfig {
             nqn,
             namespaces,
+            identifiers: if derive_ids { Identifiers::Derived } else { Identifiers::Own },
             access: if hosts.is_empty() { rights.access.clone() } else { Access::Hosts(hosts.clone()) },
             policies: rights.policies.clone(),
             limits: self.limits(),
@@ -380,7 +386,7 @@ impl Serve {
         if self.export.is_empty() {
             let each = drives.iter().enumerate().map(|(index, drive)| {
                 let nqn = self.nqn.get(index).cloned().map_or_else(|| default_nqn(drive.info()), Ok)?;
-                Ok(config(nqn, Selection::Drive(index), self.read_only, &BTreeSet::new()))
+                Ok(config(nqn, Selection::Drive(index), (self.read_only, self.derive_ids), &BTreeSet::new()))
             });
             return each.collect();
         }
@@ -393,8 +399,8 @@ impl Serve {
         let each = self.export.iter().map(|export| {
             let namespaces =
                 export.selection(&known).with_context(|| format!("--export nqn={}", export.nqn))?;
-            let read_only = self.read_only || export.read_only;
-            Ok(config(export.nqn.clone(), namespaces, read_only, &export.hosts))
+            let settings = (self.read_only || export.read_only, self.derive_ids || export.derive_ids);
+            Ok(config(export.nqn.clone(), namespaces, settings, &export.hosts))
         });
         each.collect()
     }

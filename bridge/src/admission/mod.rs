@@ -69,6 +69,8 @@ pub struct NamespaceIds {
     pub nguid: [u8; 16],
     /// EUI64.
     pub eui64: [u8; 8],
+    /// What hosts see instead, if it is not these.
+    pub uuid: Option<[u8; 16]>,
 }
 
 /// What the lengths of commands to zones depend on; all 0 where there are none.

@@ -25,7 +25,7 @@ pub struct DriveNamespace {
 impl DriveNamespace {
     /// What tells it from another that has its NSID later.
     pub(crate) fn ids(&self) -> NamespaceIds {
-        NamespaceIds { nguid: self.identify.nguid, eui64: self.identify.eui64 }
+        NamespaceIds { nguid: self.identify.nguid, eui64: self.identify.eui64, uuid: None }
     }
 
     /// Whether nothing is different that its hosts should know of. How much of it is in use, and how far a format has

@@ -4,6 +4,7 @@
 //! namespaces of its drives change. Reactors and the control plane go by the same table, in both directions, wherever
 //! an NSID occurs.
 
+pub(crate) mod identifiers;
 mod selection;
 mod view;
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gangway_spec::fabrics::Nqn;
 
+pub use self::identifiers::Identifiers;
 pub use self::selection::{ExportError, Mapping, Selection};
 pub(crate) use self::view::QueueNumbers;
 use crate::admission::ExportView;
@@ -46,6 +48,8 @@ pub struct ExportConfig {
     pub nqn: Nqn,
     /// Which namespaces it shows.
     pub namespaces: Selection,
+    /// By what hosts tell them apart.
+    pub identifiers: Identifiers,
     /// Who may connect.
     pub access: Access,
     /// Refuse every command that changes data.
@@ -67,6 +71,7 @@ pub(crate) struct Export {
     /// The drives that it is about; the first is the primary.
     drives: Vec<Arc<Drive>>,
     selection: Selection,
+    pub(crate) identifiers: Identifiers,
     pub(crate) access: Access,
     pub(crate) read_only: bool,
     pub(crate) max_io_queues: u16,
@@ -111,6 +116,7 @@ impl Export {
             nqn: config.nqn,
             drives,
             selection: config.namespaces,
+            identifiers: config.identifiers,
             access: config.access,
             read_only: config.read_only,
             max_io_queues: config.max_io_queues,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use gangway_spec::identify::Vwc;
 
-use super::{Export, Mapping, Selection};
-use crate::admission::{ExportView, NamespaceView};
+use super::{Export, Identifiers, Mapping, Selection, identifiers};
+use crate::admission::{ExportView, NamespaceIds, NamespaceView};
 use crate::drive::{Drive, DriveNamespace};
 
 /// Numbers of the software queues: one for each namespace of a drive that was ever shown, whoever shows it. A namespace
@@ -26,6 +26,8 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
     let mut namespaces = Vec::new();
     let mut show = |drive: &Drive, namespace: &DriveNamespace, nsid: u32| {
         let Some(format) = namespace.format else { return };
+        let derived = (export.identifiers == Identifiers::Derived)
+            .then(|| identifiers::derive(&export.nqn, drive.info(), namespace));
         namespaces.push(NamespaceView {
             nsid,
             drive: drive.index(),
@@ -35,7 +37,7 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
             format,
             blocks: namespace.identify.nsze.get(),
             zones: namespace.zones,
-            ids: namespace.ids(),
+            ids: NamespaceIds { uuid: derived, ..namespace.ids() },
             read_only: export.read_only,
         });
     };

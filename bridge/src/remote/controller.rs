@@ -380,7 +380,7 @@ impl RemoteController {
             fna: drive.info().identify.fna,
             policy: &self.policy,
         };
-        let mut data = finish::data(finish, data, &identity, export, drive);
+        let mut data = finish::data(finish, data, &identity, export, (drive, entry.nsid.get()));
         match finish {
             Finish::Telemetry => {
                 self.telemetry.show(&GetLogPage::from(entry), &mut data, drive.telemetry());

@@ -8,20 +8,19 @@ use super::decide::Finish;
 use super::identity::{self, Identity};
 use super::{attachment, namespaces};
 use crate::drive::Drive;
-use crate::export::Export;
+use crate::export::{Export, Identifiers, identifiers};
 
-/// Applies `finish` to the data of a successful command that went to this drive.
+/// Applies `finish` to the data of a successful command that went to this drive, with this NSID as the host gave it.
 pub(super) fn data(
     finish: Finish,
     mut data: Vec<u8>,
     identity: &Identity<'_>,
     export: &Export,
-    drive: &Drive,
+    (drive, nsid): (&Drive, u32),
 ) -> Vec<u8> {
     match finish {
         Finish::AsItIs
         | Finish::FeatureCapabilities { .. }
-        | Finish::Descriptors
         | Finish::Telemetry
         | Finish::NamespaceStructure
         | Finish::Allocated
@@ -41,6 +40,14 @@ pub(super) fn data(
         Finish::Namespace | Finish::AllocatedNamespace => {
             if let Ok(structure) = IdentifyNamespace::mut_from_bytes(&mut data) {
                 identity::namespace(structure, export.read_only);
+                if export.identifiers == Identifiers::Derived {
+                    (structure.nguid, structure.eui64) = Default::default();
+                }
+            }
+        }
+        Finish::Descriptors => {
+            if let Some(uuid) = identity.view.namespace(nsid).and_then(|shown| shown.ids.uuid) {
+                data = identifiers::descriptors(&data, uuid);
             }
         }
         Finish::IndependentNamespace => {

@@ -52,6 +52,7 @@ impl Serving {
                     namespaces: Selection::Drive(0),
                     access: Access::AnyHost,
                     read_only: false,
+                    identifiers: gangway_bridge::Identifiers::Own,
                     policies: gangway_bridge::HostPolicies::default(),
                     limits: gangway_bridge::Limits::default(),
                     max_io_queues: 4,

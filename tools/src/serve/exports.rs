@@ -19,6 +19,7 @@ pub(super) struct ExportArg {
     /// Who may connect, when it is not whom --allow-host names.
     pub(super) hosts: BTreeSet<String>,
     pub(super) read_only: bool,
+    pub(super) derive_ids: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl FromStr for ExportArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut nqn, mut drive, mut namespaces) = (None, None, Vec::new());
-        let (mut hosts, mut read_only) = (BTreeSet::new(), false);
+        let (mut hosts, mut read_only, mut derive_ids) = (BTreeSet::new(), false, false);
         for part in text.split(',') {
             let name = |value: &str| value.parse::<Nqn>().map_err(|error| error.to_string());
             match part.split_once('=') {
@@ -90,6 +91,7 @@ impl FromStr for ExportArg {
                 Some(("ns", value)) => namespaces.push(namespace(value)?),
                 Some(("host", value)) => drop(hosts.insert(name(value)?.to_string())),
                 None if part == "read-only" => read_only = true,
+                None if part == "derive-ids" => derive_ids = true,
                 _ => return Err(format!("\"{part}\" has no place here; {FORM}")),
             }
         }
@@ -107,7 +109,7 @@ impl FromStr for ExportArg {
                 return Err(format!("it shows a whole drive, or namespaces, but not both; {FORM}"));
             }
         };
-        Ok(Self { nqn, shown, hosts, read_only })
+        Ok(Self { nqn, shown, hosts, read_only, derive_ids })
     }
 }
 
@@ -203,11 +205,13 @@ mod tests {
 
     #[test]
     fn hosts_and_access_are_those_of_the_export() {
-        let export =
-            parse("drive=1,host=nqn.2014-08.org.example:h,host=nqn.2014-08.org.example:i,read-only").unwrap();
-        assert!(export.read_only && export.hosts.len() == 2);
+        let export = parse(
+            "drive=1,host=nqn.2014-08.org.example:h,host=nqn.2014-08.org.example:i,read-only,derive-ids",
+        )
+        .unwrap();
+        assert!(export.read_only && export.derive_ids && export.hosts.len() == 2);
         let export = parse("drive=1").unwrap();
-        assert!(!export.read_only && export.hosts.is_empty());
+        assert!(!export.read_only && !export.derive_ids && export.hosts.is_empty());
     }
 
     #[test]
