@@ -127,6 +127,11 @@ async fn run(
                         }
                     }
                 }
+                Ended::Shutdown { id } => {
+                    if under_way.end_shutdown(id) {
+                        controller.properties().shutdown_complete();
+                    }
+                }
                 Ended::Abort { id, aborted } => {
                     if let Some((slot, reply)) = under_way.end_abort(id, aborted) {
                         link.respond(slot, &reply);
@@ -230,11 +235,16 @@ async fn apply(
         Effect::Disabled => stop(link, controller, under_way, shared).await,
         Effect::Shutdown { .. } => {
             stop(link, controller, under_way, shared).await;
-            let drained = shared.drain_host(&association);
-            if tokio::time::timeout(SHUTDOWN_LIMIT, drained).await.is_err() {
-                tracing::warn!(host = %association.connect.host, "commands are still with the drive after a shutdown");
-            }
-            controller.properties().shutdown_complete();
+            // The host looks at CSTS meanwhile, and may think better of it.
+            let (id, ends) = under_way.begin_shutdown();
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move {
+                let drained = shared.drain_host(&association);
+                if tokio::time::timeout(SHUTDOWN_LIMIT, drained).await.is_err() {
+                    tracing::warn!(host = %association.connect.host, "commands are still with the drive after a shutdown");
+                }
+                let _ = ends.send(Ended::Shutdown { id });
+            });
         }
     }
 }

@@ -25,6 +25,7 @@ const NOT_ABORTED: u64 = 1 << 0;
 pub(super) enum Ended {
     Forwarded(Box<Forwarded>),
     Abort { id: u64, aborted: bool },
+    Shutdown { id: u64 },
 }
 
 /// A command that the drive has answered.
@@ -60,6 +61,8 @@ pub(super) struct UnderWay {
     commands: HashMap<u64, Command>,
     aborts: HashMap<u64, Abort>,
     bytes: usize,
+    /// The shutdown that the host asked for last.
+    shutdown: Option<u64>,
     last: u64,
     ends: mpsc::UnboundedSender<Ended>,
 }
@@ -69,7 +72,7 @@ impl UnderWay {
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Ended>) {
         let (ends, ended) = mpsc::unbounded_channel();
         let (commands, aborts) = (HashMap::new(), HashMap::new());
-        (Self { commands, aborts, bytes: 0, last: 0, ends }, ended)
+        (Self { commands, aborts, bytes: 0, shutdown: None, last: 0, ends }, ended)
     }
 
     /// Whether further commands may be read.
@@ -145,9 +148,22 @@ impl UnderWay {
         self.aborts.extract_if(about).map(|(_, abort)| (abort.slot, answer(aborted))).collect()
     }
 
+    /// A shutdown begins. Gives its number, and where its end is to be told.
+    pub(super) fn begin_shutdown(&mut self) -> (u64, mpsc::UnboundedSender<Ended>) {
+        let id = self.next();
+        self.shutdown = Some(id);
+        (id, self.ends.clone())
+    }
+
+    /// A shutdown has ended. Whether it is one that the host waits for.
+    pub(super) fn end_shutdown(&mut self, id: u64) -> bool {
+        self.shutdown.take_if(|waited| *waited == id).is_some()
+    }
+
     /// The controller was reset: nothing of all this is answered, and what the drive has not got it need not get. Gives
     /// the slots.
     pub(super) fn forget(&mut self) -> Vec<Slot> {
+        self.shutdown = None;
         let mut slots: Vec<Slot> = self.aborts.drain().map(|(_, abort)| abort.slot).collect();
         for command in self.commands.values_mut() {
             slots.extend(command.slot.take());
