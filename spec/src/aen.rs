@@ -95,6 +95,10 @@ impl AsyncEvent {
     pub const DISCOVERY_LOG_CHANGE: Self =
         Self::new(TYPE_NOTICE, NOTICE_DISCOVERY_LOG_CHANGE, lid::DISCOVERY);
 
+    /// The Reservation Notification log has a page to be read.
+    pub const RESERVATION_LOG_AVAILABLE: Self =
+        Self::new(TYPE_IO_COMMAND_SET, IO_COMMAND_SET_RESERVATION_LOG, lid::RESERVATION_NOTIFICATION);
+
     /// An event of type `kind` (its lowest three bits).
     #[must_use]
     pub const fn new(kind: u8, info: u8, log_page: u8) -> Self {

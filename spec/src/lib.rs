@@ -32,6 +32,7 @@ pub mod log;
 pub mod nvm;
 pub mod opcode;
 pub mod registers;
+pub mod reservation;
 pub mod status;
 pub mod zns;
 

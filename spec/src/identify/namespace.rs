@@ -32,7 +32,7 @@ pub struct IdentifyNamespace {
     pub dps: u8,
     /// Namespace multi-path I/O and sharing capabilities ([`Nmic`]).
     pub nmic: u8,
-    /// Reservation capabilities.
+    /// Reservation capabilities ([`Rescap`](crate::reservation::Rescap)).
     pub rescap: u8,
     /// Format progress indicator.
     pub fpi: u8,
