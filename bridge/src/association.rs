@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::events::{Mailbox, News, Notice};
 use crate::policy::Policy;
+use crate::reservation::NotificationLog;
 
 /// One host's association with one controller of ours (NVMe Base 2.0, 3.3.2; NVMe over Fabrics 1.1, 1.5.2).
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Association {
     retries_later: AtomicBool,
     /// Its controller's Asynchronous Event Configuration, for whoever asks the drive for events.
     wanted_events: AtomicU32,
+    notifications: NotificationLog,
     closed: watch::Sender<bool>,
 }
 
@@ -63,6 +65,7 @@ impl Association {
             mailbox: Mailbox::default(),
             retries_later: AtomicBool::new(false),
             wanted_events: AtomicU32::new(0),
+            notifications: NotificationLog::default(),
             closed: watch::Sender::new(false),
         }
     }
@@ -139,6 +142,11 @@ impl Association {
     /// Takes the notices that there are.
     pub(crate) fn take_news(&self) -> News {
         self.mailbox.take()
+    }
+
+    /// What it was told about reservations.
+    pub(crate) fn notifications(&self) -> &NotificationLog {
+        &self.notifications
     }
 
     pub(crate) fn set_enabled(&self, enabled: bool) {

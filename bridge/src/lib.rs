@@ -19,12 +19,14 @@
 //!   others wait.
 //! - A command reaches a drive only while its namespace is what it was admitted for: a Format, or a namespace that goes, is
 //!   a barrier over all reactors.
+//! - What a reservation forbids never reaches a drive. When a host is told that it has a reservation, no drive has a command
+//!   any more that this one forbids.
 //! - Data whose digest is wrong never reaches a drive, and costs its command only.
 //! - A malformed PDU costs its connection, a drive that dies costs its namespaces, and neither costs anything else.
 //!
 //! # What this does not do yet
 //!
-//! - Reservations, TLS and in-band authentication.
+//! - TLS and in-band authentication.
 //! - Namespaces with metadata in a separate buffer, and command sets other than NVM, are left out of an export.
 
 #![forbid(unsafe_code)]
@@ -39,6 +41,7 @@ mod limits;
 pub mod policy;
 mod reactor;
 mod remote;
+mod reservation;
 
 pub use control::{Target, TargetConfig, TargetError};
 pub use drive::{Drive, DriveError, DriveEvent, DriveInfo, DriveNamespace, OpenError, Opener};
@@ -46,3 +49,4 @@ pub use export::{Access, ExportConfig, ExportError, Identifiers, Mapping, Select
 pub use limits::{Limit, LimitBook, LimitError, Limits, Subject};
 pub use policy::{HostPolicies, Policy};
 pub use reactor::{Poll, ReactorConfig, ReactorError};
+pub use reservation::StateError;

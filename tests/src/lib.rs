@@ -11,6 +11,7 @@ pub mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -61,6 +62,8 @@ pub struct Setup {
     pub max_connections: usize,
     /// Where to listen; port 0 takes any free port.
     pub listen: Vec<SocketAddr>,
+    /// Where reservations are kept.
+    pub state: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -81,6 +84,7 @@ impl Default for Setup {
             max_io_queues: 16,
             max_connections: 4096,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            state: None,
         }
     }
 }
@@ -284,6 +288,7 @@ async fn start(setup: Setup) -> Started {
         reactor: setup.memory,
         listen: setup.listen,
         max_connections: setup.max_connections,
+        state: setup.state,
     };
     let target = Target::start(config, &domain, drives, exports).await.expect("the target starts");
     (target, probes, infos, events)

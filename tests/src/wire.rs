@@ -238,7 +238,7 @@ impl Wire {
 /// A command that is refused at once, with [`REFUSAL`]. When its response is there, the target has taken everything
 /// before it.
 pub fn refused() -> Vec<u8> {
-    capsule(crate::command(0x0d, 0, 1), &[])
+    capsule(crate::command(0x03, 0, 1), &[])
 }
 
 /// The status of [`refused`].

@@ -9,7 +9,7 @@ use gangway_fabric::host::client::{AdminQueue, Transfer};
 use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::feature::{self, fid, select};
 use gangway_spec::identify::{
-    Cmic, Ctratt, IdentifyController, IdentifyNamespace, NamespaceIdDescriptor, Nmic, cns,
+    Cmic, Ctratt, IdentifyController, IdentifyNamespace, NamespaceIdDescriptor, Nmic, Oncs, cns,
 };
 use gangway_spec::log::{CommandsSupportedAndEffectsLog, FirmwareSlotLog, GetLogPage, SmartLog, lid};
 use gangway_spec::opcode::{FIRST_VENDOR_IO, admin, nvm};
@@ -80,7 +80,8 @@ fn identify_controller_is_the_drives_own_but_for_what_is_about_the_path() {
 
         // Nothing is promised that the drive does not promise.
         assert_eq!(seen.oacs.get() & !own.oacs.get(), 0);
-        assert_eq!(seen.oncs.get() & !own.oncs.get(), 0);
+        // Reservations are kept by the target.
+        assert_eq!(seen.oncs.get() & !(own.oncs.get() | Oncs::RESERVATIONS.bits()), 0);
         assert_eq!(seen.lpa & !own.lpa, 0);
         assert_eq!(seen.frmw & !own.frmw, 0);
         assert_eq!(seen.sanicap.get() & !own.sanicap.get(), 0);
@@ -117,7 +118,7 @@ fn identify_namespace_is_the_drives_own_but_for_what_is_about_sharing_it() {
             assert_eq!(seen.block_size(), Some(block));
             assert!(seen.nmic().contains(Nmic::SHARED));
             let mut expected: IdentifyNamespace = (*own.identify).clone();
-            (expected.nmic, expected.rescap) = (expected.nmic | Nmic::SHARED.bits(), 0);
+            (expected.nmic, expected.rescap) = (expected.nmic | Nmic::SHARED.bits(), 0xfe);
             (expected.anagrpid, expected.nsattr) = (0.into(), 0);
             for (at, (seen, expected)) in seen.as_bytes().iter().zip(expected.as_bytes()).enumerate() {
                 assert_eq!(seen, expected, "byte {at} of namespace {}", own.nsid);
@@ -212,6 +213,7 @@ fn log_pages_that_are_not_known_or_change_something_by_being_read_are_refused() 
         lid::CHANGED_NAMESPACES,
         lid::COMMANDS_SUPPORTED_AND_EFFECTS,
         lid::DEVICE_SELF_TEST,
+        lid::RESERVATION_NOTIFICATION,
         lid::SANITIZE_STATUS,
     ];
     for id in 0..=255_u8 {
@@ -383,6 +385,10 @@ fn every_io_opcode_is_answered_and_what_is_not_known_does_not_reach_the_drive() 
         nvm::WRITE_ZEROES,
         nvm::DATASET_MANAGEMENT,
         nvm::VERIFY,
+        nvm::RESERVATION_REGISTER,
+        nvm::RESERVATION_REPORT,
+        nvm::RESERVATION_ACQUIRE,
+        nvm::RESERVATION_RELEASE,
         nvm::COPY,
     ];
     for opcode in (0..=255_u8).filter(|opcode| !known.contains(opcode) && *opcode != admin::FABRICS) {

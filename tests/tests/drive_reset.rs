@@ -133,7 +133,7 @@ fn a_host_that_goes_away_during_a_reset_leaves_nothing_behind() {
         // This waits until what was left behind by the round before has ended with a reset.
         let mut io = Wire::io(target.address, cntlid, 1, &subsystem(0), &host);
         io.send(&gangway_tests::wire::by_transport(command(nvm::READ, 0, 256), 1 << 20).repeat(20));
-        io.send(&gangway_tests::wire::capsule(command(0x0d, 0, 1), &[]));
+        io.send(&gangway_tests::wire::capsule(command(0x03, 0, 1), &[]));
         assert!(io.response().status().is(Status::INVALID_OPCODE));
         drop((admin, io));
     }

@@ -62,7 +62,7 @@ fn writes_that_are_in_flight_at_the_end_are_finished_first() {
         wire.send(&capsule(command(nvm::WRITE, lba, 1), &pattern(lba, 9, 4096)));
     }
     // When this is answered, all before it is with the drive.
-    assert_eq!(wire.status(&capsule(command(0x0d, 0, 1), &[])), Status::INVALID_OPCODE.with_dnr());
+    assert_eq!(wire.status(&capsule(command(0x03, 0, 1), &[])), Status::INVALID_OPCODE.with_dnr());
     target.shutdown();
     wire.drain();
     let target = serve(in_file(&path));

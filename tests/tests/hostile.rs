@@ -409,7 +409,7 @@ fn commands_in_the_wrong_state_get_a_status_and_the_connection_goes_on() {
         assert_eq!(early.status(&io), sequence_error, "a second Connect");
         assert_eq!(early.status(&get), Status::INVALID_FIELD.with_dnr(), "Property Get on an I/O queue");
         assert_eq!(early.status(&enable()), Status::INVALID_FIELD.with_dnr(), "Property Set on an I/O queue");
-        assert_eq!(wire.status(&capsule(command(0x0d, 0, 1), &[])), Status::INVALID_OPCODE.with_dnr());
+        assert_eq!(wire.status(&capsule(command(0x03, 0, 1), &[])), Status::INVALID_OPCODE.with_dnr());
         let refused = wire.status(&capsule(DisconnectCommand::new().into(), &[]));
         assert_eq!(refused, Status::INVALID_QUEUE_TYPE.with_dnr(), "Disconnect deletes I/O queues only");
 

@@ -119,7 +119,7 @@ fn each_has_its_turn(memory: ReactorConfig, rounds: u64) {
                 let mut lanes: Vec<Lane> =
                     queues.into_iter().zip(index..).map(|(queue, index)| Lane::new(queue, index)).collect();
                 member.wait();
-                assert_eq!(target.associations(), HOSTS.into());
+                assert_eq!(target.associations(), usize::from(HOSTS));
                 let begin = Instant::now();
                 let slowest = || done.iter().map(|rounds| rounds.load(Ordering::Relaxed)).min().unwrap();
                 while slowest() < rounds {

@@ -5,6 +5,7 @@ mod exports;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -120,6 +121,10 @@ pub(crate) struct Serve {
     /// up, and one connection has a quarter of it at most [default: 32MiB]
     #[arg(long, value_name = "SIZE", value_parser = data_memory)]
     data_memory: Option<usize>,
+    /// Directory for what outlives `serve`: reservations that hosts made to persist (docs/sharing.md). Use the same one each
+    /// time; without one no reservation survives a restart
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Name memory to drives by PRPs alone, for a drive that offers SGLs and fails with them
     #[arg(long)]
     prp: bool,
@@ -360,6 +365,7 @@ impl Serve {
             reactor: ReactorConfig { poll: self.poll.into(), data_memory, ..usual },
             listen: self.addresses(),
             max_connections,
+            state: self.state.clone(),
         };
         let target = Target::start(config, &domain, drives, exports).await?;
         let announced = announce(&lines, target.addresses());

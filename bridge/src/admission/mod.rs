@@ -23,6 +23,7 @@ pub use self::rules::Handling;
 pub(crate) use self::rules::is_known;
 use crate::limits::LimitBook;
 use crate::policy::Policy;
+use crate::reservation::{Group, Guard};
 
 /// The format of a namespace if NVMe/TCP can carry it: metadata in a buffer of its own has no place in a capsule (NVMe
 /// over Fabrics has no metadata pointer).
@@ -101,11 +102,26 @@ pub struct ExportView {
     pub max_transfer: u32,
     /// What hosts and namespaces may have in a second. It changes apart from the rest.
     pub limits: Arc<LimitBook>,
+    /// What keeps hosts from the namespaces that are reserved, by `nsid`. Mostly there are none.
+    pub(crate) guards: Vec<(u32, Arc<Guard>)>,
 }
 
-/// A command that may go to the drive.
+/// Who has a command once its data is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// The drive.
+    Drive,
+    /// The control plane, which keeps reservations.
+    Reservations,
+    /// Nobody any more: it ends with this status.
+    Nowhere(Status),
+}
+
+/// A command that may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admitted {
+    /// Who has it once its data is there.
+    pub course: Course,
     /// Index of the drive.
     pub drive: usize,
     /// Software queue that the command waits in.
@@ -183,6 +199,7 @@ impl ExportView {
             self.admit_vendor(declared)?;
         }
         Ok(Admitted {
+            course: rule.course,
             drive: namespace.drive,
             queue: namespace.queue,
             nsid: namespace.drive_nsid,
@@ -201,6 +218,7 @@ impl ExportView {
             return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
         }
         Ok(Admitted {
+            course: Course::Drive,
             drive: first.drive,
             queue: first.queue,
             nsid: BROADCAST,
@@ -208,6 +226,18 @@ impl ExportView {
             length: 0,
             handling: Handling::Plain,
         })
+    }
+
+    /// Whether reservations let `host` give this command, which was admitted, to its namespace. `FFFFFFFFh` names all.
+    #[inline]
+    pub(crate) fn permits(&self, host: u128, entry: &SubmissionQueueEntry) -> bool {
+        self.guards.is_empty() || self.guards_permit(host, entry)
+    }
+
+    fn guards_permit(&self, host: u128, entry: &SubmissionQueueEntry) -> bool {
+        let (nsid, group) = (entry.nsid.get(), Group::of_io(entry.opcode));
+        let concerned = |(guarded, _): &&(u32, Arc<Guard>)| nsid == BROADCAST || *guarded == nsid;
+        self.guards.iter().filter(concerned).all(|(_, guard)| guard.permits(host, group))
     }
 
     /// What a vendor's command does to the rest of the drive nobody knows, and PRPs have to guard its memory.

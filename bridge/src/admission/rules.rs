@@ -6,11 +6,12 @@ use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::identify::csi;
 use gangway_spec::nvm::{self as block, copy};
 use gangway_spec::opcode::{FIRST_VENDOR_IO, nvm, zns};
+use gangway_spec::reservation::report_length;
 use gangway_spec::status::Status;
 use gangway_spec::zns::{self as zone, receive, send};
 
-use super::NamespaceView;
 use super::payload::DSM_LONGEST;
+use super::{Course, NamespaceView};
 
 const INVALID_FIELD: Status = Status::INVALID_FIELD.with_dnr();
 const INVALID_OPCODE: Status = Status::INVALID_OPCODE.with_dnr();
@@ -25,6 +26,8 @@ pub(super) struct Rule {
     /// Whether it changes what the namespace holds.
     pub(super) changes: bool,
     pub(super) handling: Handling,
+    /// Who has it.
+    pub(super) course: Course,
 }
 
 /// The length of the data that a command implies.
@@ -69,7 +72,7 @@ pub enum Handling {
     Plain,
     /// Its data is a list of places, which are looked at before the drive has it.
     List,
-    /// The drive may write less than it could, so the memory is cleared before: it held the data of others.
+    /// Less may be written than it has room for, so the memory is cleared before: it held the data of others.
     Cleared,
     /// The drive may move more or less than it should: the memory is cleared, and placed so that PRPs guard it.
     Guarded,
@@ -89,6 +92,7 @@ pub(super) fn rule(entry: &SubmissionQueueEntry, namespace: &NamespaceView) -> R
         blocks: blocks(),
         changes,
         handling: Handling::Plain,
+        course: Course::Drive,
     };
     let data = || Length::Exactly(namespace.format.transfer_length(entry));
     Ok(match entry.opcode {
@@ -105,6 +109,7 @@ pub(super) fn rule(entry: &SubmissionQueueEntry, namespace: &NamespaceView) -> R
             blocks: (0, 0),
             changes: true,
             handling: Handling::List,
+            course: Course::Drive,
         },
         nvm::COPY => {
             let format = copy::descriptor_format(entry);
@@ -118,12 +123,29 @@ pub(super) fn rule(entry: &SubmissionQueueEntry, namespace: &NamespaceView) -> R
                 blocks: (0, 0),
                 changes: true,
                 handling: Handling::List,
+                course: Course::Drive,
             }
         }
+        nvm::RESERVATION_REGISTER | nvm::RESERVATION_ACQUIRE => reservation(HostToController, 16),
+        nvm::RESERVATION_RELEASE => reservation(HostToController, 8),
+        nvm::RESERVATION_REPORT => reservation(ControllerToHost, report_length(entry)),
         FIRST_VENDOR_IO.. => vendor(entry.opcode)?,
         opcode if namespace.csi == csi::ZONED_NAMESPACE => zoned(opcode, entry, namespace)?,
         _ => return Err(INVALID_OPCODE),
     })
+}
+
+/// A command about reservations (NVMe Base 2.0, 7.2 to 7.5): these are executed here. What a report does not fill is clear.
+fn reservation(direction: TransferDirection, length: u64) -> Rule {
+    let reports = direction == TransferDirection::ControllerToHost;
+    Rule {
+        direction,
+        length: Length::Exactly(length),
+        blocks: (0, 0),
+        changes: false,
+        handling: if reports { Handling::Cleared } else { Handling::Plain },
+        course: Course::Reservations,
+    }
 }
 
 /// What the Zoned Namespace Command Set adds (ZNS Command Set 1.1, 3.4).
@@ -137,6 +159,7 @@ fn zoned(opcode: u8, entry: &SubmissionQueueEntry, namespace: &NamespaceView) ->
             blocks: (first, block::nlb(entry).into()),
             changes: true,
             handling: Handling::Plain,
+            course: Course::Drive,
         }),
         zns::ZONE_MANAGEMENT_RECEIVE => match zone::receive_action(entry) {
             receive::REPORT | receive::EXTENDED_REPORT => Ok(Rule {
@@ -145,6 +168,7 @@ fn zoned(opcode: u8, entry: &SubmissionQueueEntry, namespace: &NamespaceView) ->
                 blocks: (first, 1),
                 changes: false,
                 handling: Handling::Cleared,
+                course: Course::Drive,
             }),
             _ => Err(INVALID_FIELD),
         },
@@ -161,6 +185,7 @@ fn zoned(opcode: u8, entry: &SubmissionQueueEntry, namespace: &NamespaceView) ->
                 blocks: if all { (0, 0) } else { (first, 1) },
                 changes: true,
                 handling: Handling::Plain,
+                course: Course::Drive,
             })
         }
         _ => Err(INVALID_OPCODE),
@@ -175,7 +200,14 @@ fn vendor(opcode: u8) -> Result<Rule, Status> {
         TransferDirection::None => Length::Exactly(0),
         _ => Length::Declared,
     };
-    Ok(Rule { direction, length, blocks: (0, 0), changes: true, handling: Handling::Guarded })
+    Ok(Rule {
+        direction,
+        length,
+        blocks: (0, 0),
+        changes: true,
+        handling: Handling::Guarded,
+        course: Course::Drive,
+    })
 }
 
 /// Whether a command set has an I/O command that is admitted, a vendor's aside.
@@ -189,7 +221,11 @@ pub(crate) const fn is_known(csi: u8, opcode: u8) -> bool {
         | nvm::WRITE_ZEROES
         | nvm::DATASET_MANAGEMENT
         | nvm::VERIFY
-        | nvm::COPY => true,
+        | nvm::COPY
+        | nvm::RESERVATION_REGISTER
+        | nvm::RESERVATION_REPORT
+        | nvm::RESERVATION_ACQUIRE
+        | nvm::RESERVATION_RELEASE => true,
         zns::ZONE_MANAGEMENT_SEND | zns::ZONE_MANAGEMENT_RECEIVE | zns::ZONE_APPEND => {
             csi == csi::ZONED_NAMESPACE
         }

@@ -56,6 +56,7 @@ fn a_read_is_admitted_with_the_length_that_it_implies_and_the_nsid_of_the_drive(
     assert_eq!(
         admitted,
         Admitted {
+            course: Course::Drive,
             drive: 1,
             queue: 5,
             nsid: 7,
@@ -138,7 +139,7 @@ fn opcodes_that_are_not_listed_are_refused() {
             assert_eq!(unknown, !is_known(csi, opcode), "opcode {opcode:#x} of command set {csi}");
         }
     }
-    for opcode in [0x0d, 0x11, 0x18, 0x79, 0x7d, 0x7f] {
+    for opcode in [0x12, 0x18, 0x1d, 0x79, 0x7d, 0x7f] {
         assert!(!is_known(csi::NVM, opcode));
     }
 }
@@ -177,6 +178,35 @@ fn metadata_in_a_buffer_of_its_own_is_not_carried() {
     assert_eq!(carried(format(8, false)), None);
     assert_eq!(carried(format(8, true)), Some(format(8, true)));
     assert_eq!(carried(format(0, false)), Some(format(0, false)));
+}
+
+#[test]
+fn reservation_commands_bring_or_take_what_the_specification_says_and_do_not_go_to_the_drive() {
+    let mut report = command(nvm::RESERVATION_REPORT, 3, 0);
+    report.cdw10.set(15);
+    for (entry, length) in [
+        (command(nvm::RESERVATION_REGISTER, 3, 0), 16),
+        (command(nvm::RESERVATION_ACQUIRE, 4, 0), 16),
+        (command(nvm::RESERVATION_RELEASE, 3, 0), 8),
+        (report, 64),
+    ] {
+        let admitted = admit(&entry, length).unwrap();
+        assert_eq!((admitted.course, admitted.length, admitted.nsid), (Course::Reservations, length, 7));
+        for wrong in [0, length - 4, length + 4] {
+            let refused = admit(&entry, wrong).unwrap_err();
+            assert_eq!(refused, Status::DATA_SGL_LENGTH_INVALID.with_dnr(), "{wrong} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_flush_of_all_namespaces_is_kept_from_hosts_that_may_not_write_to_one_of_them() {
+    let mut view = view();
+    let flush = command(nvm::FLUSH, BROADCAST, 0);
+    assert!(view.permits(2, &flush) && view.permits(2, &command(nvm::WRITE, 4, 0)));
+    view.guards = vec![(4, Arc::new(Guard::exclusive(1)))];
+    assert!(view.permits(1, &flush) && !view.permits(2, &flush));
+    assert!(view.permits(2, &command(nvm::WRITE, 3, 0)) && !view.permits(2, &command(nvm::WRITE, 4, 0)));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::under_way::{Ended, Forwarded, UnderWay};
 use crate::association::Association;
 use crate::drive::{AdminReply, AdminTransfer, Verdict};
 use crate::remote::{Action, Order, RemoteController};
+use crate::reservation::{CONFLICT, Key};
 
 /// How long commands that are with the drive may hold up a shutdown that the host asks for.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
@@ -92,6 +93,9 @@ async fn run(
                     Action::Forward(order) => {
                         self::forward(controller, shared, &mut under_way, &arrived, *order);
                     }
+                    Action::Persist { keys, persists } => {
+                        persist(shared, &mut under_way, *slot, keys, persists);
+                    }
                     Action::Abort { qid, cid } => {
                         let verdict = match under_way.begin_abort(*slot) {
                             Ok(verdict) => verdict,
@@ -130,6 +134,11 @@ async fn run(
                 Ended::Shutdown { id } => {
                     if under_way.end_shutdown(id) {
                         controller.properties().shutdown_complete();
+                    }
+                }
+                Ended::Executed { id, status } => {
+                    if let Some(slot) = under_way.end(id) {
+                        link.respond(slot, &Reply::status(status));
                     }
                 }
                 Ended::Abort { id, aborted } => {
@@ -183,10 +192,13 @@ fn forward(
         _ => AdminTransfer::FromDrive(forward.length as usize),
     };
     let ticket = drive.ticket();
-    let (id, answers) = under_way.begin(slot, forward.length as usize, (Arc::clone(&drive), ticket));
+    let (id, answers) = under_way.begin(slot, forward.length as usize, Some((Arc::clone(&drive), ticket)));
     tokio::spawn(async move {
+        let concerned = (drive.index(), drive.info().identify.fna);
+        let permitted = shared.reservations.permit_admin(association.host(), concerned, &command);
         let executed = drive.admin(ticket, command, transfer, Arc::clone(&association));
         let answer = match alters {
+            _ if !permitted => Some(AdminReply::status(CONFLICT)),
             Some(altered) => shared.keeping_io_out(&drive, altered, executed).await,
             None => executed.await,
         };
@@ -198,6 +210,21 @@ fn forward(
         // The queue may have ended meanwhile; then nobody waits for the answer.
         let end = Forwarded { id, entry, forward, moment, drive: Arc::clone(&drive), answer };
         let _ = answers.send(Ended::Forwarded(Box::new(end)));
+    });
+}
+
+/// Says whether the reservations of namespaces survive a restart. That it is done is told through `under_way`.
+fn persist(shared: &Arc<Shared>, under_way: &mut UnderWay, slot: Slot, keys: Vec<Key>, persists: bool) {
+    let shared = Arc::clone(shared);
+    let (id, answers) = under_way.begin(slot, 0, None);
+    tokio::spawn(async move {
+        let mut status = Status::SUCCESS;
+        for key in keys {
+            if let Err(failed) = shared.set_persistence(key, persists).await {
+                status = failed;
+            }
+        }
+        let _ = answers.send(Ended::Executed { id, status });
     });
 }
 

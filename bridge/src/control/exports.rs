@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gangway_spec::fabrics::Nqn;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
-use super::Shared;
-use crate::admission::ExportView;
-use crate::drive::{Drive, DriveError, DriveNamespace, NamespaceChange};
+use super::{Shared, TargetError};
+use crate::admission::{ExportView, NamespaceView};
+use crate::drive::{Drive, DriveNamespace, NamespaceChange};
 use crate::events::Notice;
 use crate::export::{Export, ExportConfig, ExportError, QueueNumbers};
 use crate::limits::{Limit, Subject};
 use crate::reactor::Message;
+use crate::reservation::Key;
 
 /// What there is now. Lists are replaced as a whole, so that whoever reads one has it for as long as needed.
 #[derive(Default)]
@@ -69,9 +70,10 @@ impl Shared {
     /// Gives every reactor a queue pair of the drive.
     ///
     /// # Errors
-    /// When it has too few, or does not create them.
-    pub(super) async fn add_drive(&self, drive: Drive) -> Result<Arc<Drive>, DriveError> {
+    /// When it has too few, or does not create them, or when it is not known which of its namespaces are reserved.
+    pub(super) async fn add_drive(&self, drive: Drive) -> Result<Arc<Drive>, TargetError> {
         let _changing = self.catalogue.changing.lock().await;
+        self.reservations.adopt(drive.index(), drive.info(), &drive.namespaces())?;
         drive.connect(self.reactors.clone()).await?;
         let drive = Arc::new(drive);
         drive.namespaces().iter().for_each(|namespace| note_if_left_out(&drive, namespace));
@@ -92,7 +94,9 @@ impl Shared {
         let (index, drives) = (numbers.next_export, self.catalogue.drives());
         let export = Export::new(index, config, &drives, &mut numbers.queues, &self.reactor_config)?;
         numbers.next_export += 1;
-        self.publish(&export, &export.view()).await;
+        let view = self.guarded((*export.view()).clone());
+        self.publish(&export, &view).await;
+        export.set_view(view);
         let mut lists = self.catalogue.lists();
         lists.exports = with(&lists.exports, Arc::new(export));
         Ok(())
@@ -119,6 +123,39 @@ impl Shared {
         count
     }
 
+    /// `view`, with what keeps hosts from its namespaces.
+    fn guarded(&self, mut view: ExportView) -> Arc<ExportView> {
+        let guard = |shown: &NamespaceView| {
+            let guard = self.reservations.guard((shown.drive, shown.drive_nsid))?;
+            Some((shown.nsid, guard))
+        };
+        view.guards = view.namespaces.iter().filter_map(guard).collect();
+        Arc::new(view)
+    }
+
+    /// Has all reactors go by the reservation of a namespace as it is now.
+    pub(super) async fn guard_views(&self, (drive, drive_nsid): Key) {
+        let _changing = self.catalogue.changing.lock().await;
+        for export in self.exports().iter() {
+            let old = export.view();
+            if old.remote_nsid(drive, drive_nsid).is_some() {
+                let version = old.version + 1;
+                let new = self.guarded(ExportView { version, ..(*old).clone() });
+                self.publish(export, &new).await;
+                export.set_view(new);
+            }
+        }
+    }
+
+    /// The exports that show a namespace, by their index, with the NSID that it has there.
+    pub(super) fn exports_showing(&self, (drive, drive_nsid): Key) -> Vec<(usize, u32)> {
+        let shown = |export: &Arc<Export>| {
+            let nsid = export.view().remote_nsid(drive, drive_nsid)?;
+            Some((export.index, nsid))
+        };
+        self.exports().iter().filter_map(shown).collect()
+    }
+
     /// Puts changes of a drive's namespaces in force, until the drive has no more of them.
     pub(super) async fn follow(
         self: Arc<Self>,
@@ -136,11 +173,14 @@ impl Shared {
     async fn renew(&self, drive: &Arc<Drive>, namespaces: Arc<[DriveNamespace]>) {
         let mut numbers = self.catalogue.changing.lock().await;
         let before = drive.set_namespaces(Arc::clone(&namespaces));
+        if let Err(error) = self.reservations.adopt(drive.index(), drive.info(), &namespaces) {
+            tracing::error!(%error, "the reservations of a namespace are not known");
+        }
         let changed = differences(&before, &namespaces);
         let is_changed = |namespace: &&DriveNamespace| changed.contains(&namespace.nsid);
         namespaces.iter().filter(is_changed).for_each(|namespace| note_if_left_out(drive, namespace));
         for export in self.exports().iter().filter(|export| export.drive(drive.index()).is_some()) {
-            let (old, new) = (export.view(), Arc::new(export.next_view(&mut numbers.queues)));
+            let (old, new) = (export.view(), self.guarded(export.next_view(&mut numbers.queues)));
             // No host sees a namespace before reactors know it.
             self.publish(export, &new).await;
             export.set_view(Arc::clone(&new));

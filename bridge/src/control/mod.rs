@@ -7,11 +7,13 @@ mod exports;
 mod link;
 mod registry;
 mod relay;
+mod reservations;
 mod session;
 mod under_way;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use gangway_driver::dma::DmaDomain;
 use gangway_spec::fabrics::Nqn;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use self::exports::Catalogue;
@@ -30,7 +32,8 @@ use crate::drive::{Drive, DriveError, Verdict};
 use crate::events::Notice;
 use crate::export::{ExportConfig, ExportError};
 use crate::limits::{Limit, Subject};
-use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, Scope};
+use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, ReservationRequest, Scope};
+use crate::reservation::{Reservations, StateError, Store};
 
 /// Connections at most that have not said yet what they are for.
 const STRANGERS: usize = 256;
@@ -51,6 +54,8 @@ pub struct TargetConfig {
     /// Connections at most, admin queues included, but those to the discovery controller. Further ones are refused as
     /// long as there are so many.
     pub max_connections: usize,
+    /// Directory for what outlives the process: reservations that persist. Without one none do.
+    pub state: Option<PathBuf>,
 }
 
 /// Why a target cannot be started.
@@ -73,6 +78,9 @@ pub enum TargetError {
     /// An export cannot be made.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// Reservations that were kept cannot be known, or those to come cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -88,6 +96,7 @@ fn hint(error: &io::Error) -> &'static str {
 
 pub(crate) struct Shared {
     catalogue: Catalogue,
+    pub(crate) reservations: Arc<Reservations>,
     reactors: Vec<ReactorHandle>,
     reactor_config: ReactorConfig,
     registry: Registry,
@@ -128,7 +137,7 @@ impl Shared {
 
     /// Waits until no command in `scope` is left on a drive.
     async fn drain(&self, scope: Scope) {
-        self.tell_all(|done| Message::Drain { scope, done }).await;
+        self.tell_all(|done| Message::Drain { scope: scope.clone(), done }).await;
     }
 
     /// Waits until nothing is left on the drive of what the host of an association sent on queues that are gone, or
@@ -183,8 +192,9 @@ impl Reactors {
         cpu: usize,
         domain: &DmaDomain,
         config: &ReactorConfig,
+        reservations: mpsc::UnboundedSender<ReservationRequest>,
     ) -> Result<(), ReactorError> {
-        let (handle, thread) = reactor::spawn(index, cpu, domain, config)?;
+        let (handle, thread) = reactor::spawn(index, cpu, domain, config, reservations)?;
         self.handles.push(handle);
         self.threads.push(thread);
         Ok(())
@@ -222,12 +232,15 @@ impl Target {
         }
         let listeners = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
 
+        let store = config.state.as_deref().map(Store::open).transpose()?;
         let mut threads = Reactors::default();
+        let (sender, requests) = mpsc::unbounded_channel();
         for (index, cpu) in config.reactors.iter().enumerate() {
-            threads.start(index, *cpu, domain, &config.reactor)?;
+            threads.start(index, *cpu, domain, &config.reactor, sender.clone())?;
         }
         let shared = Arc::new(Shared {
             catalogue: Catalogue::default(),
+            reservations: Arc::new(Reservations::new(store)),
             reactors: threads.handles.clone(),
             reactor_config: config.reactor,
             registry: Registry::default(),
@@ -249,6 +262,7 @@ impl Target {
         for socket in sockets {
             tasks.spawn(accept(socket, Arc::clone(&shared)));
         }
+        tasks.spawn(Arc::clone(&shared).serve_reservations(requests));
         tasks.spawn(tidy_up(Arc::clone(&shared)));
         Ok(Self { shared, tasks, _threads: threads })
     }

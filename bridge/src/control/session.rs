@@ -149,7 +149,8 @@ fn admit_host(
     check_room(shared)?;
     let association = shared.registry.create(Some(export.index), request.clone(), export.max_io_queues)?;
     tracing::info!(host = %request.host, subsystem = %export.nqn, cntlid = association.cntlid, "host connected");
-    Ok(RemoteController::for_export(association, export, kato, now))
+    let reservations = Arc::clone(&shared.reservations);
+    Ok(RemoteController::for_export(association, export, reservations, kato, now))
 }
 
 /// Checks that a host may have the I/O queue that it asks for, and takes it.

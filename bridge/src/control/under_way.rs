@@ -24,8 +24,18 @@ const NOT_ABORTED: u64 = 1 << 0;
 /// Something that was under way has ended.
 pub(super) enum Ended {
     Forwarded(Box<Forwarded>),
-    Abort { id: u64, aborted: bool },
-    Shutdown { id: u64 },
+    /// A command that was executed here.
+    Executed {
+        id: u64,
+        status: Status,
+    },
+    Abort {
+        id: u64,
+        aborted: bool,
+    },
+    Shutdown {
+        id: u64,
+    },
 }
 
 /// A command that the drive has answered.
@@ -39,13 +49,13 @@ pub(super) struct Forwarded {
     pub(super) answer: AdminReply,
 }
 
-/// A command that the drive has.
+/// A command that has no answer yet.
 struct Command {
     /// `None`: the host has forgotten it, by a reset of its controller.
     slot: Option<Slot>,
     bytes: usize,
-    drive: Arc<Drive>,
-    ticket: Ticket,
+    /// `None`: it is not with a drive, and cannot be aborted.
+    drive: Option<(Arc<Drive>, Ticket)>,
 }
 
 /// An Abort that was not answered yet.
@@ -85,16 +95,16 @@ impl UnderWay {
         self.last
     }
 
-    /// A command goes to a drive. Gives its number, and where its answer is to be sent.
+    /// A command goes to a drive, or is executed here. Gives its number, and where its answer is to be sent.
     pub(super) fn begin(
         &mut self,
         slot: Slot,
         bytes: usize,
-        (drive, ticket): (Arc<Drive>, Ticket),
+        drive: Option<(Arc<Drive>, Ticket)>,
     ) -> (u64, mpsc::UnboundedSender<Ended>) {
         let id = self.next();
         self.bytes += bytes;
-        self.commands.insert(id, Command { slot: Some(slot), bytes, drive, ticket });
+        self.commands.insert(id, Command { slot: Some(slot), bytes, drive });
         (id, self.ends.clone())
     }
 
@@ -129,9 +139,9 @@ impl UnderWay {
     pub(super) fn abort(&mut self, slot: Slot, command: Slot, verdict: Verdict) {
         let found = self.commands.values().find(|found| found.slot == Some(command));
         let abort = self.aborts.values_mut().find(|abort| abort.slot == slot);
-        if let (Some(found), Some(abort)) = (found, abort) {
+        if let (Some(Command { drive: Some((drive, ticket)), .. }), Some(abort)) = (found, abort) {
             abort.command = Some((command, verdict.clone()));
-            found.drive.abort(found.ticket, verdict);
+            drive.abort(*ticket, verdict);
         }
     }
 
@@ -167,7 +177,9 @@ impl UnderWay {
         let mut slots: Vec<Slot> = self.aborts.drain().map(|(_, abort)| abort.slot).collect();
         for command in self.commands.values_mut() {
             slots.extend(command.slot.take());
-            command.drive.withdraw(command.ticket);
+            if let Some((drive, ticket)) = &command.drive {
+                drive.withdraw(*ticket);
+            }
         }
         slots
     }

@@ -72,5 +72,6 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
         broadcast_flush: whole && flush_all,
         max_transfer: export.max_transfer,
         limits: Arc::clone(&export.limits),
+        guards: Vec::new(),
     }
 }

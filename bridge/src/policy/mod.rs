@@ -161,7 +161,9 @@ impl Policy {
     /// [`Class::Inspect`].
     pub fn new(allow: impl IntoIterator<Item = Item>, refuse: impl IntoIterator<Item = Item>) -> Self {
         let none = [false; 256];
-        let mut policy = Self { admin: none, io: none, features: none, logs: none };
+        let is_ours = |opcode| matches!(table::io(opcode as u8), Place::Here(_));
+        let io = std::array::from_fn(is_ours);
+        let mut policy = Self { admin: none, io, features: none, logs: none };
         policy.set(Item::Class(Class::Io), true);
         allow.into_iter().for_each(|item| policy.set(item, true));
         refuse.into_iter().for_each(|item| policy.set(item, false));
@@ -192,7 +194,7 @@ impl Policy {
         self.admin[usize::from(opcode)]
     }
 
-    /// Whether an I/O command goes to the drive, as far as its opcode decides.
+    /// Whether an I/O command goes to the drive, or is executed here, as far as its opcode decides.
     #[inline]
     pub fn io(&self, opcode: u8) -> bool {
         self.io[usize::from(opcode)]

@@ -73,6 +73,7 @@ pub enum Place {
 const OWN_USE: &str = "it steers the target's own use of the drive";
 const ALL_HOSTS: &str = "the drive takes all hosts for one, so it would be about all of them";
 const PER_HOST: &str = "it is kept for each host by the target";
+const AMONG_HOSTS: &str = "the target keeps reservations, because the drive takes all hosts for one";
 const OTHERS: &str = "it would reach commands of other hosts";
 const LOCKS: &str = "it could bar commands that the target itself needs";
 const UNKNOWN: &str = "what it does or transfers is not known here";
@@ -116,9 +117,8 @@ pub const fn io(opcode: u8) -> Place {
         nvm::RESERVATION_REGISTER
         | nvm::RESERVATION_REPORT
         | nvm::RESERVATION_ACQUIRE
-        | nvm::RESERVATION_RELEASE
-        | nvm::IO_MANAGEMENT_RECEIVE
-        | nvm::IO_MANAGEMENT_SEND => Place::Never(ALL_HOSTS),
+        | nvm::RESERVATION_RELEASE => Place::Here(AMONG_HOSTS),
+        nvm::IO_MANAGEMENT_RECEIVE | nvm::IO_MANAGEMENT_SEND => Place::Never(ALL_HOSTS),
         nvm::CANCEL => Place::Never(OTHERS),
         FIRST_VENDOR_IO.. => Place::Class(Class::Vendor),
         _ if is_known(csi::ZONED_NAMESPACE, opcode) => Place::Class(Class::Io),
@@ -133,16 +133,15 @@ pub const fn set_feature(id: u8) -> Place {
         | fid::ASYNC_EVENT_CONFIGURATION
         | fid::KEEP_ALIVE_TIMER
         | fid::HOST_BEHAVIOR_SUPPORT
-        | fid::HOST_IDENTIFIER => Place::Here(PER_HOST),
+        | fid::HOST_IDENTIFIER
+        | fid::RESERVATION_NOTIFICATION_MASK => Place::Here(PER_HOST),
+        fid::RESERVATION_PERSISTENCE => Place::Here(AMONG_HOSTS),
         fid::INTERRUPT_COALESCING
         | fid::INTERRUPT_VECTOR_CONFIGURATION
         | fid::HOST_MEMORY_BUFFER
         | fid::IO_COMMAND_SET_PROFILE
         | fid::CONTROLLER_DATA_QUEUE => Place::Never(OWN_USE),
-        fid::RESERVATION_NOTIFICATION_MASK
-        | fid::RESERVATION_PERSISTENCE
-        | fid::FLEXIBLE_DATA_PLACEMENT
-        | fid::FDP_EVENTS => Place::Never(ALL_HOSTS),
+        fid::FLEXIBLE_DATA_PLACEMENT | fid::FDP_EVENTS => Place::Never(ALL_HOSTS),
         fid::ARBITRATION
         | fid::POWER_MANAGEMENT
         | fid::LBA_RANGE_TYPE
@@ -175,7 +174,7 @@ pub const fn get_feature(id: u8) -> Place {
 /// Where Get Log Page of a log page belongs.
 pub const fn log_page(id: u8) -> Place {
     match id {
-        lid::CHANGED_NAMESPACES => Place::Here(PER_HOST),
+        lid::CHANGED_NAMESPACES | lid::RESERVATION_NOTIFICATION => Place::Here(PER_HOST),
         lid::SUPPORTED_LOG_PAGES
         | lid::ERROR
         | lid::SMART

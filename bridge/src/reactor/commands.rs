@@ -8,11 +8,13 @@ use gangway_fabric::target::Slot;
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::status::Status;
 use slab::Slab;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::accounts::Accounts;
 use super::batch::{BatchPool, SendBatch};
 use super::drives::{DriveSlot, Passage, SoftwareQueue, Way, passage};
 use super::fair::{self, Link, Links};
+use super::message::ReservationRequest;
 use super::pace::Outstanding;
 use super::placement;
 use super::tenants::{Tenant, Tenants};
@@ -34,6 +36,8 @@ pub(super) enum Stage {
     Queued,
     /// On the drive's submission queue: the drive may touch its buffer.
     WithDrive,
+    /// With the control plane, which will answer it.
+    Asked,
 }
 
 #[derive(Debug)]
@@ -70,7 +74,7 @@ impl Command {
         match self.stage {
             Stage::Queued | Stage::WithDrive => true,
             Stage::Memory | Stage::Held => self.admitted.direction != TransferDirection::HostToController,
-            Stage::Refused(_) | Stage::Receiving => false,
+            Stage::Refused(_) | Stage::Receiving | Stage::Asked => false,
         }
     }
 }
@@ -103,7 +107,7 @@ pub(super) struct Origin {
 /// A command that a drive still has, though its connection is gone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Orphan {
-    command: usize,
+    pub(super) command: usize,
     pub(super) sequence: u64,
     pub(super) origin: Origin,
 }
@@ -152,6 +156,8 @@ pub(super) struct Engine {
     pub(super) batches: BatchPool,
     /// What the protocol answers by itself: nothing, on queues that are connected.
     pub(super) answers: Vec<u8>,
+    /// Where reservation commands are executed.
+    pub(super) reservations: UnboundedSender<ReservationRequest>,
     io_timeout: Duration,
     sequence: u64,
 }
@@ -168,6 +174,7 @@ impl Engine {
         to_drive: BufferPool,
         from_drive: BufferPool,
         capsules: BufferPool,
+        reservations: UnboundedSender<ReservationRequest>,
         io_timeout: Duration,
     ) -> Self {
         Self {
@@ -187,6 +194,7 @@ impl Engine {
             completions: Vec::with_capacity(1024),
             batches: BatchPool::default(),
             answers: Vec::new(),
+            reservations,
             io_timeout,
             sequence: 0,
         }
@@ -418,7 +426,7 @@ impl Engine {
         let Some(Some(slot)) = self.drives.get_mut(drive) else {
             return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
         };
-        let passage = if slot.guarded { passage(slot, self.queues.get(queue)) } else { Passage::MayGo };
+        let passage = if slot.guarded { passage(slot, &self.queues[queue]) } else { Passage::MayGo };
         if let Passage::Refused(status) = passage {
             return Some(GivenUp { command: index, status });
         }
@@ -547,7 +555,7 @@ impl Engine {
         self.remove(index);
     }
 
-    /// Takes a command that is not with a drive out of whatever list it waits in.
+    /// Takes a command that is not with a drive out of whatever list of the engine it waits in.
     pub(super) fn unlist(&mut self, index: usize) {
         let Some(command) = self.commands.get(index) else { return };
         match command.stage {
@@ -567,7 +575,7 @@ impl Engine {
                     slot.waiting[Way::of(direction) as usize].remove(index as u32, &mut self.commands);
                 }
             }
-            Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive => {}
+            Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive | Stage::Asked => {}
         }
     }
 

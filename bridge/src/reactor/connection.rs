@@ -3,6 +3,7 @@
 mod abort;
 mod intake;
 mod limited;
+mod reservations;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,9 +27,10 @@ use super::fair::Link;
 use super::message::LoadShare;
 use super::sockets::Receive;
 use super::tenants::Tenant;
-use crate::admission::{Admitted, ExportView, Handling};
+use crate::admission::{Admitted, Course, ExportView, Handling};
 use crate::association::QueueClaim;
 use crate::policy::Policy;
+use crate::reservation::CONFLICT;
 
 /// No command in this slot.
 const VACANT: usize = usize::MAX;
@@ -56,6 +58,8 @@ pub(super) struct Connection {
     policy: Arc<Policy>,
     /// What its host may have, if that is limited.
     pub(super) account: Option<AccountId>,
+    /// Its host, as reservations know it.
+    host: u128,
     pub(super) export: usize,
     _load: LoadShare,
     /// Indices of commands by their slot.
@@ -103,6 +107,8 @@ pub(super) struct Context<'a> {
     pub(super) view: &'a ExportView,
     /// Key of the connection, for its commands.
     pub(super) key: usize,
+    /// Index of the reactor.
+    pub(super) reactor: usize,
     /// Bytes of data that one connection may have in each direction.
     pub(super) memory_limit: usize,
     /// Whether there is so much receive memory that drives may read data where it arrived.
@@ -132,6 +138,7 @@ impl Connection {
             socket,
             fabric,
             policy: claim.association().policy(),
+            host: claim.association().host(),
             claim,
             tenant,
             account: None,
@@ -302,7 +309,11 @@ impl Connection {
         if entry.opcode == admin::FABRICS {
             return self.fabrics_command(slot, &entry, in_capsule, context);
         }
-        let (admitted, stage) = match context.view.admit(&entry, declared, &self.policy) {
+        let admitted = context.view.admit(&entry, declared, &self.policy).and_then(|admitted| {
+            let permitted = context.view.permits(self.host, &entry);
+            if permitted { Ok(admitted) } else { Err(CONFLICT) }
+        });
+        let (admitted, stage) = match admitted {
             Ok(admitted) => (admitted, Stage::Receiving),
             Err(status) if in_capsule => (nowhere(), Stage::Refused(status)),
             Err(status) => {
@@ -437,6 +448,9 @@ impl Connection {
     }
 
     fn dispatch(&mut self, index: usize, context: &mut Context<'_>) {
+        if context.engine.commands[index].admitted.course != Course::Drive {
+            return self.divert(index, context);
+        }
         if let Some(GivenUp { command, status }) = context.engine.dispatch(index) {
             self.give_up(command, status, context.engine);
         }
@@ -547,6 +561,7 @@ impl Connection {
 /// Where a refused command would have gone.
 fn nowhere() -> Admitted {
     Admitted {
+        course: Course::Drive,
         drive: usize::MAX,
         queue: usize::MAX,
         nsid: 0,

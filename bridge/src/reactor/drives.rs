@@ -26,7 +26,7 @@ pub(super) struct DriveSlot {
     pub(super) issue: u64,
     /// There is no drive: what its commands end with.
     pub(super) refuses: Option<Status>,
-    /// Commands have to be looked at again: for `refuses`, or because some are held, or retired.
+    /// Commands have to be looked at again: for `refuses`, or because some are held.
     pub(super) guarded: bool,
     /// A fault was reported; the manager's freeze is to come.
     pub(super) faulted: bool,
@@ -138,12 +138,6 @@ impl Default for SoftwareQueue {
     }
 }
 
-/// Where a command is sent whose namespace is no longer what the command was admitted for, in place of its queue.
-pub(super) const RETIRED: usize = usize::MAX;
-
-/// What such a command ends with.
-pub(super) const IS_ANOTHER: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
-
 /// What becomes of a command that is about to go to its drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passage {
@@ -152,13 +146,12 @@ pub(super) enum Passage {
     Refused(Status),
 }
 
-/// What becomes of a command to a drive. `queue` is where it would wait; `None`: it is retired.
+/// What becomes of a command to a drive that would wait in `queue`.
 #[cold]
-pub(super) fn passage(slot: &DriveSlot, queue: Option<&SoftwareQueue>) -> Passage {
-    match (slot.refuses, queue.map(|queue| queue.hold)) {
-        (Some(status), _) | (None, Some(Hold::Refuse(status))) => Passage::Refused(status),
-        (None, None) => Passage::Refused(IS_ANOTHER),
-        (None, Some(Hold::Back)) => Passage::Waits,
-        (None, Some(Hold::Release)) => Passage::MayGo,
+pub(super) fn passage(slot: &DriveSlot, queue: &SoftwareQueue) -> Passage {
+    match (slot.refuses, queue.hold) {
+        (Some(status), _) | (None, Hold::Refuse(status)) => Passage::Refused(status),
+        (None, Hold::Back) => Passage::Waits,
+        (None, Hold::Release) => Passage::MayGo,
     }
 }

@@ -1,9 +1,11 @@
-//! Commands to namespaces that are altered: held back, refused, or on their way again. And those whose namespace is no
-//! longer what they were admitted for.
+//! Commands to namespaces that are altered: held back, refused, or on their way again. And those that have no place at
+//! their namespace any more.
+
+use gangway_spec::status::Status;
 
 use super::commands::{Command, Engine, GivenUp, Stage};
-use super::drives::{IS_ANOTHER, RETIRED};
 use super::message::Hold;
+use crate::admission::Course;
 
 impl Engine {
     /// Holds back, refuses or lets go on what is for a namespace of a drive, by its NSID there, or for any.
@@ -28,47 +30,30 @@ impl Engine {
         self.guard();
     }
 
-    /// Gives up those of the `concerned` commands that wait for their drive, and sees to it that those which are not so
-    /// far never get there.
-    pub(super) fn retire_commands(
-        &mut self,
-        concerned: impl Fn(&Command) -> bool,
-        given_up: &mut Vec<GivenUp>,
-    ) {
-        let found: Vec<usize> =
-            self.commands.iter().filter(|(_, command)| concerned(command)).map(|(index, _)| index).collect();
-        for index in found {
-            let command = &mut self.commands[index];
+    /// Ends the commands of which `verdict` says how they end: gives up those that wait for their drive, and sees to it
+    /// that those which are not so far never get there. What drives have goes on.
+    pub(super) fn end(&mut self, verdict: impl Fn(&Command) -> Option<Status>, given_up: &mut Vec<GivenUp>) {
+        let before = given_up.len();
+        for (index, command) in &mut self.commands {
+            let Some(status) = verdict(command) else { continue };
             match command.stage {
-                Stage::Queued => {
-                    // An emptied queue stays in the backlog and is passed over when its turn comes.
-                    let queue = command.admitted.queue;
-                    self.queues[queue].pending.remove(index as u32, &mut self.commands);
-                    given_up.push(GivenUp { command: index, status: IS_ANOTHER });
+                Stage::Queued => given_up.push(GivenUp { command: index, status }),
+                Stage::Memory | Stage::Held | Stage::Receiving => {
+                    command.admitted.course = Course::Nowhere(status);
                 }
-                Stage::Memory | Stage::Held | Stage::Receiving => command.admitted.queue = RETIRED,
-                Stage::Refused(_) | Stage::WithDrive => {}
+                Stage::Refused(_) | Stage::WithDrive | Stage::Asked => {}
             }
         }
-        self.guard();
-    }
-
-    /// Notes what is over of the reasons to look at each command again before it goes to its drive.
-    pub(super) fn relax(&mut self) {
-        if self.drives.iter().flatten().any(|slot| slot.guarded) {
-            self.guard();
+        for GivenUp { command, .. } in &given_up[before..] {
+            self.unlist(*command);
         }
     }
 
     /// Notes for which drives commands have to be looked at again before they go there.
     pub(super) fn guard(&mut self) {
-        let is_retired = |command: &Command| {
-            command.admitted.queue == RETIRED && !matches!(command.stage, Stage::Refused(_))
-        };
-        let retired = self.commands.iter().any(|(_, command)| is_retired(command));
         let held = self.queues.iter().any(|queue| queue.hold != Hold::Release);
         for slot in self.drives.iter_mut().flatten() {
-            slot.guarded = retired || held || slot.refuses.is_some();
+            slot.guarded = held || slot.refuses.is_some();
         }
     }
 

@@ -7,14 +7,16 @@ use std::sync::{Arc, mpsc};
 
 use gangway_driver::dma::CommandData;
 use gangway_driver::queue::{Completion, QueuePair};
-use gangway_fabric::target;
+use gangway_fabric::target::{self, Reply};
+use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::status::Status;
 use tokio::sync::oneshot;
 
 use super::commands::Origin;
 use crate::admission::ExportView;
-use crate::association::QueueClaim;
+use crate::association::{Association, QueueClaim};
 use crate::drive::{DriveLink, Verdict};
+use crate::reservation::Eviction;
 
 /// An I/O queue's connection on its way to the reactor that will keep it.
 pub(crate) struct Adoption {
@@ -39,7 +41,7 @@ impl Drop for LoadShare {
 }
 
 /// Whose commands a drain waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Scope {
     /// What a host left behind on an export: commands of its other associations, and of queues of this one that are
     /// gone. Its queues that are in use go on.
@@ -48,6 +50,8 @@ pub(crate) enum Scope {
     Export(usize),
     /// What a drive has of commands to one of its namespaces, by its NSID there, or to any; not what waits for it.
     Namespace { drive: usize, nsid: Option<u32> },
+    /// Commands that have no place at a namespace any more.
+    Evicted(Arc<Eviction>),
 }
 
 /// What becomes of commands to a namespace while it is altered.
@@ -63,17 +67,39 @@ pub(crate) enum Hold {
 
 impl Scope {
     /// Whether a command of `origin` is among those waited for; `connected`: its queue is in use.
-    pub(super) fn has(self, origin: &Origin, connected: bool) -> bool {
-        match self {
+    pub(super) fn has(&self, origin: &Origin, connected: bool) -> bool {
+        match *self {
             Scope::Host { host, export, association } => {
                 let left = !connected || origin.association != association;
                 left && origin.host == host && origin.export == export
             }
             Scope::Export(export) => origin.export == export,
             // It does not matter whose they are.
-            Scope::Namespace { .. } => false,
+            Scope::Namespace { .. } | Scope::Evicted(_) => false,
         }
     }
+}
+
+/// Names a command of a reactor that the control plane has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    pub(crate) reactor: usize,
+    pub(super) command: usize,
+    /// Its order of arrival: the place of a command is used again.
+    pub(super) sequence: u64,
+}
+
+/// A reservation command, for the control plane.
+#[derive(Debug)]
+pub(crate) struct ReservationRequest {
+    pub(crate) ticket: Ticket,
+    pub(crate) association: Arc<Association>,
+    /// Index of the drive.
+    pub(crate) drive: usize,
+    /// With the NSID that the drive knows.
+    pub(crate) entry: SubmissionQueueEntry,
+    /// What it brings.
+    pub(crate) data: Vec<u8>,
 }
 
 /// What became of a drive.
@@ -123,6 +149,17 @@ pub(crate) enum Message {
     /// Limits of an export have changed: the book of its view says which there are. Answered when they are in force.
     Limit {
         export: usize,
+        done: oneshot::Sender<()>,
+    },
+    /// What became of a command that the control plane had, and what it returns.
+    Answered {
+        ticket: Ticket,
+        reply: Reply,
+        data: Vec<u8>,
+    },
+    /// End commands that have no place at a namespace any more, then answer once drives have none of them.
+    Evict {
+        eviction: Arc<Eviction>,
         done: oneshot::Sender<()>,
     },
     /// A drive that the reactor may use from now on. `place`: by what the drive's manager knows the reactor.

@@ -17,6 +17,7 @@ mod message;
 mod obey;
 mod pace;
 mod placement;
+mod reservations;
 mod sockets;
 mod tenants;
 mod upkeep;
@@ -32,13 +33,16 @@ use std::time::{Duration, Instant};
 use gangway_driver::dma::{BufferPool, Direction, DmaDomain, DmaError, ReceivePool};
 use rustix::event::Timespec;
 use slab::Slab;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use self::abort::Abort;
 use self::commands::{Engine, GivenUp};
 use self::connection::Connection;
 use self::drives::Way;
-pub(crate) use self::message::{Adoption, DriveState, Hold, Message, ReactorHandle, Scope};
+pub(crate) use self::message::{
+    Adoption, DriveState, Hold, Message, ReactorHandle, ReservationRequest, Scope,
+};
 pub use self::pace::Poll;
 use self::pace::{Pace, Wait};
 use self::sockets::{AT_ONCE, ReceiveMemory, SocketEvent, Sockets};
@@ -160,12 +164,13 @@ struct Drain {
     done: oneshot::Sender<()>,
 }
 
-/// Starts reactor `index` on `cpu`.
+/// Starts reactor `index` on `cpu`. It hands reservation commands over to `reservations`.
 pub(crate) fn spawn(
     index: usize,
     cpu: usize,
     domain: &DmaDomain,
     config: &ReactorConfig,
+    reservations: UnboundedSender<ReservationRequest>,
 ) -> Result<(ReactorHandle, JoinHandle<()>), ReactorError> {
     let memory = |source| ReactorError::Memory { index, source };
     let start = |source| ReactorError::Start { index, cpu, source };
@@ -192,7 +197,7 @@ pub(crate) fn spawn(
         connections: Slab::new(),
         by_socket: Vec::new(),
         exports: Vec::new(),
-        engine: Engine::new(to_drive, from_drive, capsules, config.io_timeout),
+        engine: Engine::new(to_drive, from_drive, capsules, reservations, config.io_timeout),
         events: Vec::with_capacity(256),
         given_up: Vec::with_capacity(64),
         to_flush: Vec::with_capacity(64),

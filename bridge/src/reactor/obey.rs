@@ -5,12 +5,17 @@ use std::sync::{Arc, mpsc};
 
 use gangway_driver::dma::CommandData;
 use gangway_driver::queue::QueuePair;
+use gangway_spec::status::Status;
 
+use super::commands::Command;
 use super::connection::Connection;
 use super::message::{Adoption, DriveState, Message};
 use super::sockets::Receive;
 use super::{Drain, Reactor};
 use crate::admission::{ExportView, NamespaceView};
+
+/// What a command ends with whose namespace is no longer what it was admitted for.
+const IS_ANOTHER: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 
 impl Reactor {
     pub(super) fn read_inbox(&mut self) {
@@ -73,6 +78,8 @@ impl Reactor {
                 self.answer_given_up();
                 let _ = done.send(());
             }
+            Message::Answered { ticket, reply, data } => self.answered(ticket, &reply, &data),
+            Message::Evict { eviction, done } => self.evict(eviction, done),
             Message::Link { drive, link, place } => self.engine.link(drive, link, place),
             Message::Freeze { drive, late, reply } => self.freeze(drive, late, &reply),
             Message::Ended { completed, interrupted } => {
@@ -99,10 +106,10 @@ impl Reactor {
         let connections = &self.connections;
         let of_export =
             |key: u32| connections.get(key as usize).is_some_and(|connection| connection.export == export);
-        self.engine.retire_commands(
-            |command| queues.contains(&command.admitted.queue) && command.connection.is_some_and(of_export),
-            &mut self.given_up,
-        );
+        let retired = |command: &Command| {
+            queues.contains(&command.admitted.queue) && command.connection.is_some_and(of_export)
+        };
+        self.engine.end(|command| retired(command).then_some(IS_ANOTHER), &mut self.given_up);
         self.answer_given_up();
     }
 
@@ -134,7 +141,11 @@ impl Reactor {
                 }
                 slot.works(*pair, issue, matches!(watched, Some(Ok(()))));
             }
-            DriveState::Refuses(status) => slot.refuses = Some(status),
+            DriveState::Refuses(status) => {
+                slot.refuses = Some(status);
+                // What waits ends with this status, whatever the reactor is told next.
+                self.pump();
+            }
         }
         self.engine.guard();
         self.engine.make_room_for_completions();

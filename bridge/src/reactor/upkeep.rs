@@ -4,6 +4,7 @@ use super::commands::Command;
 use super::connection::{Connection, Phase};
 use super::drives::Way;
 use super::message::Scope;
+use super::reservations::has_evicted;
 use super::{Drain, LINGER, Reactor};
 
 impl Reactor {
@@ -12,7 +13,6 @@ impl Reactor {
         self.housekeeping = self.now;
         let before = self.connections.len();
         self.engine.check_deadlines(self.now);
-        self.engine.relax();
         let now = self.now;
         let over = |connection: &Connection| match connection.phase {
             Phase::Open => false,
@@ -52,6 +52,9 @@ impl Reactor {
         let pending = |drain: &Drain| {
             if let Scope::Namespace { drive, nsid } = drain.scope {
                 return self.engine.has_with_drive(drive, nsid);
+            }
+            if let Scope::Evicted(eviction) = &drain.scope {
+                return has_evicted(&self.connections, &self.engine, eviction, drain.before);
             }
             let of_a_connection = |command: &Command| {
                 let connection = command.connection().and_then(|key| self.connections.get(key));

@@ -101,6 +101,7 @@ impl Reactor {
             engine: &mut self.engine,
             view,
             key,
+            reactor: self.index,
             memory_limit: self.memory_limit,
             may_share: self.memory.is_plentiful(),
         };

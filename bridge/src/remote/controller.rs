@@ -15,6 +15,7 @@ use gangway_spec::log::{GetLogPage, lid};
 use gangway_spec::opcode::admin;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 use gangway_spec::status::Status;
+use zerocopy::IntoBytes;
 
 use super::decide::{self, Finish, Forward};
 use super::discovery::DiscoveryService;
@@ -28,6 +29,7 @@ use crate::drive::{AdminReply, Drive};
 use crate::events::ChangedNamespaces;
 use crate::export::Export;
 use crate::policy::Policy;
+use crate::reservation::{Key, Reservations};
 
 /// What the owner of the connection has to do about a command.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) enum Action {
     Forward(Box<Order>),
     /// Abort the command that the host gave the identifier `cid` on queue `qid`.
     Abort { qid: u16, cid: u16 },
+    /// Say whether the reservations of these namespaces survive a restart, then answer.
+    Persist { keys: Vec<Key>, persists: bool },
     /// Answer, then do what the property change asks for.
     Effect { reply: Reply, effect: Effect },
 }
@@ -89,6 +93,7 @@ pub(crate) struct RemoteController {
     pub(super) keep_alive: KeepAlive,
     policy: Arc<Policy>,
     telemetry: HostTelemetry,
+    pub(super) reservations: Arc<Reservations>,
     /// Held from its first Firmware Image Download to its Firmware Commit.
     firmware: Option<Arc<FirmwareClaim>>,
 }
@@ -98,6 +103,7 @@ impl RemoteController {
     pub(crate) fn for_export(
         association: Arc<Association>,
         export: Arc<Export>,
+        reservations: Arc<Reservations>,
         kato: std::time::Duration,
         now: Instant,
     ) -> Self {
@@ -114,6 +120,7 @@ impl RemoteController {
             keep_alive: KeepAlive::new(kato, now),
             policy,
             telemetry: HostTelemetry::default(),
+            reservations,
             firmware: None,
         }
     }
@@ -135,6 +142,7 @@ impl RemoteController {
             keep_alive: KeepAlive::discovery(kato, now),
             policy: Arc::default(),
             telemetry: HostTelemetry::default(),
+            reservations: Arc::default(),
             firmware: None,
         }
     }
@@ -205,6 +213,7 @@ impl RemoteController {
     pub(crate) fn drain_events(&mut self) -> Vec<Slot> {
         self.changed.clear();
         self.association.set_retries_later(false);
+        self.association.notifications().reset();
         self.events.drain()
     }
 
@@ -266,17 +275,12 @@ impl RemoteController {
             self.note_log_read(entry, self.events.now());
             return Ok(Action::data(answer));
         }
-        let Role::Drive(export) = &self.role else { return Err(Status::INTERNAL_ERROR) };
-        let own_log =
-            entry.opcode == admin::GET_LOG_PAGE && GetLogPage::from(entry).lid == lid::CHANGED_NAMESPACES;
-        if own_log {
-            let data = slice_of(&self.changed.page(), entry, declared)?;
-            if !GetLogPage::from(entry).rae {
-                self.changed.clear();
-            }
-            self.note_log_read(entry, self.events.now());
-            return Ok(Action::data(data));
+        if entry.opcode == admin::GET_LOG_PAGE
+            && let Some(answer) = self.own_log(entry, declared)
+        {
+            return answer;
         }
+        let Role::Drive(export) = &self.role else { return Err(Status::INTERNAL_ERROR) };
         let mut forward = decide::decide(&self.policy, entry, declared)?;
         if forward.length != declared {
             return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
@@ -336,6 +340,29 @@ impl RemoteController {
         Ok(Action::Forward(Box::new(Order { drive, entry, data, forward, alters, moment })))
     }
 
+    /// Log pages that are kept here, for each controller.
+    fn own_log(&mut self, entry: &SubmissionQueueEntry, declared: u32) -> Option<Result<Action, Status>> {
+        let GetLogPage { lid, rae, .. } = GetLogPage::from(entry);
+        let page = match lid {
+            lid::CHANGED_NAMESPACES => self.changed.page(),
+            lid::RESERVATION_NOTIFICATION => self.association.notifications().read().as_bytes().to_vec(),
+            _ => return None,
+        };
+        let data = match slice_of(&page, entry, declared) {
+            Ok(data) => data,
+            Err(status) => return Some(Err(status)),
+        };
+        self.note_log_read(entry, self.events.now());
+        if !rae && lid == lid::CHANGED_NAMESPACES {
+            self.changed.clear();
+        }
+        if !rae && lid == lid::RESERVATION_NOTIFICATION && self.association.notifications().pop() {
+            // There is another page.
+            self.events.raise(AsyncEvent::RESERVATION_LOG_AVAILABLE);
+        }
+        Some(Ok(Action::data(data)))
+    }
+
     fn note_log_read(&mut self, entry: &SubmissionQueueEntry, moment: Moment) {
         if entry.opcode == admin::GET_LOG_PAGE {
             let command = GetLogPage::from(entry);
@@ -379,6 +406,7 @@ impl RemoteController {
             view: &view,
             fna: drive.info().identify.fna,
             policy: &self.policy,
+            rescap: self.reservations.capabilities(),
         };
         let mut data = finish::data(finish, data, &identity, export, (drive, entry.nsid.get()));
         match finish {

@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
 use gangway_spec::feature::{feature_id, feature_save, feature_select, feature_transfer_length, fid, select};
+use gangway_spec::reservation::NotificationMask;
 use gangway_spec::status::Status;
 
 use super::controller::{Action, RemoteController};
 use crate::policy::table::{self, Place};
+use crate::reservation::Key;
 
 /// Whether a feature is kept here.
 pub(super) fn is_ours(entry: &SubmissionQueueEntry) -> bool {
@@ -56,6 +58,17 @@ pub(super) fn set(
             controller.association.set_retries_later(data.first().is_some_and(|acre| *acre == 1));
             Ok(Action::result(0))
         }
+        fid::RESERVATION_NOTIFICATION_MASK => {
+            let mask = NotificationMask::from_bits_truncate(value);
+            for (nsid, _) in namespaces(controller, entry.nsid.get())? {
+                controller.association.notifications().set_mask(nsid, mask);
+            }
+            Ok(Action::result(0))
+        }
+        fid::RESERVATION_PERSISTENCE => {
+            let keys = namespaces(controller, entry.nsid.get())?.into_iter().map(|(_, key)| key).collect();
+            Ok(Action::Persist { keys, persists: value & 1 != 0 })
+        }
         _ => {
             controller.keep_alive.set_kato_millis(value, now);
             Ok(Action::result(0))
@@ -84,7 +97,9 @@ pub(super) fn get(
     }
     if capabilities {
         let changeable = if id == fid::HOST_IDENTIFIER { 0 } else { select::SUPPORTED_CHANGEABLE };
-        return Ok(Action::result(changeable));
+        let of_namespaces = matches!(id, fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE);
+        let scope = if of_namespaces { select::SUPPORTED_NAMESPACE_SPECIFIC } else { 0 };
+        return Ok(Action::result(changeable | scope));
     }
     Ok(match id {
         fid::HOST_IDENTIFIER => Action::data(controller.association.connect.host_id.0.to_vec()),
@@ -97,8 +112,36 @@ pub(super) fn get(
         // No event, until the host says which.
         fid::ASYNC_EVENT_CONFIGURATION if selected == select::DEFAULT => Action::result(0),
         fid::ASYNC_EVENT_CONFIGURATION => Action::result(controller.events.configuration()),
+        fid::RESERVATION_NOTIFICATION_MASK => {
+            let (nsid, _) = namespace(controller, entry.nsid.get())?;
+            Action::result(controller.association.notifications().mask(nsid).bits())
+        }
+        fid::RESERVATION_PERSISTENCE => {
+            let (_, key) = namespace(controller, entry.nsid.get())?;
+            let known = controller.reservations.entry(key).ok_or(NO_NAMESPACE)?;
+            Action::result(known.namespace().persists().into())
+        }
         _ => Action::result(controller.keep_alive.kato_millis()),
     })
+}
+
+const NO_NAMESPACE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+
+/// The namespaces of the export that a command names, each with the NSID that the host knows it by: FFFFFFFFh names all.
+fn namespaces(controller: &RemoteController, nsid: u32) -> Result<Vec<(u32, Key)>, Status> {
+    let export = controller.export().ok_or(Status::INVALID_FIELD.with_dnr())?;
+    let view = export.view();
+    let named = view.namespaces.iter().filter(|shown| nsid == NSID_BROADCAST || shown.nsid == nsid);
+    let named: Vec<_> = named.map(|shown| (shown.nsid, (shown.drive, shown.drive_nsid))).collect();
+    if named.is_empty() { Err(NO_NAMESPACE) } else { Ok(named) }
+}
+
+/// The one namespace that a command names.
+fn namespace(controller: &RemoteController, nsid: u32) -> Result<(u32, Key), Status> {
+    if nsid == NSID_BROADCAST {
+        return Err(NO_NAMESPACE);
+    }
+    namespaces(controller, nsid)?.into_iter().next().ok_or(NO_NAMESPACE)
 }
 
 /// Number of Queues as its result reports it: both halves 0's based.

@@ -9,6 +9,7 @@ use super::identity::{self, Identity};
 use super::{attachment, namespaces};
 use crate::drive::Drive;
 use crate::export::{Export, Identifiers, identifiers};
+use crate::reservation::is_reservation;
 
 /// Applies `finish` to the data of a successful command that went to this drive, with this NSID as the host gave it.
 pub(super) fn data(
@@ -39,7 +40,7 @@ pub(super) fn data(
         }
         Finish::Namespace | Finish::AllocatedNamespace => {
             if let Ok(structure) = IdentifyNamespace::mut_from_bytes(&mut data) {
-                identity::namespace(structure, export.read_only);
+                identity::namespace(structure, export.read_only, identity.rescap);
                 if export.identifiers == Identifiers::Derived {
                     (structure.nguid, structure.eui64) = Default::default();
                 }
@@ -52,7 +53,7 @@ pub(super) fn data(
         }
         Finish::IndependentNamespace => {
             if let Ok(structure) = CommandSetIndependentNamespace::mut_from_bytes(&mut data) {
-                identity::independent_namespace(structure, export.read_only);
+                identity::independent_namespace(structure, export.read_only, identity.rescap);
             }
         }
         Finish::ErrorLog { .. } => namespaces::translate_errors(identity.view, drive.index(), &mut data),
@@ -69,7 +70,7 @@ pub(super) fn data(
 const SUPPORTED: u32 = 1;
 
 /// Commands Supported and Effects: 256 dwords for admin commands, 256 for I/O commands. Clearing CSUPP (bit 0) and the
-/// rest of a dword says that the command is not supported. Keep Alive is supported here, whatever the drive says.
+/// rest of a dword says that the command is not supported. What is done here is supported, whatever the drive says.
 fn refuse_in_effects(identity: &Identity<'_>, csi: u8, data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
         let index = offset / 4 + index as u64;
@@ -80,7 +81,8 @@ fn refuse_in_effects(identity: &Identity<'_>, csi: u8, data: &mut [u8], offset: 
         };
         if !open {
             dword.fill(0);
-        } else if index == u64::from(admin::KEEP_ALIVE) {
+        } else if index == u64::from(admin::KEEP_ALIVE) || index >= 256 && is_reservation((index - 256) as u8)
+        {
             dword.copy_from_slice(&SUPPORTED.to_le_bytes());
         }
     }
@@ -104,13 +106,16 @@ mod tests {
     use gangway_spec::identify::csi;
     use gangway_spec::opcode::{nvm, zns};
     use gangway_spec::registers::Version;
+    use gangway_spec::reservation::Rescap;
 
     /// What becomes of a page of ones for hosts of a policy. `whole`: they see a whole drive.
     fn effects((policy, whole): (&Policy, bool), csi: u8, length: usize, offset: u64) -> Vec<u8> {
         let view = ExportView { whole, grows: whole, ..ExportView::default() };
         let subsystem = "nqn.2014-08.org.example:drive".parse().unwrap();
         let (cntlid, version) = (1, Version::V1_4);
-        let identity = Identity { cntlid, subsystem: &subsystem, version, view: &view, policy, fna: 0 };
+        let rescap = Rescap::all();
+        let identity =
+            Identity { cntlid, subsystem: &subsystem, version, view: &view, policy, fna: 0, rescap };
         let mut page = vec![0xff; length];
         refuse_in_effects(&identity, csi, &mut page, offset);
         page

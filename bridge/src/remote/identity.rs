@@ -11,6 +11,7 @@ use gangway_spec::identify::{
 use gangway_spec::log::lid;
 use gangway_spec::opcode::{FIRST_VENDOR_IO, admin, nvm};
 use gangway_spec::registers::Version;
+use gangway_spec::reservation::Rescap;
 
 use super::reach::Reach;
 use super::{decide, limits};
@@ -29,6 +30,8 @@ pub(crate) struct Identity<'a> {
     pub(crate) policy: &'a Policy,
     /// FNA: what a Format of the drive is about.
     pub(crate) fna: u8,
+    /// What its namespaces can do about reservations.
+    pub(crate) rescap: Rescap,
 }
 
 impl Identity<'_> {
@@ -125,7 +128,8 @@ fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
     }
     oncs.set(Oncs::FEATURE_SAVE, policy.sets_any_feature());
     oncs.set(Oncs::TIMESTAMP, sets(fid::TIMESTAMP));
-    data.oncs = (data.oncs.get() & oncs.bits()).into();
+    // Reservations are kept here, whatever the drive can do.
+    data.oncs = (data.oncs.get() & oncs.bits() | Oncs::RESERVATIONS.bits()).into();
     // Which namespaces changed is told from here, of the rest what the drive tells and the host may read about.
     let mut oaes = Oaes::TEMPERATURE_HYSTERESIS;
     oaes.set(Oaes::FIRMWARE_ACTIVATION, policy.log_page(lid::FIRMWARE_SLOT));
@@ -186,21 +190,25 @@ fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
 }
 
 /// Turns a drive's Identify Namespace into the one that a host sees (NVM Command Set 1.0, 4.1.5.1).
-pub(crate) fn namespace(data: &mut IdentifyNamespace, read_only: bool) {
+pub(crate) fn namespace(data: &mut IdentifyNamespace, read_only: bool, rescap: Rescap) {
     if data.nsze.get() == 0 {
         // An inactive namespace is all zeroes, and stays so.
         return;
     }
     data.nmic |= Nmic::SHARED.bits();
-    data.rescap = 0;
+    data.rescap = rescap.bits();
     data.anagrpid = 0.into();
     data.nsattr = u8::from(read_only);
 }
 
 /// The same for the structure of CNS 08h.
-pub(crate) fn independent_namespace(data: &mut CommandSetIndependentNamespace, read_only: bool) {
+pub(crate) fn independent_namespace(
+    data: &mut CommandSetIndependentNamespace,
+    read_only: bool,
+    rescap: Rescap,
+) {
     data.nmic |= Nmic::SHARED.bits();
-    data.rescap = 0;
+    data.rescap = rescap.bits();
     data.anagrpid = 0.into();
     data.nsattr = u8::from(read_only);
 }

@@ -46,6 +46,7 @@ impl Serving {
                     reactor: ReactorConfig::default(),
                     listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
                     max_connections: 64,
+                    state: None,
                 };
                 let export = ExportConfig {
                     nqn: EXPORT.parse().unwrap(),

@@ -34,7 +34,8 @@ impl Connection {
         match command.stage {
             // It was aborted before.
             Stage::Refused(Status::ABORT_REQUESTED) => return Some(Found::Arriving { index }),
-            Stage::Refused(_) => return None,
+            // The control plane may have executed it already.
+            Stage::Refused(_) | Stage::Asked => return None,
             Stage::Receiving => {
                 command.stage = Stage::Refused(Status::ABORT_REQUESTED);
                 return Some(Found::Arriving { index });

@@ -1,0 +1,190 @@
+//! Reservation commands, which reactors hand over, and what follows from them: who may do what is changed on all reactors,
+//! commands that have no place any more are gone, others are told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gangway_fabric::target::Reply;
+use gangway_spec::aen::AsyncEvent;
+use gangway_spec::nvm_opcode_name;
+use gangway_spec::opcode::nvm;
+use gangway_spec::status::Status;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Shared;
+use crate::association::Association;
+use crate::events::Notice;
+use crate::reactor::{Message, ReservationRequest};
+use crate::reservation::{Command, Entry, Eviction, Host, Key, Namespace, Outcome, report};
+
+impl Shared {
+    /// Executes what reactors hand over, until there are none.
+    pub(super) async fn serve_reservations(
+        self: Arc<Self>,
+        mut requests: mpsc::UnboundedReceiver<ReservationRequest>,
+    ) {
+        let mut tasks = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(request) = requests.recv() => {
+                    let shared = Arc::clone(&self);
+                    tasks.spawn(async move { shared.answer_request(request).await });
+                }
+                Some(_) = tasks.join_next() => {}
+                else => return,
+            }
+        }
+    }
+
+    async fn answer_request(&self, request: ReservationRequest) {
+        let (reply, data) = match self.execute(&request).await {
+            Ok(data) => (Reply::SUCCESS, data),
+            Err(status) => (Reply::status(status), Vec::new()),
+        };
+        if let Some(reactor) = self.reactors.get(request.ticket.reactor) {
+            reactor.send(Message::Answered { ticket: request.ticket, reply, data });
+        }
+    }
+
+    async fn execute(&self, request: &ReservationRequest) -> Result<Vec<u8>, Status> {
+        let key = (request.drive, request.entry.nsid.get());
+        let entry = self.reservations.entry(key).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        if request.entry.opcode == nvm::RESERVATION_REPORT {
+            let controllers = self.controllers_at(key);
+            let of = |host| controllers.get(&host).cloned().unwrap_or_default();
+            return report(&entry.namespace(), &request.entry, of);
+        }
+        let command = Command::parse(&request.entry, &request.data)
+            .ok_or(Status::DATA_SGL_LENGTH_INVALID.with_dnr())?;
+        let result = self.change(key, &entry, &request.association, &command).await;
+        audit(request, result.err().unwrap_or(Status::SUCCESS));
+        result.map(|()| Vec::new())
+    }
+
+    /// Executes a command that changes something, when all before it are done.
+    async fn change(
+        &self,
+        key: Key,
+        entry: &Arc<Entry>,
+        association: &Association,
+        command: &Command,
+    ) -> Result<(), Status> {
+        let host = association.host();
+        if host == 0 {
+            return Err(Status::HOST_IDENTIFIER_NOT_INITIALIZED.with_dnr());
+        }
+        // Without Do Not Retry: there is room again soon.
+        let _waiting = entry.wait().ok_or(Status::COMMAND_INTERRUPTED)?;
+        let _turn = entry.turn.lock().await;
+        if association.is_closed() {
+            // Nobody waits for it, and the host may have said something else since.
+            return Err(Status::ABORTED_SQ_DELETION);
+        }
+        if !self.reservations.has(key, entry) {
+            // Another namespace has come in its place.
+            return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+        }
+        let mut namespace = entry.namespace();
+        let Outcome { notices, aborts } =
+            namespace.execute(host, command, self.reservations.can_persist())?;
+        self.put_in_force(key, entry, namespace, aborts).await?;
+        self.notify(key, &notices);
+        Ok(())
+    }
+
+    /// Says whether the reservations of a namespace survive a restart (Reservation Persistence, feature 83h).
+    pub(super) async fn set_persistence(&self, key: Key, persists: bool) -> Result<(), Status> {
+        if persists && !self.reservations.can_persist() {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        let entry = self.reservations.entry(key).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        let _turn = entry.turn.lock().await;
+        let mut namespace = entry.namespace();
+        namespace.set_persists(persists);
+        self.put_in_force(key, &entry, namespace, Vec::new()).await
+    }
+
+    /// Keeps what a namespace becomes, and has all reactors go by it. When that is done, no command that it forbids is
+    /// with the drive.
+    async fn put_in_force(
+        &self,
+        key: Key,
+        entry: &Entry,
+        namespace: Namespace,
+        aborts: Vec<Host>,
+    ) -> Result<(), Status> {
+        let before = entry.namespace();
+        if namespace == before {
+            return Ok(());
+        }
+        if before.persists() || namespace.persists() {
+            self.reservations.keep(entry, &namespace).await.map_err(|error| {
+                tracing::error!(%error, "a change of reservations is refused, because it would not survive a restart");
+                Status::INTERNAL_ERROR
+            })?;
+        }
+        let guards_others = entry.set(namespace);
+        if guards_others {
+            self.guard_views(key).await;
+        }
+        let guard = entry.guard();
+        if !aborts.is_empty() || guards_others && guard.is_some() {
+            let eviction = Arc::new(Eviction { key, guard, aborts });
+            self.tell_all(|done| Message::Evict { eviction: Arc::clone(&eviction), done }).await;
+        }
+        Ok(())
+    }
+
+    /// The associations that a namespace is shown to, with the NSID by which they know it.
+    fn associations_at(&self, key: Key) -> Vec<(Arc<Association>, u32)> {
+        let shown = self.exports_showing(key);
+        let find = |association: Arc<Association>| {
+            let export = association.export?;
+            let (_, nsid) = shown.iter().find(|(index, _)| *index == export)?;
+            Some((association, *nsid))
+        };
+        self.registry.all().into_iter().filter_map(find).collect()
+    }
+
+    /// The controllers through which each host reaches a namespace.
+    fn controllers_at(&self, key: Key) -> HashMap<Host, Vec<u16>> {
+        let mut controllers: HashMap<Host, Vec<u16>> = HashMap::new();
+        for (association, _) in self.associations_at(key) {
+            controllers.entry(association.host()).or_default().push(association.cntlid);
+        }
+        controllers
+    }
+
+    /// Tells hosts, on all their controllers, what they have not masked.
+    fn notify(&self, key: Key, notices: &[(Host, u8)]) {
+        if notices.is_empty() {
+            return;
+        }
+        for (association, nsid) in self.associations_at(key) {
+            let host = association.host();
+            for (_, kind) in notices.iter().filter(|(told, _)| *told == host) {
+                if association.notifications().add(*kind, nsid) {
+                    association.tell(Notice::Event(AsyncEvent::RESERVATION_LOG_AVAILABLE));
+                }
+            }
+        }
+    }
+}
+
+/// Writes down who changed reservations, or tried. The target of these lines is `audit`, so that a filter can tell them.
+fn audit(request: &ReservationRequest, status: Status) {
+    let ReservationRequest { association, drive, entry, .. } = request;
+    tracing::info!(
+        target: "audit",
+        subsystem = %association.connect.subsystem,
+        host = %association.connect.host,
+        cntlid = association.cntlid,
+        command = nvm_opcode_name(entry.opcode).unwrap_or_default(),
+        drive,
+        drive_nsid = entry.nsid.get(),
+        cdw10 = format_args!("{:08x}", entry.cdw10.get()),
+        %status,
+        "audit: a host changed reservations, or tried"
+    );
+}

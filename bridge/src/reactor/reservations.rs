@@ -1,0 +1,73 @@
+//! What the control plane tells a reactor about reservations.
+
+use std::sync::Arc;
+
+use gangway_driver::dma::CommandData;
+use gangway_fabric::target::Reply;
+use gangway_spec::status::Status;
+use slab::Slab;
+use tokio::sync::oneshot;
+
+use super::commands::{Command, Engine, Orphan, Stage};
+use super::connection::Connection;
+use super::message::{Scope, Ticket};
+use super::{Drain, Reactor};
+use crate::reservation::Eviction;
+
+impl Reactor {
+    /// Answers a command that the control plane had, if it is there still. `bytes` are what a report returns; the rest of
+    /// its memory is clear.
+    pub(super) fn answered(&mut self, ticket: Ticket, reply: &Reply, bytes: &[u8]) {
+        let found = self.engine.commands.get_mut(ticket.command);
+        let Some(command) = found.filter(|command| command.sequence == ticket.sequence) else { return };
+        let mut data = std::mem::take(&mut command.data);
+        if let CommandData::Buffer(buffer) = &mut data {
+            let count = bytes.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&bytes[..count]);
+        }
+        self.complete(ticket.command as u64, data, reply);
+    }
+
+    /// Ends commands that have no place at a namespace any more, as far as their drive does not have them, and answers
+    /// when the drive has none of them.
+    pub(super) fn evict(&mut self, eviction: Arc<Eviction>, done: oneshot::Sender<()>) {
+        let connections = &self.connections;
+        let verdict = |command: &Command| {
+            let connection = command.connection().and_then(|key| connections.get(key))?;
+            verdict(&eviction, connection.origin().host, command)
+        };
+        self.engine.end(verdict, &mut self.given_up);
+        self.answer_given_up();
+        let before = self.engine.next_sequence();
+        self.drains.push(Drain { scope: Scope::Evicted(eviction), before, done });
+    }
+}
+
+/// Whether a drive has commands of before that have no place at a namespace any more.
+pub(super) fn has_evicted(
+    connections: &Slab<Connection>,
+    engine: &Engine,
+    eviction: &Eviction,
+    before: u64,
+) -> bool {
+    let concerned = |host: u128, command: &Command| {
+        command.stage == Stage::WithDrive
+            && command.sequence <= before
+            && verdict(eviction, host, command).is_some()
+    };
+    let of_a_connection = |command: &Command| {
+        let connection = command.connection().and_then(|key| connections.get(key));
+        connection.is_some_and(|connection| concerned(connection.origin().host, command))
+    };
+    let of_a_host_that_is_gone = |orphan: &Orphan| {
+        let command = engine.commands.get(orphan.command);
+        command.is_some_and(|command| concerned(orphan.origin.host, command))
+    };
+    engine.commands.iter().any(|(_, command)| of_a_connection(command))
+        || engine.orphans.iter().any(of_a_host_that_is_gone)
+}
+
+fn verdict(eviction: &Eviction, host: u128, command: &Command) -> Option<Status> {
+    let entry = &command.entry;
+    eviction.verdict(host, command.admitted.drive, entry.nsid.get(), entry.opcode)
+}

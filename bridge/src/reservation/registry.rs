@@ -1,0 +1,319 @@
+//! The reservations of all namespaces in the process.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
+use gangway_spec::reservation::Rescap;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::access::{Group, Guard};
+use super::state::{Host, Namespace};
+use super::store::{Identity, StateError, Store};
+use crate::drive::{DriveInfo, DriveNamespace};
+use crate::remote::reach::Reach;
+
+/// Commands that may wait for their turn at a namespace. Those of hosts that have gone are among them.
+const MOST_WAITING: usize = 4096;
+
+/// A namespace of a drive: the index of the drive, and the NSID that it has there.
+pub(crate) type Key = (usize, u32);
+
+/// What hosts have agreed on about each namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Reservations {
+    store: Option<Store>,
+    namespaces: Mutex<BTreeMap<Key, Arc<Entry>>>,
+}
+
+/// One namespace.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    identity: Identity,
+    /// Held while it is changed: commands follow each other.
+    pub(crate) turn: AsyncMutex<()>,
+    waiting: AtomicUsize,
+    /// Whether the drive shows it now.
+    present: AtomicBool,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    namespace: Namespace,
+    guard: Option<Arc<Guard>>,
+}
+
+impl Current {
+    fn of(namespace: Namespace) -> Self {
+        let guard = Guard::of(&namespace).map(Arc::new);
+        Self { namespace, guard }
+    }
+}
+
+impl Reservations {
+    /// Keeps what persists in `store`; without one nothing does.
+    pub(crate) fn new(store: Option<Store>) -> Self {
+        Self { store, namespaces: Mutex::default() }
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Entry>>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether reservations can survive a restart.
+    pub(crate) fn can_persist(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// What namespaces can do about reservations.
+    pub(crate) fn capabilities(&self) -> Rescap {
+        let mut all = Rescap::all();
+        all.set(Rescap::PERSIST_THROUGH_POWER_LOSS, self.can_persist());
+        all
+    }
+
+    /// A drive has these namespaces now. What was agreed on, or was kept, about one that comes back is in force again: a
+    /// drive may have been away, or the namespace detached. Nothing is in force for another that has its NSID.
+    ///
+    /// # Errors
+    /// [`StateError`] when something was kept and cannot be known.
+    pub(crate) fn adopt(
+        &self,
+        drive: usize,
+        info: &DriveInfo,
+        found: &[DriveNamespace],
+    ) -> Result<(), StateError> {
+        let identities: Vec<Identity> = found.iter().map(|namespace| identity(info, namespace)).collect();
+        let mut namespaces = self.namespaces();
+        for ((_, nsid), entry) in namespaces.iter().filter(|((of, _), _)| *of == drive) {
+            entry.present.store(identities.iter().any(|found| found.nsid == *nsid), Ordering::Relaxed);
+        }
+        let mut result = Ok(());
+        for identity in identities {
+            let key = (drive, identity.nsid);
+            if namespaces.get(&key).is_some_and(|entry| entry.identity == identity) {
+                continue;
+            }
+            match self.store.as_ref().map_or(Ok(None), |store| store.load(&identity)) {
+                Ok(kept) => {
+                    if let Some(held) = kept.as_ref().and_then(Namespace::held) {
+                        tracing::info!(drive = %info.name, nsid = key.1, kind = %held.kind, "the namespace is reserved from before");
+                    }
+                    let entry = Entry {
+                        identity,
+                        turn: AsyncMutex::default(),
+                        waiting: AtomicUsize::new(0),
+                        present: AtomicBool::new(true),
+                        current: Mutex::new(Current::of(kept.unwrap_or_default())),
+                    };
+                    namespaces.insert(key, Arc::new(entry));
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+
+    /// What is known about a namespace; `None` when there is no such namespace.
+    pub(crate) fn entry(&self, key: Key) -> Option<Arc<Entry>> {
+        self.namespaces().get(&key).cloned()
+    }
+
+    /// Whether what is known about a namespace is this.
+    pub(crate) fn has(&self, key: Key, entry: &Arc<Entry>) -> bool {
+        self.namespaces().get(&key).is_some_and(|now| Arc::ptr_eq(now, entry))
+    }
+
+    /// What keeps hosts from a namespace, if it is reserved.
+    pub(crate) fn guard(&self, key: Key) -> Option<Arc<Guard>> {
+        self.entry(key).and_then(|entry| entry.guard())
+    }
+
+    /// Whether `host` may give this admin command, with the NSID that the drive knows, to a drive. `fna`: what the drive
+    /// says of Format NVM.
+    pub(crate) fn permit_admin(
+        &self,
+        host: Host,
+        (drive, fna): (usize, u8),
+        entry: &SubmissionQueueEntry,
+    ) -> bool {
+        let group = Group::of_admin(entry.opcode);
+        if group == Group::Free {
+            return true;
+        }
+        let nsid = entry.nsid.get();
+        let all = nsid == NSID_BROADCAST || Reach::of(entry, true, fna) == Reach::Drive;
+        let concerned = |key: &Key| key.0 == drive && (all || key.1 == nsid);
+        self.namespaces()
+            .iter()
+            .filter(|(key, entry)| concerned(key) && entry.present.load(Ordering::Relaxed))
+            .all(|(_, entry)| entry.guard().is_none_or(|guard| guard.permits(host, group)))
+    }
+
+    /// Keeps what a namespace is about to become. It takes as long as a disk does.
+    ///
+    /// # Errors
+    /// [`StateError::Write`]; then what was kept before is kept still.
+    pub(crate) async fn keep(&self, entry: &Entry, namespace: &Namespace) -> Result<(), StateError> {
+        let Some(store) = self.store.clone() else { return Ok(()) };
+        let (identity, namespace) = (entry.identity.clone(), namespace.clone());
+        let saved = tokio::task::spawn_blocking(move || store.save(&identity, &namespace));
+        saved.await.unwrap_or_else(|error| Err(StateError::Interrupted(error.to_string())))
+    }
+}
+
+fn identity(info: &DriveInfo, namespace: &DriveNamespace) -> Identity {
+    let ids = namespace.ids();
+    Identity {
+        model: info.identify.model().into_owned(),
+        serial: info.identify.serial().into_owned(),
+        nsid: namespace.nsid,
+        nguid: u128::from_be_bytes(ids.nguid),
+        eui64: u64::from_be_bytes(ids.eui64).into(),
+    }
+}
+
+/// A command that waits for its turn, or has it.
+pub(crate) struct Waiting<'a>(&'a Entry);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Entry {
+    /// Lets one more command wait; `None` when there are as many as there may be.
+    pub(crate) fn wait(&self) -> Option<Waiting<'_>> {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting(self);
+        (before < MOST_WAITING).then_some(waiting)
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the namespace is now.
+    pub(crate) fn namespace(&self) -> Namespace {
+        self.current().namespace.clone()
+    }
+
+    /// What keeps hosts from it.
+    pub(crate) fn guard(&self) -> Option<Arc<Guard>> {
+        self.current().guard.clone()
+    }
+
+    /// Makes it what it is from now on. Whether others may do what they may was changed by it.
+    pub(crate) fn set(&self, namespace: Namespace) -> bool {
+        let mut current = self.current();
+        let before = std::mem::replace(&mut *current, Current::of(namespace));
+        if before.guard == current.guard {
+            // Views share it with what is here.
+            current.guard = before.guard;
+            return false;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gangway_spec::opcode::admin;
+    use gangway_spec::reservation::ReservationType;
+
+    use super::super::state::Held;
+    use super::*;
+
+    const DRIVE: usize = 4;
+    const HOLDER: Host = 1;
+    const OTHER: Host = 2;
+
+    fn info() -> DriveInfo {
+        DriveInfo {
+            name: "drive".to_owned(),
+            identify: Box::default(),
+            capabilities: Default::default(),
+            version: gangway_spec::registers::Version::V2_0,
+            namespaces: Vec::new(),
+            max_transfer: 4096,
+        }
+    }
+
+    fn namespace(nsid: u32, nguid: u8) -> DriveNamespace {
+        let mut identify = Box::<gangway_spec::IdentifyNamespace>::default();
+        identify.nguid = [nguid; 16];
+        DriveNamespace { nsid, csi: 0, identify, format: None, zones: Default::default() }
+    }
+
+    fn reserved() -> Namespace {
+        Namespace {
+            registrants: [(HOLDER, 1)].into(),
+            held: Some(Held { kind: ReservationType::ExclusiveAccess, holder: Some(HOLDER) }),
+            persists: true,
+            ..Namespace::default()
+        }
+    }
+
+    fn has(reservations: &Reservations, found: &[DriveNamespace]) {
+        reservations.adopt(DRIVE, &info(), found).unwrap();
+    }
+
+    fn permits(reservations: &Reservations, host: Host, opcode: u8, nsid: u32) -> bool {
+        let mut entry = SubmissionQueueEntry::new(opcode);
+        entry.nsid.set(nsid);
+        reservations.permit_admin(host, (DRIVE, 0), &entry)
+    }
+
+    #[test]
+    fn a_reservation_outlasts_a_drive_that_is_away_and_does_not_pass_to_another_namespace() {
+        let reservations = Reservations::default();
+        has(&reservations, &[namespace(1, 7), namespace(2, 8)]);
+        let entry = reservations.entry((DRIVE, 1)).unwrap();
+        assert!(entry.set(reserved()) && !entry.set(reserved()), "the same once more changes nothing");
+        has(&reservations, &[]);
+        has(&reservations, &[namespace(1, 7), namespace(2, 8)]);
+        assert!(reservations.has((DRIVE, 1), &entry) && reservations.guard((DRIVE, 1)).is_some());
+        has(&reservations, &[namespace(1, 9), namespace(2, 8)]);
+        assert!(!reservations.has((DRIVE, 1), &entry) && reservations.guard((DRIVE, 1)).is_none());
+        assert!(reservations.entry((DRIVE, 3)).is_none());
+    }
+
+    #[test]
+    fn admin_commands_are_kept_from_hosts_as_far_as_their_namespaces_are_reserved() {
+        let reservations = Reservations::default();
+        has(&reservations, &[namespace(1, 7), namespace(2, 8)]);
+        reservations.entry((DRIVE, 1)).unwrap().set(reserved());
+        let may = |host, opcode, nsid| permits(&reservations, host, opcode, nsid);
+        for (opcode, nsid) in
+            [(admin::FORMAT_NVM, 1), (admin::FORMAT_NVM, NSID_BROADCAST), (admin::SANITIZE, 0)]
+        {
+            assert!(may(HOLDER, opcode, nsid) && !may(OTHER, opcode, nsid), "{opcode:#x} of {nsid:#x}");
+        }
+        assert!(may(OTHER, admin::FORMAT_NVM, 2) && !may(OTHER, 0xc0, 2), "who knows what a vendor's does");
+        assert!(may(OTHER, admin::IDENTIFY, 1) && may(OTHER, admin::GET_LOG_PAGE, NSID_BROADCAST));
+        has(&reservations, &[namespace(2, 8)]);
+        assert!(permits(&reservations, OTHER, admin::SANITIZE, 0), "the namespace is gone");
+    }
+
+    #[test]
+    fn what_is_kept_is_in_force_for_whoever_comes_next_and_what_is_spoiled_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let next = || Reservations::new(Some(Store::open(folder.path()).unwrap()));
+        let reservations = next();
+        has(&reservations, &[namespace(1, 7)]);
+        let entry = reservations.entry((DRIVE, 1)).unwrap();
+        runtime.block_on(reservations.keep(&entry, &reserved())).unwrap();
+        let reservations = next();
+        has(&reservations, &[namespace(1, 7), namespace(2, 8)]);
+        assert_eq!(reservations.entry((DRIVE, 1)).unwrap().namespace(), reserved());
+        let file = std::fs::read_dir(folder.path().join("reservations")).unwrap().next().unwrap().unwrap();
+        std::fs::write(file.path(), "?").unwrap();
+        let reservations = next();
+        assert!(reservations.adopt(DRIVE, &info(), &[namespace(1, 7), namespace(2, 8)]).is_err());
+        assert!(reservations.entry((DRIVE, 2)).is_some(), "of the others all is known");
+    }
+}
