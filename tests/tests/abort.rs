@@ -3,13 +3,16 @@
 
 use std::time::{Duration, Instant};
 
+use gangway_bridge::{HostPolicies, Policy};
 use gangway_driver::emulated::{EmulatedConfig, FaultAction, FaultRule};
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
 use gangway_spec::log::lid;
 use gangway_spec::opcode::{admin, nvm};
 use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry};
 use gangway_tests::wire::{self, Wire};
-use gangway_tests::{Bystander, Setup, TestTarget, command, eventually, identity, subsystem, use_all_memory};
+use gangway_tests::{
+    Bystander, Setup, TestTarget, command, eventually, identity, pattern, subsystem, use_all_memory,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -238,4 +241,42 @@ fn a_reset_forgets_what_is_being_aborted() {
     let mut queue = admin.connect_io(1).unwrap();
     queue.read_blocks(1, 5, 1, 4096).unwrap();
     target.assert_no_violations();
+}
+
+/// Submits Format NVM while the drive has a read that takes two seconds, so that the Format waits in the target.
+fn format_that_waits(target: &TestTarget, admin: &mut AdminQueue, queue: &mut IoQueue) -> u16 {
+    target.probes[0].add_fault("delay=2s:read:lba=5:once".parse::<FaultRule>().unwrap());
+    read_with_drive(target, queue, 5);
+    let mut format = SubmissionQueueEntry::new(admin::FORMAT_NVM);
+    format.nsid.set(1);
+    let tag = admin.queue().submit(&format, Transfer::None).unwrap();
+    admin.queue().flush().unwrap();
+    admin.queue().cid(tag)
+}
+
+#[test]
+fn a_format_that_waits_for_io_to_end_is_taken_back_by_abort_and_by_a_reset() {
+    let manage = ["inspect", "manage"].map(|item| item.parse().unwrap());
+    let policies = HostPolicies::all(Policy::new(manage, []));
+    let target = TestTarget::with(Setup { policies, ..Setup::default() });
+    let (mut admin, mut queue) = target.queue(1);
+    let (_other_admin, mut other) = target.queue(2);
+    let data = pattern(20, 1, 4096);
+    other.write_blocks(1, 20, 4096, &data).unwrap();
+    let cid = format_that_waits(&target, &mut admin, &mut queue);
+    let mut abort = SubmissionQueueEntry::new(admin::ABORT);
+    abort.cdw10.set(u32::from(cid) << 16);
+    admin.queue().submit(&abort, Transfer::None).unwrap();
+    let (first, second) = pair(&mut admin);
+    assert_eq!((first.cid.get(), first.status().is(Status::ABORT_REQUESTED)), (cid, true), "{first:?}");
+    assert_eq!((second.status(), second.dw0.get()), (Status::SUCCESS, 0));
+    assert!(status(&mut queue).is_success());
+    assert_eq!(other.read_blocks(1, 20, 1, 4096).unwrap(), data);
+
+    format_that_waits(&target, &mut admin, &mut queue);
+    // The Format arrives before the reset does.
+    admin.disable().unwrap();
+    admin.enable().unwrap();
+    let _queue = admin.connect_io(1).unwrap();
+    assert_eq!(other.read_blocks(1, 20, 1, 4096).unwrap(), data);
 }

@@ -12,7 +12,7 @@ use gangway_spec::status::Status;
 
 use super::Shared;
 use super::link::{Arrived, Link, LinkEnd};
-use super::under_way::{Ended, Forwarded, UnderWay};
+use super::under_way::{Ended, Errand, Forwarded, UnderWay};
 use crate::association::Association;
 use crate::drive::{AdminReply, AdminTransfer, Verdict};
 use crate::remote::{Action, Order, RemoteController};
@@ -192,11 +192,17 @@ fn forward(
         _ => AdminTransfer::FromDrive(forward.length as usize),
     };
     let ticket = drive.ticket();
-    let (id, answers) = under_way.begin(slot, forward.length as usize, Some((Arc::clone(&drive), ticket)));
+    let errand = Errand::new(Arc::clone(&drive), ticket);
+    let (id, answers) = under_way.begin(slot, forward.length as usize, Some(errand.clone()));
     tokio::spawn(async move {
         let concerned = (drive.index(), drive.info().identify.fna);
         let permitted = shared.reservations.permit_admin(association.host(), concerned, &command);
-        let executed = drive.admin(ticket, command, transfer, Arc::clone(&association));
+        let executed = async {
+            match errand.set_out() {
+                true => drive.admin(ticket, command, transfer, Arc::clone(&association)).await,
+                false => Some(AdminReply::status(Status::ABORT_REQUESTED)),
+            }
+        };
         let answer = match alters {
             _ if !permitted => Some(AdminReply::status(CONFLICT)),
             Some(altered) => shared.keeping_io_out(&drive, altered, executed).await,

@@ -1,7 +1,7 @@
 //! What an admin queue has under way: commands that the drive has, and Aborts.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use gangway_fabric::events::Moment;
 use gangway_fabric::target::{Reply, Slot};
@@ -49,13 +49,56 @@ pub(super) struct Forwarded {
     pub(super) answer: AdminReply,
 }
 
+/// A command on its way to a drive. It goes there, or is taken back before: which of both is decided once.
+#[derive(Clone)]
+pub(super) struct Errand {
+    drive: Arc<Drive>,
+    ticket: Ticket,
+    outcome: Arc<OnceLock<Outcome>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Sent,
+    TakenBack,
+}
+
+impl Errand {
+    pub(super) fn new(drive: Arc<Drive>, ticket: Ticket) -> Self {
+        Self { drive, ticket, outcome: Arc::default() }
+    }
+
+    fn decide(&self, outcome: Outcome) -> bool {
+        *self.outcome.get_or_init(|| outcome) == outcome
+    }
+
+    /// The command goes to its drive. False when it was taken back.
+    pub(super) fn set_out(&self) -> bool {
+        self.decide(Outcome::Sent)
+    }
+
+    /// Takes the command back, or has the drive abort it.
+    fn abort(&self, verdict: Verdict) {
+        if !self.decide(Outcome::TakenBack) {
+            self.drive.abort(self.ticket, verdict);
+        }
+    }
+
+    /// Takes the command back, unless the drive has it.
+    fn withdraw(&self) {
+        if !self.decide(Outcome::TakenBack) {
+            self.drive.withdraw(self.ticket);
+        }
+    }
+}
+
 /// A command that has no answer yet.
 struct Command {
     /// `None`: the host has forgotten it, by a reset of its controller.
     slot: Option<Slot>,
     bytes: usize,
-    /// `None`: it is not with a drive, and cannot be aborted.
-    drive: Option<(Arc<Drive>, Ticket)>,
+    /// `None`: it is for no drive, and cannot be aborted.
+    errand: Option<Errand>,
 }
 
 /// An Abort that was not answered yet.
@@ -100,11 +143,11 @@ impl UnderWay {
         &mut self,
         slot: Slot,
         bytes: usize,
-        drive: Option<(Arc<Drive>, Ticket)>,
+        errand: Option<Errand>,
     ) -> (u64, mpsc::UnboundedSender<Ended>) {
         let id = self.next();
         self.bytes += bytes;
-        self.commands.insert(id, Command { slot: Some(slot), bytes, drive });
+        self.commands.insert(id, Command { slot: Some(slot), bytes, errand });
         (id, self.ends.clone())
     }
 
@@ -139,9 +182,9 @@ impl UnderWay {
     pub(super) fn abort(&mut self, slot: Slot, command: Slot, verdict: Verdict) {
         let found = self.commands.values().find(|found| found.slot == Some(command));
         let abort = self.aborts.values_mut().find(|abort| abort.slot == slot);
-        if let (Some(Command { drive: Some((drive, ticket)), .. }), Some(abort)) = (found, abort) {
+        if let (Some(Command { errand: Some(errand), .. }), Some(abort)) = (found, abort) {
             abort.command = Some((command, verdict.clone()));
-            drive.abort(*ticket, verdict);
+            errand.abort(verdict);
         }
     }
 
@@ -177,8 +220,8 @@ impl UnderWay {
         let mut slots: Vec<Slot> = self.aborts.drain().map(|(_, abort)| abort.slot).collect();
         for command in self.commands.values_mut() {
             slots.extend(command.slot.take());
-            if let Some((drive, ticket)) = &command.drive {
-                drive.withdraw(*ticket);
+            if let Some(errand) = &command.errand {
+                errand.withdraw();
             }
         }
         slots

@@ -88,15 +88,20 @@ impl Manager {
         if matches!(target, Target::Admin(ticket) if self.admin.withdraw(ticket)) {
             return;
         }
-        let Condition::Works(controller) = &mut self.condition else { return };
+        let Condition::Works(controller) = &mut self.condition else {
+            let _ = verdict.send(false);
+            return;
+        };
         let found = match target {
             Target::Admin(ticket) => self.admin.abort(ticket, controller).map(|cid| (0, cid)),
             Target::Io { reactor, issue, qid, cid } => {
                 (self.issues.get(reactor) == Some(&issue)).then_some((qid, cid))
             }
         };
-        if let Some((qid, cid)) = found {
-            self.aborts.waiting.push_back(Asked { qid, cid, verdict });
+        match found {
+            Some((qid, cid)) => self.aborts.waiting.push_back(Asked { qid, cid, verdict }),
+            // It has ended, or is about to.
+            None => drop(verdict.send(false)),
         }
     }
 
