@@ -16,7 +16,8 @@ pub struct DriveNamespace {
     pub csi: u8,
     /// Identify Namespace.
     pub identify: Box<IdentifyNamespace>,
-    /// Its block format; `None` when NVMe/TCP cannot carry it, or when it is not of the NVM Command Set.
+    /// Its block format; `None` when NVMe/TCP cannot carry it, or when it is of neither the NVM nor the Zoned Namespace
+    /// Command Set.
     pub format: Option<BlockFormat>,
     /// Limits of its zones, if it has some.
     pub zones: ZoneLimits,
@@ -102,7 +103,8 @@ pub(super) fn read_namespaces(controller: &mut Controller) -> Result<Vec<DriveNa
     let zoned = namespaces.iter().any(|namespace| namespace.csi == csi::ZONED_NAMESPACE);
     let append = if zoned { controller.max_zone_append()? } else { 0 };
     let describe = |namespace: Namespace| {
-        let format = namespace.format.filter(|_| namespace.csi == csi::NVM).and_then(carried);
+        let known = matches!(namespace.csi, csi::NVM | csi::ZONED_NAMESPACE);
+        let format = namespace.format.filter(|_| known).and_then(carried);
         // Of command sets without blocks there is no such data, and nothing that could be exported.
         let identify = namespace.identify.unwrap_or_default();
         let zones = namespace.zoned.map_or_else(ZoneLimits::default, |zoned| ZoneLimits {

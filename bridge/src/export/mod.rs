@@ -134,6 +134,11 @@ impl Export {
         &self.drives[0]
     }
 
+    /// All its drives, the primary first.
+    pub(crate) fn drives(&self) -> &[Arc<Drive>] {
+        &self.drives
+    }
+
     /// The drive of this index, if it is one of its drives.
     pub(crate) fn drive(&self, index: usize) -> Option<&Arc<Drive>> {
         self.drives.iter().find(|drive| drive.index() == index)

@@ -131,6 +131,7 @@ pub const fn set_feature(id: u8) -> Place {
     match id {
         fid::NUMBER_OF_QUEUES
         | fid::ASYNC_EVENT_CONFIGURATION
+        | fid::IO_COMMAND_SET_PROFILE
         | fid::KEEP_ALIVE_TIMER
         | fid::HOST_BEHAVIOR_SUPPORT
         | fid::HOST_IDENTIFIER
@@ -139,7 +140,6 @@ pub const fn set_feature(id: u8) -> Place {
         fid::INTERRUPT_COALESCING
         | fid::INTERRUPT_VECTOR_CONFIGURATION
         | fid::HOST_MEMORY_BUFFER
-        | fid::IO_COMMAND_SET_PROFILE
         | fid::CONTROLLER_DATA_QUEUE => Place::Never(OWN_USE),
         fid::FLEXIBLE_DATA_PLACEMENT | fid::FDP_EVENTS => Place::Never(ALL_HOSTS),
         fid::ARBITRATION

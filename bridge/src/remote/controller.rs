@@ -11,9 +11,10 @@ use gangway_spec::aen::AsyncEvent;
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::fabrics::{PropertyGet, PropertySet, fctype};
 use gangway_spec::feature::select;
+use gangway_spec::identify::csi;
 use gangway_spec::log::{GetLogPage, lid};
 use gangway_spec::opcode::admin;
-use gangway_spec::registers::{ControllerCapabilities, Version};
+use gangway_spec::registers::{ControllerCapabilities, ControllerConfiguration, Version};
 use gangway_spec::status::Status;
 use zerocopy::IntoBytes;
 
@@ -23,7 +24,7 @@ use super::firmware::FirmwareClaim;
 use super::namespaces::{self, Destination};
 use super::reach::{self, Altered, Reach};
 use super::telemetry::HostTelemetry;
-use super::{attachment, features, finish, identity, limits};
+use super::{attachment, command_sets, features, finish, identity, limits};
 use crate::association::Association;
 use crate::drive::{AdminReply, Drive};
 use crate::events::ChangedNamespaces;
@@ -110,7 +111,7 @@ impl RemoteController {
         let version = identity::version(export.primary().info().version);
         let policy = export.policies.of(&association.connect.host);
         association.set_policy(Arc::clone(&policy));
-        let capabilities = capabilities(version);
+        let capabilities = capabilities(version, command_sets::capability(&export));
         Self {
             association,
             role: Role::Drive(export),
@@ -136,7 +137,10 @@ impl RemoteController {
         Self {
             association,
             role: Role::Discovery(service),
-            properties: Properties::discovery(capabilities(version), version),
+            properties: Properties::discovery(
+                capabilities(version, ControllerCapabilities::CSS_NVM),
+                version,
+            ),
             events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
             changed: ChangedNamespaces::default(),
             keep_alive: KeepAlive::discovery(kato, now),
@@ -295,13 +299,24 @@ impl RemoteController {
         let cntlid = self.association.cntlid;
         match forward.finish {
             Finish::ActiveNamespaces { csi } => {
-                if csi.is_some() && !has_command_sets(export) {
+                if csi.is_some() && !command_sets::offered(export) {
                     return Err(Status::INVALID_FIELD.with_dnr());
                 }
+                // A host that did not enable the other command sets does not know what to do with their namespaces.
+                let all = self.properties.configuration().css() == ControllerConfiguration::CSS_ALL;
+                let csi = csi.or(if all { None } else { Some(csi::NVM) });
                 return Ok(Action::data(namespaces::active(&view, entry.nsid.get(), csi)?));
             }
             Finish::Controllers { first } => {
                 return Ok(Action::data(attachment::list((cntlid >= first).then_some(cntlid))));
+            }
+            Finish::CommandSets => {
+                if !command_sets::offered(export) {
+                    return Err(Status::INVALID_FIELD.with_dnr());
+                }
+                if let Some(data) = command_sets::identify(&view, entry, cntlid)? {
+                    return Ok(Action::data(data));
+                }
             }
             _ => {}
         }
@@ -428,11 +443,6 @@ impl RemoteController {
     }
 }
 
-/// Whether the drives of an export have I/O command sets besides NVM.
-fn has_command_sets(export: &Export) -> bool {
-    export.primary().info().capabilities.css() & ControllerCapabilities::CSS_IO_COMMAND_SETS != 0
-}
-
 /// The piece of a log page kept here that a Get Log Page asks for.
 ///
 /// # Errors
@@ -455,11 +465,7 @@ pub(super) fn slice_of(page: &[u8], entry: &SubmissionQueueEntry, declared: u32)
     Ok(data)
 }
 
-fn capabilities(version: Version) -> ControllerCapabilities {
-    Capabilities {
-        max_queue_entries: limits::QUEUE_ENTRIES,
-        timeout: limits::READY_TIMEOUT,
-        css: ControllerCapabilities::CSS_NVM,
-    }
-    .build(version)
+fn capabilities(version: Version, css: u8) -> ControllerCapabilities {
+    Capabilities { max_queue_entries: limits::QUEUE_ENTRIES, timeout: limits::READY_TIMEOUT, css }
+        .build(version)
 }

@@ -30,6 +30,8 @@ pub(crate) enum Finish {
     Descriptors,
     /// Nothing: zeroes, as of a namespace that is inactive.
     Zeroes,
+    /// What is about an I/O command set as a whole, as far as a drive answers it.
+    CommandSets,
     /// The list of namespaces, of one I/O command set or of all. It is made here.
     ActiveNamespaces {
         csi: Option<u8>,
@@ -192,9 +194,8 @@ fn identify(policy: &Policy, entry: &SubmissionQueueEntry) -> Result<Forward, St
             Finish::AttachedControllers { first: (entry.cdw10.get() >> 16) as u16 }
         }
         cns::CONTROLLER_LIST if manages => Finish::Controllers { first: (entry.cdw10.get() >> 16) as u16 },
-        cns::NVM_SET_LIST | cns::IO_COMMAND_SET_CONTROLLER | cns::UUID_LIST | cns::ENDURANCE_GROUP_LIST => {
-            Finish::AsItIs
-        }
+        cns::IO_COMMAND_SET_CONTROLLER | cns::IO_COMMAND_SET_COMBINATIONS => Finish::CommandSets,
+        cns::NVM_SET_LIST | cns::UUID_LIST | cns::ENDURANCE_GROUP_LIST => Finish::AsItIs,
         _ => return Err(INVALID_FIELD),
     };
     Ok(Forward::reads(4096, finish))

@@ -7,6 +7,7 @@ use gangway_spec::feature::{feature_id, feature_save, feature_select, feature_tr
 use gangway_spec::reservation::NotificationMask;
 use gangway_spec::status::Status;
 
+use super::command_sets;
 use super::controller::{Action, RemoteController};
 use crate::policy::table::{self, Place};
 use crate::reservation::Key;
@@ -35,6 +36,12 @@ pub(super) fn set(
         return Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr());
     }
     match id {
+        fid::IO_COMMAND_SET_PROFILE if !has_command_sets(controller) => Err(Status::INVALID_FIELD.with_dnr()),
+        // There is one combination of command sets.
+        fid::IO_COMMAND_SET_PROFILE if value & 0x1ff != 0 => {
+            Err(Status::IO_COMMAND_SET_COMBINATION_REJECTED.with_dnr())
+        }
+        fid::IO_COMMAND_SET_PROFILE => Ok(Action::result(0)),
         fid::NUMBER_OF_QUEUES => {
             let (submission, completion) = (value as u16, (value >> 16) as u16);
             let limit = controller.export().map_or(0, |export| export.max_io_queues);
@@ -86,6 +93,9 @@ pub(super) fn get(
     if selected > select::SUPPORTED_CAPABILITIES {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
+    if id == fid::IO_COMMAND_SET_PROFILE && !has_command_sets(controller) {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
     // EXHID: a fabrics host has a 128-bit identifier (NVMe Base 2.0, 5.27.1.25).
     let capabilities = selected == select::SUPPORTED_CAPABILITIES;
     if id == fid::HOST_IDENTIFIER && !capabilities && entry.cdw11.get() & 1 == 0 {
@@ -109,6 +119,7 @@ pub(super) fn get(
             data[0] = (selected != select::DEFAULT && controller.association.retries_later()).into();
             Action::data(data)
         }
+        fid::IO_COMMAND_SET_PROFILE => Action::result(0),
         // No event, until the host says which.
         fid::ASYNC_EVENT_CONFIGURATION if selected == select::DEFAULT => Action::result(0),
         fid::ASYNC_EVENT_CONFIGURATION => Action::result(controller.events.configuration()),
@@ -142,6 +153,10 @@ fn namespace(controller: &RemoteController, nsid: u32) -> Result<(u32, Key), Sta
         return Err(NO_NAMESPACE);
     }
     namespaces(controller, nsid)?.into_iter().next().ok_or(NO_NAMESPACE)
+}
+
+fn has_command_sets(controller: &RemoteController) -> bool {
+    controller.export().is_some_and(|export| command_sets::offered(export))
 }
 
 /// Number of Queues as its result reports it: both halves 0's based.

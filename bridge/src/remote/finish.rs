@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 
 use super::decide::Finish;
 use super::identity::{self, Identity};
-use super::{attachment, namespaces};
+use super::{attachment, command_sets, namespaces};
 use crate::drive::Drive;
 use crate::export::{Export, Identifiers, identifiers};
 use crate::reservation::is_reservation;
@@ -22,6 +22,7 @@ pub(super) fn data(
     match finish {
         Finish::AsItIs
         | Finish::FeatureCapabilities { .. }
+        | Finish::CommandSets
         | Finish::Telemetry
         | Finish::NamespaceStructure
         | Finish::Allocated
@@ -49,6 +50,9 @@ pub(super) fn data(
         Finish::Descriptors => {
             if let Some(uuid) = identity.view.namespace(nsid).and_then(|shown| shown.ids.uuid) {
                 data = identifiers::descriptors(&data, uuid);
+            }
+            if command_sets::offered(export) {
+                command_sets::complete(&mut data);
             }
         }
         Finish::IndependentNamespace => {

@@ -9,6 +9,7 @@ pub(crate) mod limits;
 pub(crate) mod reach;
 
 mod attachment;
+mod command_sets;
 mod controller;
 mod discovery;
 mod features;

@@ -47,6 +47,12 @@ pub(super) fn destination(
     finish: Finish,
 ) -> Result<Destination, Status> {
     let nsid = entry.nsid.get();
+    if let Finish::EffectsLog { csi, .. } = finish
+        && let Some(one) = view.namespaces.iter().find(|one| one.csi == csi)
+    {
+        // Of a command set the drive knows that has it.
+        return Ok(Destination::Drive { drive: one.drive, nsid });
+    }
     let of_namespace = match finish {
         Finish::Namespace | Finish::IndependentNamespace | Finish::NamespaceStructure => true,
         Finish::Descriptors => true,
