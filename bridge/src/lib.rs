@@ -27,7 +27,7 @@
 //! # What this does not do yet
 //!
 //! - TLS and in-band authentication.
-//! - Namespaces with metadata in a separate buffer, and command sets other than NVM, are left out of an export.
+//! - Namespaces with metadata in a separate buffer, and command sets other than NVM and zoned, are left out of an export.
 
 #![forbid(unsafe_code)]
 
