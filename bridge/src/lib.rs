@@ -45,7 +45,7 @@ mod reservation;
 
 pub use control::{Target, TargetConfig, TargetError};
 pub use drive::{Drive, DriveError, DriveEvent, DriveInfo, DriveNamespace, OpenError, Opener};
-pub use export::{Access, ExportConfig, ExportError, Identifiers, Mapping, Selection};
+pub use export::{Access, ExportConfig, ExportError, Identifiers, Mapping, RemoveError, Selection};
 pub use limits::{Limit, LimitBook, LimitError, Limits, Subject};
 pub use policy::{HostPolicies, Policy};
 pub use reactor::{Poll, ReactorConfig, ReactorError};

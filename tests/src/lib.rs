@@ -102,6 +102,8 @@ pub struct TestTarget {
     /// What its drives say of themselves.
     pub infos: Vec<Arc<DriveInfo>>,
     events: Vec<broadcast::Receiver<DriveEvent>>,
+    /// The memory that its drives reach.
+    domain: DmaDomain,
     questions: Option<tokio::sync::mpsc::UnboundedSender<Question>>,
     thread: Option<JoinHandle<Vec<String>>>,
 }
@@ -117,13 +119,15 @@ impl TestTarget {
     /// # Panics
     /// When it does not start.
     pub fn with(setup: Setup) -> Self {
+        let domain = DmaDomain::new();
+        let memory = domain.clone();
         let (started, wait) = mpsc::channel();
         let (questions, mut asked) = tokio::sync::mpsc::unbounded_channel::<Question>();
         let thread = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let (target, probes, infos, events) = start(setup).await;
+                let (target, probes, infos, events) = start(setup, memory).await;
                 started.send((target.addresses().to_vec(), probes, infos, events)).expect("the test waits");
                 while let Some(question) = asked.recv().await {
                     question(&target).await;
@@ -133,7 +137,8 @@ impl TestTarget {
         });
         let (addresses, probes, infos, events) = wait.recv().expect("the target starts");
         let address = addresses[0];
-        Self { address, addresses, probes, infos, events, questions: Some(questions), thread: Some(thread) }
+        let (questions, thread) = (Some(questions), Some(thread));
+        Self { address, addresses, probes, infos, events, domain, questions, thread }
     }
 
     /// Associations that the target has now.
@@ -141,15 +146,7 @@ impl TestTarget {
     /// # Panics
     /// When the target has ended.
     pub fn associations(&self) -> usize {
-        let (answer, wait) = mpsc::channel();
-        let question: Question = Box::new(move |target| {
-            Box::pin(async move {
-                let _ = answer.send(target.associations());
-            })
-        });
-        let asked = self.questions.as_ref().map(|questions| questions.send(question));
-        assert!(matches!(asked, Some(Ok(()))), "the target has ended");
-        wait.recv().expect("the target answers")
+        self.ask(|target| Box::pin(async { target.associations() }))
     }
 
     /// Limits a host or a namespace of all exports from now on.
@@ -157,16 +154,44 @@ impl TestTarget {
     /// # Panics
     /// When the target has ended.
     pub fn set_limit(&self, subject: Subject, limit: Limit) {
+        self.ask(move |target| {
+            Box::pin(async move {
+                target.set_limit(None, subject, limit).await;
+            })
+        });
+    }
+
+    /// Has something done to the target where it runs; what came of it.
+    ///
+    /// # Panics
+    /// When the target has ended.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        question: impl for<'a> FnOnce(&'a Target) -> Pin<Box<dyn Future<Output = T> + 'a>> + Send + 'static,
+    ) -> T {
         let (answer, wait) = mpsc::channel();
         let question: Question = Box::new(move |target| {
             Box::pin(async move {
-                target.set_limit(None, subject, limit).await;
-                let _ = answer.send(());
+                let _ = answer.send(question(target).await);
             })
         });
         let asked = self.questions.as_ref().map(|questions| questions.send(question));
         assert!(matches!(asked, Some(Ok(()))), "the target has ended");
-        wait.recv().expect("the target answers");
+        wait.recv().expect("the target answers")
+    }
+
+    /// Adds a drive to the running target.
+    ///
+    /// # Panics
+    /// When it does not start, or is not taken.
+    pub fn add_drive(&self, index: usize, config: EmulatedConfig) -> EmulatedProbe {
+        let (function, probe) =
+            EmulatedFunction::with_probe(config, &self.domain).expect("an emulated drive");
+        let mut function = Some(function);
+        let open = Box::new(move || function.take().ok_or("it is not opened again".into()));
+        let drive = Drive::start(index, open, ControllerOptions::default()).expect("the drive starts");
+        self.ask(|target| Box::pin(target.add_drive(drive))).expect("the drive is taken");
+        probe
     }
 
     /// What happens to a drive from the target's start on.
@@ -242,8 +267,7 @@ impl Drop for TestTarget {
 
 type Started = (Target, Vec<EmulatedProbe>, Vec<Arc<DriveInfo>>, Vec<broadcast::Receiver<DriveEvent>>);
 
-async fn start(setup: Setup) -> Started {
-    let domain = DmaDomain::new();
+async fn start(setup: Setup, domain: DmaDomain) -> Started {
     let exports = setup.exports.unwrap_or_else(|| (0..setup.drives.len()).map(Selection::Drive).collect());
     let mut drives = Vec::new();
     let mut probes = Vec::new();

@@ -2,16 +2,18 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gangway_spec::aen::AsyncEvent;
 use gangway_spec::fabrics::Nqn;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
-use super::{Shared, TargetError};
+use super::{FAREWELL, Shared, TargetError};
 use crate::admission::{ExportView, NamespaceView};
+use crate::association::Association;
 use crate::drive::{Drive, DriveNamespace, NamespaceChange};
 use crate::events::Notice;
-use crate::export::{Export, ExportConfig, ExportError, QueueNumbers};
+use crate::export::{Export, ExportConfig, ExportError, Offer, QueueNumbers, RemoveError};
 use crate::limits::{Limit, Subject};
-use crate::reactor::Message;
+use crate::reactor::{Message, Scope};
 use crate::reservation::Key;
 
 /// What there is now. Lists are replaced as a whole, so that whoever reads one has it for as long as needed.
@@ -25,7 +27,8 @@ pub(super) struct Catalogue {
 #[derive(Default)]
 struct Lists {
     drives: Arc<[Arc<Drive>]>,
-    exports: Arc<[Arc<Export>]>,
+    /// What hosts can connect to.
+    offer: Offer,
 }
 
 /// Numbers that are given once.
@@ -45,9 +48,15 @@ impl Catalogue {
         Arc::clone(&self.lists().drives)
     }
 
-    /// The exports.
-    pub(super) fn exports(&self) -> Arc<[Arc<Export>]> {
-        Arc::clone(&self.lists().exports)
+    /// What hosts can connect to.
+    pub(super) fn offer(&self) -> Offer {
+        self.lists().offer.clone()
+    }
+
+    /// Offers these exports from now on.
+    fn set_exports(&self, exports: Arc<[Arc<Export>]>) {
+        let mut lists = self.lists();
+        lists.offer = Offer { generation: lists.offer.generation + 1, exports };
     }
 }
 
@@ -56,10 +65,15 @@ fn with<T: Clone>(list: &[T], one: T) -> Arc<[T]> {
     list.iter().cloned().chain([one]).collect()
 }
 
+/// Those of `list` that are to `stay`.
+fn without<T: Clone>(list: &[T], stay: impl Fn(&T) -> bool) -> Arc<[T]> {
+    list.iter().filter(|one| stay(one)).cloned().collect()
+}
+
 impl Shared {
     /// The exports that there are now.
     pub(crate) fn exports(&self) -> Arc<[Arc<Export>]> {
-        self.catalogue.exports()
+        self.catalogue.offer().exports
     }
 
     /// The export of this name.
@@ -70,10 +84,15 @@ impl Shared {
     /// Gives every reactor a queue pair of the drive.
     ///
     /// # Errors
-    /// When it has too few, or does not create them, or when it is not known which of its namespaces are reserved.
+    /// When it has too few, or does not create them, when there is a drive of its index, or when it is not known which of
+    /// its namespaces are reserved.
     pub(super) async fn add_drive(&self, drive: Drive) -> Result<Arc<Drive>, TargetError> {
         let _changing = self.catalogue.changing.lock().await;
-        self.reservations.adopt(drive.index(), drive.info(), &drive.namespaces())?;
+        let index = drive.index();
+        if self.catalogue.drives().iter().any(|other| other.index() == index) {
+            return Err(TargetError::SameDrive { index });
+        }
+        self.reservations.adopt(index, drive.info(), &drive.namespaces())?;
         drive.connect(self.reactors.clone()).await?;
         let drive = Arc::new(drive);
         drive.namespaces().iter().for_each(|namespace| note_if_left_out(&drive, namespace));
@@ -95,16 +114,72 @@ impl Shared {
         let export = Export::new(index, config, &drives, &mut numbers.queues, &self.reactor_config)?;
         numbers.next_export += 1;
         let view = self.guarded((*export.view()).clone());
-        self.publish(&export, &view).await;
+        self.publish(index, &view).await;
         export.set_view(view);
-        let mut lists = self.catalogue.lists();
-        lists.exports = with(&lists.exports, Arc::new(export));
+        let export = Arc::new(export);
+        self.catalogue.set_exports(with(&self.exports(), Arc::clone(&export)));
+        self.tell_of_offer(&export);
         Ok(())
     }
 
-    /// Puts a view in force on all reactors.
-    async fn publish(&self, export: &Export, view: &Arc<ExportView>) {
-        let index = export.index;
+    /// Takes an export back: its hosts lose their connections, and what they left on drives is waited for.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub(super) async fn remove_export(&self, nqn: &Nqn) -> Result<(), RemoveError> {
+        let _changing = self.catalogue.changing.lock().await;
+        let no_such = || RemoveError::NoSuchExport { nqn: nqn.to_string() };
+        let export = self.export_named(nqn).ok_or_else(no_such)?;
+        self.catalogue.set_exports(without(&self.exports(), |other| other.index != export.index));
+        for association in self.registry.of_export(export.index) {
+            self.close(&association).await;
+        }
+        let drained = self.drain(Scope::Export(export.index));
+        if tokio::time::timeout(FAREWELL, drained).await.is_err() {
+            tracing::warn!(subsystem = %nqn, "drives still have commands of hosts of an export that is gone");
+        }
+        self.publish(export.index, &Arc::default()).await;
+        self.tell_of_offer(&export);
+        tracing::info!(subsystem = %nqn, "the export is taken back");
+        Ok(())
+    }
+
+    /// Gives a drive up that no export shows: it is shut down. Whether that was done in order.
+    ///
+    /// # Errors
+    /// When there is no such drive, or an export shows something of it.
+    pub(super) async fn remove_drive(&self, index: usize) -> Result<bool, RemoveError> {
+        let drive = {
+            let _changing = self.catalogue.changing.lock().await;
+            let drives = self.catalogue.drives();
+            let found = drives.iter().find(|drive| drive.index() == index);
+            let drive = found.ok_or(RemoveError::NoSuchDrive { index })?;
+            let users = without(&self.exports(), |export| export.drive(index).is_some());
+            if let Some(export) = users.first() {
+                let (drive, nqn) = (drive.info().name.clone(), export.nqn.to_string());
+                return Err(RemoveError::InUse { drive, nqn });
+            }
+            self.catalogue.lists().drives = without(&drives, |drive| drive.index() != index);
+            Arc::clone(drive)
+        };
+        let in_order = drive.shutdown().await;
+        // What the drive had is answered by now.
+        self.tell_all(|done| Message::Unlink { drive: index, done }).await;
+        Ok(in_order)
+    }
+
+    /// Tells discovery controllers of a change that concerns their hosts (NVMe over Fabrics 1.1, 5.4).
+    fn tell_of_offer(&self, export: &Export) {
+        let concerned = |association: &&Arc<Association>| {
+            association.export.is_none() && export.access.allows(&association.connect.host)
+        };
+        for association in self.registry.all().iter().filter(concerned) {
+            association.tell(Notice::Event(AsyncEvent::DISCOVERY_LOG_CHANGE));
+        }
+    }
+
+    /// Puts a view in force on all reactors, for the export of this index.
+    async fn publish(&self, index: usize, view: &Arc<ExportView>) {
         self.tell_all(|done| Message::Publish { export: index, view: Arc::clone(view), done }).await;
     }
 
@@ -141,7 +216,7 @@ impl Shared {
             if old.remote_nsid(drive, drive_nsid).is_some() {
                 let version = old.version + 1;
                 let new = self.guarded(ExportView { version, ..(*old).clone() });
-                self.publish(export, &new).await;
+                self.publish(export.index, &new).await;
                 export.set_view(new);
             }
         }
@@ -182,7 +257,7 @@ impl Shared {
         for export in self.exports().iter().filter(|export| export.drive(drive.index()).is_some()) {
             let (old, new) = (export.view(), self.guarded(export.next_view(&mut numbers.queues)));
             // No host sees a namespace before reactors know it.
-            self.publish(export, &new).await;
+            self.publish(export.index, &new).await;
             export.set_view(Arc::clone(&new));
             for drive_nsid in &changed {
                 let shown = |view: &ExportView| view.remote_nsid(drive.index(), *drive_nsid);

@@ -14,7 +14,7 @@ mod under_way;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use self::registry::Registry;
 use crate::association::Association;
 use crate::drive::{Drive, DriveError, Verdict};
 use crate::events::Notice;
-use crate::export::{ExportConfig, ExportError};
+use crate::export::{ExportConfig, ExportError, RemoveError};
 use crate::limits::{Limit, Subject};
 use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, ReservationRequest, Scope};
 use crate::reservation::{Reservations, StateError, Store};
@@ -75,6 +75,12 @@ pub enum TargetError {
     /// A drive cannot be used.
     #[error(transparent)]
     Drive(#[from] DriveError),
+    /// Two drives have one index.
+    #[error("there is a drive {index} already")]
+    SameDrive {
+        /// The index.
+        index: usize,
+    },
     /// An export cannot be made.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -174,7 +180,8 @@ impl Shared {
 /// A running target.
 pub struct Target {
     shared: Arc<Shared>,
-    tasks: JoinSet<()>,
+    /// They end with the target.
+    tasks: Mutex<JoinSet<()>>,
     _threads: Reactors,
 }
 
@@ -249,22 +256,64 @@ impl Target {
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             departed: Notify::new(),
         });
-        let mut tasks = JoinSet::new();
+        let target = Self { shared: Arc::clone(&shared), tasks: Mutex::default(), _threads: threads };
         for drive in drives {
-            let drive = shared.add_drive(drive).await?;
-            let (changes, events) = (drive.changes(), drive.events());
-            tasks.spawn(relay::relay(Arc::clone(&shared), Arc::clone(&drive), events));
-            tasks.spawn(Arc::clone(&shared).follow(drive, changes));
+            target.add_drive(drive).await?;
         }
         for export in exports {
-            shared.add_export(export).await?;
+            target.add_export(export).await?;
         }
+        let mut tasks = target.tasks();
         for socket in sockets {
             tasks.spawn(accept(socket, Arc::clone(&shared)));
         }
         tasks.spawn(Arc::clone(&shared).serve_reservations(requests));
         tasks.spawn(tidy_up(Arc::clone(&shared)));
-        Ok(Self { shared, tasks, _threads: threads })
+        drop(tasks);
+        Ok(target)
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves one more drive, to be named by exports. Its [`Drive::index`] must be its own.
+    ///
+    /// # Errors
+    /// When it has fewer queue pairs than there are reactors, or does not create them, or when there is a drive of this
+    /// index.
+    pub async fn add_drive(&self, drive: Drive) -> Result<(), TargetError> {
+        let drive = self.shared.add_drive(drive).await?;
+        let (changes, events) = (drive.changes(), drive.events());
+        let mut tasks = self.tasks();
+        tasks.spawn(relay::relay(Arc::clone(&self.shared), Arc::clone(&drive), events));
+        tasks.spawn(Arc::clone(&self.shared).follow(drive, changes));
+        Ok(())
+    }
+
+    /// Shuts a drive down that no export shows. Whether that was done in order, so that it kept all data that it had
+    /// promised to keep.
+    ///
+    /// # Errors
+    /// [`RemoveError::NoSuchDrive`], [`RemoveError::InUse`].
+    pub async fn remove_drive(&self, index: usize) -> Result<bool, RemoveError> {
+        self.shared.remove_drive(index).await
+    }
+
+    /// Shows one more export to hosts. Discovery controllers tell of it.
+    ///
+    /// # Errors
+    /// [`ExportError`], as [`TargetError::Export`].
+    pub async fn add_export(&self, config: ExportConfig) -> Result<(), TargetError> {
+        Ok(self.shared.add_export(config).await?)
+    }
+
+    /// Takes an export back: its hosts lose their connections, and find it gone when they connect again. Its drives stay.
+    ///
+    /// # Errors
+    /// [`RemoveError::NoSuchExport`].
+    pub async fn remove_export(&self, nqn: &Nqn) -> Result<(), RemoveError> {
+        self.shared.remove_export(nqn).await
     }
 
     /// The addresses that it listens on.
@@ -286,8 +335,9 @@ impl Target {
     /// Ends in order: no new connections, hosts dropped, commands on the drives completed, drives shut down. Gives the
     /// names of the drives that could not be shut down in order: they may not have kept all data that they had promised
     /// to keep.
-    pub async fn shutdown(mut self) -> Vec<String> {
-        self.tasks.shutdown().await;
+    pub async fn shutdown(self) -> Vec<String> {
+        let mut tasks = std::mem::take(&mut *self.tasks());
+        tasks.shutdown().await;
         for association in self.shared.registry.all() {
             self.shared.close(&association).await;
         }

@@ -138,7 +138,9 @@ fn admit_host(
     if request.subsystem.is_discovery() {
         let association = shared.registry.create(None, request.clone(), 0)?;
         let local = link.local_address().map_err(|_| ConnectError::busy())?;
-        let service = DiscoveryService::new(&association, &shared.exports(), &shared.listeners, local);
+        let catalogue = Arc::clone(shared);
+        let offer = move || catalogue.catalogue.offer();
+        let service = DiscoveryService::new(offer, &shared.listeners, local);
         tracing::debug!(host = %request.host, cntlid = association.cntlid, "a host reads the discovery log");
         return Ok(RemoteController::for_discovery(association, service, kato, now));
     }
@@ -148,6 +150,11 @@ fn admit_host(
     }
     check_room(shared)?;
     let association = shared.registry.create(Some(export.index), request.clone(), export.max_io_queues)?;
+    // Who takes an export back ends the associations that it finds, and must find this one, or be found here.
+    if shared.export_named(&export.nqn).is_none_or(|found| found.index != export.index) {
+        shared.registry.remove(&association);
+        return Err(ConnectError::unknown_subsystem());
+    }
     tracing::info!(host = %request.host, subsystem = %export.nqn, cntlid = association.cntlid, "host connected");
     let reservations = Arc::clone(&shared.reservations);
     Ok(RemoteController::for_export(association, export, reservations, kato, now))

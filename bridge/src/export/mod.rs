@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gangway_spec::fabrics::Nqn;
 
 pub use self::identifiers::Identifiers;
-pub use self::selection::{ExportError, Mapping, Selection};
+pub use self::selection::{ExportError, Mapping, RemoveError, Selection};
 pub(crate) use self::view::QueueNumbers;
 use crate::admission::ExportView;
 use crate::drive::Drive;
@@ -60,6 +60,20 @@ pub struct ExportConfig {
     pub policies: HostPolicies,
     /// What hosts and namespaces may have in a second.
     pub limits: Limits,
+}
+
+/// What hosts can connect to.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// Another one after each change.
+    pub(crate) generation: u64,
+    pub(crate) exports: Arc<[Arc<Export>]>,
+}
+
+impl Default for Offer {
+    fn default() -> Self {
+        Self { generation: 1, exports: Arc::default() }
+    }
 }
 
 /// Namespaces as they are exported.

@@ -101,6 +101,31 @@ pub enum ExportError {
     },
 }
 
+/// Why a drive or an export cannot be taken back.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RemoveError {
+    /// There is no export of this name.
+    #[error("there is no export {nqn}")]
+    NoSuchExport {
+        /// The name.
+        nqn: String,
+    },
+    /// There is no drive of this number.
+    #[error("there is no drive {index}")]
+    NoSuchDrive {
+        /// Index of the drive.
+        index: usize,
+    },
+    /// An export shows something of the drive.
+    #[error("{drive} is in use by {nqn}; take that export back first")]
+    InUse {
+        /// Name of the drive.
+        drive: String,
+        /// The export.
+        nqn: String,
+    },
+}
+
 fn list(found: &[u32]) -> String {
     if found.is_empty() {
         return "none".to_owned();

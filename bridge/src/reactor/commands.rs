@@ -238,10 +238,23 @@ impl Engine {
         let mut slot = DriveSlot::new(link, place);
         slot.make_room(self.tenants.numbers());
         self.drives[drive] = Some(slot);
-        let drives = self.drives.iter().flatten().count();
-        if drives > 1 {
-            self.share = [self.to_drive.capacity() / drives, self.from_drive.capacity() / drives];
+        self.share_memory();
+    }
+
+    /// Forgets a drive. Nothing of it is left: its manager has ended, and no export shows it.
+    pub(super) fn unlink(&mut self, drive: usize) {
+        if let Some(slot) = self.drives.get_mut(drive) {
+            *slot = None;
         }
+        self.share_memory();
+    }
+
+    fn share_memory(&mut self) {
+        let drives = self.drives.iter().flatten().count();
+        self.share = match drives {
+            0 | 1 => [usize::MAX; 2],
+            _ => [self.to_drive.capacity() / drives, self.from_drive.capacity() / drives],
+        };
     }
 
     /// A turn begins.

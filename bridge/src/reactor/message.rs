@@ -168,6 +168,11 @@ pub(crate) enum Message {
         link: DriveLink,
         place: usize,
     },
+    /// Forget a drive that has ended.
+    Unlink {
+        drive: usize,
+        done: oneshot::Sender<()>,
+    },
     /// Stop using a drive's queue pair and give it back; with `late`, only if the command of this identifier is
     /// overdue.
     Freeze {

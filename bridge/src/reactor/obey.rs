@@ -81,6 +81,10 @@ impl Reactor {
             Message::Answered { ticket, reply, data } => self.answered(ticket, &reply, &data),
             Message::Evict { eviction, done } => self.evict(eviction, done),
             Message::Link { drive, link, place } => self.engine.link(drive, link, place),
+            Message::Unlink { drive, done } => {
+                self.engine.unlink(drive);
+                let _ = done.send(());
+            }
             Message::Freeze { drive, late, reply } => self.freeze(drive, late, &reply),
             Message::Ended { completed, interrupted } => {
                 self.engine.completions.extend(completed);

@@ -1,0 +1,225 @@
+//! Drives and exports that come and go while the target runs and other hosts use it.
+#![allow(clippy::unwrap_used)] // Tests end where something fails.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gangway_bridge::{
+    Access, ExportConfig, ExportError, HostPolicies, Identifiers, Mapping, RemoveError, Selection,
+    TargetError,
+};
+use gangway_driver::emulated::EmulatedConfig;
+use gangway_fabric::host::client::{AdminQueue, HostError, Options, Transfer};
+use gangway_fabric::host::discovery;
+use gangway_spec::SubmissionQueueEntry;
+use gangway_spec::aen::AsyncEvent;
+use gangway_spec::discovery::SUBTYPE_NVM;
+use gangway_spec::fabrics::Nqn;
+use gangway_spec::feature::fid;
+use gangway_spec::identify::Oaes;
+use gangway_spec::log::lid;
+use gangway_spec::opcode::{admin, nvm};
+use gangway_tests::{Bystander, TestTarget, command, eventually, identity, pattern, subsystem};
+
+const SILENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn config(number: usize, namespaces: Selection) -> ExportConfig {
+    ExportConfig {
+        nqn: subsystem(number),
+        namespaces,
+        access: Access::AnyHost,
+        read_only: false,
+        max_io_queues: 4,
+        policies: HostPolicies::default(),
+        limits: Default::default(),
+        identifiers: Identifiers::Own,
+    }
+}
+
+fn add_export(target: &TestTarget, config: ExportConfig) -> Result<(), TargetError> {
+    target.ask(|target| Box::pin(target.add_export(config)))
+}
+
+fn remove_export(target: &TestTarget, number: usize) -> Result<(), RemoveError> {
+    target.ask(move |target| Box::pin(async move { target.remove_export(&subsystem(number)).await }))
+}
+
+fn remove_drive(target: &TestTarget, index: usize) -> Result<bool, RemoveError> {
+    target.ask(move |target| Box::pin(target.remove_drive(index)))
+}
+
+fn listed(target: &TestTarget, host: u8) -> Vec<Nqn> {
+    let entries = discovery::fetch(target.address, &identity(host), &Options::default()).unwrap();
+    let exports = entries.iter().filter(|entry| entry.subtype == SUBTYPE_NVM);
+    exports.map(|entry| entry.subnqn().unwrap()).collect()
+}
+
+fn connect(target: &TestTarget, host: u8, export: usize) -> Result<AdminQueue, HostError> {
+    AdminQueue::connect(target.address, &subsystem(export), &identity(host), &Options::default())
+}
+
+fn drive(block: u32) -> EmulatedConfig {
+    EmulatedConfig { size: 8 << 20, block, namespaces: 2, ..EmulatedConfig::default() }
+}
+
+#[test]
+fn a_drive_is_added_used_and_removed_while_others_go_on() {
+    let target = TestTarget::start();
+    let bystander = Bystander::start(&target, 9, 0);
+    for round in 1..=3 {
+        let probe = target.add_drive(round, drive(512));
+        assert!(connect(&target, 1, 1).is_err(), "no export shows it yet");
+        let both = vec![
+            Mapping { nsid: 1, drive: round, drive_nsid: 2 },
+            Mapping { nsid: 2, drive: 0, drive_nsid: 1 },
+        ];
+        add_export(&target, config(1, Selection::Namespaces(both))).unwrap();
+        assert_eq!(listed(&target, 1), [subsystem(0), subsystem(1)]);
+        let mut admin = connect(&target, 1, 1).unwrap();
+        admin.enable().unwrap();
+        assert_eq!(admin.active_namespaces().unwrap(), [1, 2]);
+        let mut queue = admin.connect_io(1).unwrap();
+        queue.write_blocks(1, 5, 512, &pattern(5, round as u64, 4096)).unwrap();
+        assert_eq!(queue.read_blocks(1, 5, 8, 512).unwrap(), pattern(5, round as u64, 4096));
+        queue.read_blocks(2, 1000, 1, 4096).unwrap();
+        assert!(matches!(remove_drive(&target, round), Err(RemoveError::InUse { .. })));
+        remove_export(&target, 1).unwrap();
+        assert!(queue.read_blocks(1, 5, 8, 512).is_err(), "its connection is gone");
+        assert!(admin.keep_alive().is_err());
+        assert_eq!(listed(&target, 1), [subsystem(0)]);
+        let refused = connect(&target, 1, 1);
+        assert!(
+            matches!(refused, Err(HostError::Refused { status, .. }) if status.dnr()),
+            "it is gone for good"
+        );
+        assert_eq!(remove_drive(&target, round), Ok(true), "it is shut down in order");
+        assert_eq!(probe.violations(), 0);
+        bystander.assert_goes_on();
+    }
+    bystander.finish();
+    target.assert_no_violations();
+    assert_eq!(target.associations(), 0);
+}
+
+#[test]
+fn an_export_is_taken_back_under_load_and_the_drives_other_export_goes_on() {
+    let target = TestTarget::start();
+    let bystander = Bystander::start(&target, 9, 0);
+    add_export(&target, config(1, Selection::Drive(0))).unwrap();
+    let mut loads = Vec::new();
+    for host in 1..=3 {
+        let mut admin = connect(&target, host, 1).unwrap();
+        admin.enable().unwrap();
+        let mut queue = admin.connect_io(1).unwrap();
+        loads.push(std::thread::spawn(move || {
+            let _admin = admin;
+            let mut done = 0_u64;
+            loop {
+                for place in 0..8 {
+                    let write = command(nvm::WRITE, 2000 + u64::from(host) * 100 + place, 1);
+                    if queue.submit(&write, Transfer::Write(vec![host; 4096].into())).is_err() {
+                        return done;
+                    }
+                }
+                while queue.in_flight() > 0 {
+                    match queue.wait(PATIENCE) {
+                        Ok(Some(completed)) => assert!(completed.entry.status().is_success()),
+                        Ok(None) => panic!("nothing came for {PATIENCE:?}"),
+                        Err(_) => return done,
+                    }
+                    done += 1;
+                }
+            }
+        }));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    remove_export(&target, 1).unwrap();
+    for load in loads {
+        assert!(load.join().unwrap() > 0, "it had worked before");
+    }
+    bystander.finish();
+    assert!(matches!(remove_export(&target, 1), Err(RemoveError::NoSuchExport { .. })));
+    target.assert_no_violations();
+}
+
+#[test]
+fn what_cannot_be_added_or_removed_is_refused_with_the_reason_and_changes_nothing() {
+    let target = TestTarget::start();
+    let mapping = |nsid, drive, drive_nsid| Selection::Namespaces(vec![Mapping { nsid, drive, drive_nsid }]);
+    let refused = |config: ExportConfig| match add_export(&target, config) {
+        Err(TargetError::Export(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(refused(config(0, Selection::Drive(0))), ExportError::SameName { .. }));
+    assert!(matches!(refused(config(1, Selection::Drive(7))), ExportError::NoSuchDrive { drive: 7, .. }));
+    assert!(matches!(refused(config(1, mapping(1, 3, 1))), ExportError::NoSuchDrive { drive: 3, .. }));
+    let error = refused(config(1, mapping(1, 0, 9)));
+    assert!(
+        matches!(&error, ExportError::NoSuchNamespace { drive_nsid: 9, found, .. } if *found == [1]),
+        "{error}"
+    );
+    assert!(matches!(refused(config(1, mapping(0, 0, 1))), ExportError::InvalidNsid { nsid: 0, .. }));
+    assert!(matches!(remove_drive(&target, 4), Err(RemoveError::NoSuchDrive { index: 4 })));
+    assert!(matches!(remove_drive(&target, 0), Err(RemoveError::InUse { .. })));
+    assert_eq!(listed(&target, 1), [subsystem(0)]);
+    target.queue(1).1.read_blocks(1, 0, 1, 4096).unwrap();
+}
+
+#[test]
+fn discovery_controllers_tell_of_exports_that_come_and_go_to_the_hosts_that_may_see_them() {
+    let target = TestTarget::start();
+    let options = Options { kato: Duration::from_secs(30), ..Options::default() };
+    let mut hosts: Vec<AdminQueue> = [1, 2]
+        .map(|host| {
+            let mut admin =
+                AdminQueue::connect(target.address, &Nqn::discovery(), &identity(host), &options).unwrap();
+            admin.enable().unwrap();
+            let mut set = SubmissionQueueEntry::new(admin::SET_FEATURES);
+            set.cdw10.set(fid::ASYNC_EVENT_CONFIGURATION.into());
+            set.cdw11.set(Oaes::DISCOVERY_LOG_CHANGE.bits());
+            assert!(admin.command(&set, Transfer::None).unwrap().0.status().is_success());
+            admin
+        })
+        .into();
+    for host in &mut hosts {
+        host.queue().submit(&SubmissionQueueEntry::new(admin::ASYNC_EVENT_REQUEST), Transfer::None).unwrap();
+        host.queue().flush().unwrap();
+    }
+    let generation = |admin: &mut AdminQueue| {
+        let header = admin.log_page(lid::DISCOVERY, 0, 0, 16, false).unwrap();
+        (u64::from_le_bytes(header[..8].try_into().unwrap()), header[8])
+    };
+    let before = generation(&mut hosts[0]);
+    assert_eq!(before.1, 2, "the export, and discovery itself");
+    let only = Access::Hosts(BTreeSet::from([identity(1).nqn.to_string()]));
+    add_export(&target, ExportConfig { access: only, ..config(1, Selection::Drive(0)) }).unwrap();
+    let told = hosts[0].queue().wait(PATIENCE).unwrap().expect("an event in time");
+    assert_eq!(AsyncEvent::from_dw0(told.entry.dw0.get()), AsyncEvent::DISCOVERY_LOG_CHANGE);
+    assert!(hosts[1].queue().wait(SILENCE).unwrap().is_none(), "it is not for this host");
+    let after = generation(&mut hosts[0]);
+    assert!(after.0 != before.0 && after.1 == 3, "{after:?}");
+    assert_eq!(generation(&mut hosts[1]).1, 2);
+    hosts[0].queue().submit(&SubmissionQueueEntry::new(admin::ASYNC_EVENT_REQUEST), Transfer::None).unwrap();
+    hosts[0].queue().flush().unwrap();
+    remove_export(&target, 1).unwrap();
+    assert!(hosts[0].queue().wait(PATIENCE).unwrap().is_some());
+    assert_eq!(generation(&mut hosts[0]).1, 2);
+}
+
+#[test]
+fn an_export_that_is_back_is_connected_to_again() {
+    let target = TestTarget::start();
+    for _ in 0..20 {
+        add_export(&target, config(1, Selection::Drive(0))).unwrap();
+        let mut admin = connect(&target, 1, 1).unwrap();
+        admin.enable().unwrap();
+        let mut queue = admin.connect_io(1).unwrap();
+        queue.read_blocks(1, 0, 1, 4096).unwrap();
+        remove_export(&target, 1).unwrap();
+        let ended = queue.execute(&command(nvm::READ, 0, 1), Transfer::Read(4096));
+        assert!(ended.is_err(), "{:?}", ended.map(|ended| ended.entry.status()));
+    }
+    eventually("its associations are gone", || target.associations() == 0);
+    target.assert_no_violations();
+}
