@@ -219,7 +219,8 @@ impl UnderWay {
         self.shutdown = None;
         let mut slots: Vec<Slot> = self.aborts.drain().map(|(_, abort)| abort.slot).collect();
         for command in self.commands.values_mut() {
-            slots.extend(command.slot.take());
+            let Some(slot) = command.slot.take() else { continue };
+            slots.push(slot);
             if let Some(errand) = &command.errand {
                 errand.withdraw();
             }

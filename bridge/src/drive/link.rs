@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -65,8 +66,6 @@ pub(super) enum Request {
         target: Target,
         verdict: Verdict,
     },
-    /// What the drive is to tell of.
-    WantEvents(u32),
     /// A host has no more use for a command; it is to be dropped unless the drive has it.
     Withdraw(Ticket),
     /// About a reactor's queue pair, the `issue`-th that it got.
@@ -93,6 +92,8 @@ pub(super) enum Request {
 pub(crate) struct DriveLink {
     sender: mpsc::Sender<Request>,
     wake: Arc<OwnedFd>,
+    /// What hosts want the drive to tell of. No message: how often a host changes its mind is up to it.
+    wanted_events: Arc<AtomicU32>,
 }
 
 impl DriveLink {
@@ -100,15 +101,28 @@ impl DriveLink {
     pub(super) fn new() -> io::Result<(Self, Inbox)> {
         let (sender, receiver) = mpsc::channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok((Self { sender, wake: Arc::clone(&wake) }, Inbox { receiver, wake }))
+        let wanted_events = Arc::<AtomicU32>::default();
+        let inbox = Inbox { receiver, wake: Arc::clone(&wake), wanted_events: Arc::clone(&wanted_events) };
+        Ok((Self { sender, wake, wanted_events }, inbox))
     }
 
     /// Sends a request; false when the manager has ended.
     pub(super) fn send(&self, request: Request) -> bool {
         let sent = self.sender.send(request).is_ok();
+        self.wake();
+        sent
+    }
+
+    fn wake(&self) {
         // A full counter (EAGAIN) means that the wake-up is pending already.
         let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
-        sent
+    }
+
+    /// Says what hosts want the drive to tell of: bits of the Asynchronous Event Configuration.
+    pub(super) fn want_events(&self, configuration: u32) {
+        if self.wanted_events.swap(configuration, Ordering::Relaxed) != configuration {
+            self.wake();
+        }
     }
 
     /// Reports that a reactor's queue pair went wrong: a reset follows. `issue`: which of those it got.
@@ -132,6 +146,7 @@ impl DriveLink {
 pub(super) struct Inbox {
     receiver: mpsc::Receiver<Request>,
     wake: Arc<OwnedFd>,
+    wanted_events: Arc<AtomicU32>,
 }
 
 impl Inbox {
@@ -143,6 +158,11 @@ impl Inbox {
         // Whatever ends it: everything is looked at afterwards.
         let _ = poll(&mut all, Some(&limit));
         let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+    }
+
+    /// What hosts want the drive to tell of.
+    pub(super) fn wanted_events(&self) -> u32 {
+        self.wanted_events.load(Ordering::Relaxed)
     }
 
     /// The next request.

@@ -79,8 +79,6 @@ pub(super) struct Manager {
     withheld: Vec<Withheld>,
     pub(super) ladder: Ladder,
     pub(super) aborts: HostAborts,
-    /// What the drive is to tell of.
-    wanted_events: u32,
     /// When the controller was last asked how it is.
     health: Instant,
     pub(super) link: DriveLink,
@@ -118,7 +116,6 @@ impl Manager {
             withheld: Vec::new(),
             ladder: Ladder::default(),
             aborts: HostAborts::default(),
-            wanted_events: OWN_EVENTS,
             health: Instant::now(),
             link,
             inbox,
@@ -132,7 +129,6 @@ impl Manager {
 
     pub(super) fn run(mut self) {
         self.note_power();
-        self.configure_events();
         loop {
             self.sleep();
             while let Some(request) = self.inbox.next() {
@@ -185,10 +181,6 @@ impl Manager {
                 self.admin.push(request);
             }
             Request::Abort { target, verdict } => self.abort(target, verdict),
-            Request::WantEvents(configuration) => {
-                self.wanted_events = OWN_EVENTS | configuration;
-                self.configure_events();
-            }
             Request::Withdraw(ticket) => drop(self.admin.withdraw(ticket)),
             Request::Trouble { reactor, issue, trouble } => {
                 // What was reported of a queue pair that is gone is settled.
@@ -254,6 +246,7 @@ impl Manager {
         match &mut self.condition {
             Condition::Works(controller) => {
                 heed(&controller.notices())?;
+                controller.want_events(OWN_EVENTS | self.inbox.wanted_events());
                 self.admin.reap(controller)?;
                 // What ended makes room for what waits, and nothing else would wake this thread for it.
                 while self.admin.submit(controller) {
@@ -288,13 +281,6 @@ impl Manager {
             self.tell(DriveEvent::Reported(event));
         }
         if std::mem::take(&mut self.stale) || changed { self.refresh_namespaces() } else { Ok(()) }
-    }
-
-    /// Has the drive tell of what is wanted.
-    pub(super) fn configure_events(&mut self) {
-        if let Condition::Works(controller) = &mut self.condition {
-            controller.want_events(self.wanted_events);
-        }
     }
 
     /// Remembers what the drive says of its power.
@@ -456,6 +442,11 @@ impl Manager {
             // Commands fail all the same.
             tracing::error!(drive = %self.name, why, "its namespaces are still shown");
         }
+    }
+
+    /// Whether no host sees a namespace of the drive.
+    pub(super) fn has_withdrawn_namespaces(&self) -> bool {
+        self.namespaces.is_empty()
     }
 
     /// Whether the controller was shut down in order.

@@ -8,8 +8,8 @@
 //! # What crosses threads
 //!
 //! Messages, in both directions, over channels that keep their order, and queue pairs, which move in them. There is
-//! no state that two threads share but the [`Opener`], which one thread at a time uses: the one that opens a drive that
-//! was removed. So what has to be argued is which messages can be late:
+//! no state that two threads share but the [`Opener`], which one thread at a time uses (the one that opens a drive that
+//! was removed), and the number that says which events hosts want. So what has to be argued is which messages can be late:
 //!
 //! - What a reactor reports of its queue pair may arrive when that pair is gone. A report names the pair by the number
 //!   under which it was issued, and the manager drops those of another number.
@@ -241,7 +241,7 @@ impl Drive {
     /// Says what the drive is to tell of besides what its manager wants to know: bits of the Asynchronous Event
     /// Configuration.
     pub(crate) fn want_events(&self, configuration: u32) {
-        self.link.send(Request::WantEvents(configuration));
+        self.link.want_events(configuration);
     }
 
     /// A name for an admin command, which [`Drive::abort`] knows it by.

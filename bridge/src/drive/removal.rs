@@ -150,18 +150,28 @@ impl Manager {
     fn take_up(&mut self, controller: Box<Controller>) -> Result<(), String> {
         let search = std::mem::replace(&mut self.condition, Condition::Works(controller));
         let mut pairs = Vec::new();
-        let taken =
-            self.refresh_namespaces().and_then(|()| self.create_pairs(&mut pairs).map_err(Setback::from));
+        // Hosts may use namespaces as soon as they see them again: then reactors have their queue pairs. Commands that
+        // were held may go only when it is known that the namespaces are what they were.
+        let unseen = self.has_withdrawn_namespaces();
+        let taken = self.create_pairs(&mut pairs).map_err(Setback::from).and_then(|()| {
+            if unseen {
+                self.hand_out(std::mem::take(&mut pairs));
+            }
+            self.refresh_namespaces()
+        });
         match taken {
             Ok(()) => {
                 self.note_power();
-                self.configure_events();
                 self.hand_out(pairs);
                 tracing::info!(drive = %self.name, "the drive is back and works");
                 self.tell(DriveEvent::Works);
                 Ok(())
             }
             Err(Setback::Gone(why) | Setback::Failed(why)) => {
+                if unseen {
+                    pairs.extend(self.freeze().0);
+                    self.refuse(Status::NAMESPACE_NOT_READY);
+                }
                 let back = std::mem::replace(&mut self.condition, search);
                 if let Condition::Works(mut controller) = back
                     && let Ok(stopped) = controller.isolate()

@@ -166,8 +166,7 @@ impl Controller {
     /// Configuration (feature 0Bh). Those that it does not offer are left out; without this call it tells of all that it
     /// can. It comes in force as soon as there is room on the admin queue, which is looked at as for events.
     pub fn want_events(&mut self, configuration: u32) {
-        self.events.configuration = Some(configuration);
-        if self.enabled {
+        if self.events.configuration.replace(configuration) != Some(configuration) && self.enabled {
             self.serve_events();
         }
     }
