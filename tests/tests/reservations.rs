@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gangway_bridge::policy::{HostPolicies, Item, Policy};
+use gangway_bridge::{Mapping, Selection};
 use gangway_driver::emulated::EmulatedConfig;
-use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
+use gangway_fabric::host::client::{AdminQueue, IoQueue, Options, Transfer};
 use gangway_spec::aen::AsyncEvent;
 use gangway_spec::feature::fid;
 use gangway_spec::identify::{IdentifyController, Oncs, cns};
@@ -40,12 +41,20 @@ struct Host {
     admin: AdminQueue,
     queue: IoQueue,
     number: u8,
+    /// What it knows the namespace as.
+    nsid: u32,
 }
 
 impl Host {
     fn connect(target: &TestTarget, number: u8) -> Self {
-        let (admin, queue) = target.queue(number);
-        Self { admin, queue, number }
+        Self::of(target, number, 0, 1)
+    }
+
+    /// One of this export, which shows the namespace as `nsid`.
+    fn of(target: &TestTarget, number: u8, export: usize, nsid: u32) -> Self {
+        let mut admin = target.host_with(number, export, &Options::default());
+        let queue = admin.connect_io(1).unwrap();
+        Self { admin, queue, number, nsid }
     }
 
     /// One that is a registrant.
@@ -61,7 +70,7 @@ impl Host {
 
     fn give(&mut self, opcode: u8, parameters: ReservationParameters, data: &[u8]) -> Status {
         let mut entry = SubmissionQueueEntry::new(opcode);
-        entry.nsid.set(1);
+        entry.nsid.set(self.nsid);
         parameters.apply(&mut entry);
         self.queue.execute(&entry, Transfer::Write(data.into())).unwrap().entry.status()
     }
@@ -88,7 +97,7 @@ impl Host {
 
     fn report(&mut self, length: u32) -> (ExtendedReservationStatus, Vec<ExtendedRegisteredController>) {
         let mut entry = SubmissionQueueEntry::new(nvm::RESERVATION_REPORT);
-        entry.nsid.set(1);
+        entry.nsid.set(self.nsid);
         entry.cdw10.set(length / 4 - 1);
         entry.cdw11.set(1);
         let completed = self.queue.execute(&entry, Transfer::Read(length)).unwrap();
@@ -105,7 +114,9 @@ impl Host {
     }
 
     fn io(&mut self, opcode: u8, transfer: Transfer) -> Status {
-        self.queue.execute(&command(opcode, 8, 1), transfer).unwrap().entry.status()
+        let mut entry = command(opcode, 8, 1);
+        entry.nsid.set(self.nsid);
+        self.queue.execute(&entry, transfer).unwrap().entry.status()
     }
 
     fn write(&mut self, round: u64) -> Status {
@@ -238,6 +249,26 @@ fn a_report_says_who_is_registered_through_which_controllers_and_who_holds_the_r
     short.cdw10.set(15);
     let refused = one.queue.execute(&short, Transfer::Read(64)).unwrap().entry.status();
     assert_eq!(refused, Status::HOST_IDENTIFIER_INCONSISTENT.with_dnr(), "EDS is needed");
+}
+
+#[test]
+fn exports_that_show_one_namespace_share_its_reservations() {
+    let other_way = Selection::Namespaces(vec![Mapping { nsid: 7, drive: 0, drive_nsid: 1 }]);
+    let exports = Some(vec![Selection::Drive(0), other_way]);
+    let target = TestTarget::with(Setup { drives: vec![drive()], exports, ..Setup::default() });
+    let mut one = Host::registered(&target, 1);
+    let mut two = Host::of(&target, 2, 1, 7);
+    assert_eq!(two.register(rrega::REGISTER, cptpl::NO_CHANGE), Status::SUCCESS);
+    assert_eq!(two.acquire(racqa::ACQUIRE, ExclusiveAccess, 0), Status::SUCCESS);
+    assert_eq!((one.write(1), one.read()), (CONFLICT, CONFLICT));
+    assert_eq!(two.write(2), Status::SUCCESS);
+    assert_eq!(one.report(4096), two.report(4096));
+    two.listen();
+    assert_eq!(one.acquire(racqa::PREEMPT, WriteExclusive, 2), Status::SUCCESS);
+    assert_eq!(two.told(), AsyncEvent::RESERVATION_LOG_AVAILABLE);
+    let told = two.notification();
+    assert_eq!(told, (1, notification::REGISTRATION_PREEMPTED, 0, 7), "by the number that it knows");
+    assert_eq!((one.write(3), two.write(4), two.read()), (Status::SUCCESS, CONFLICT, Status::SUCCESS));
 }
 
 #[test]

@@ -54,7 +54,9 @@ Examples:
   gangway serve --device pci:0000:01:00.0 --limit host=iops=50k,bandwidth=500MiB --limit namespace:2=iops=100k
       No host has more than that in a second, nor all together of namespace 2 (docs/sharing.md).
   gangway serve --device pci:0000:01:00.0 --allow tune --allow-for nqn.2014-08.org.example:admin=tune,firmware
-      Hosts may set features and start self-tests; one of them may also update the firmware.";
+      Hosts may set features and start self-tests; one of them may also update the firmware.
+  gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-any-host --state /var/lib/gangway
+      Hosts may reserve namespaces, and what they make to persist is in force again after a restart.";
 
 /// Exports drives over NVMe/TCP until SIGINT or SIGTERM.
 ///

@@ -165,6 +165,7 @@ impl Shared {
         let in_order = drive.shutdown().await;
         // What the drive had is answered by now.
         self.tell_all(|done| Message::Unlink { drive: index, done }).await;
+        self.reservations.forget(index);
         Ok(in_order)
     }
 

@@ -116,6 +116,11 @@ impl Reservations {
         result
     }
 
+    /// A drive is no longer there. What is kept of its namespaces is in force when it is added again.
+    pub(crate) fn forget(&self, drive: usize) {
+        self.namespaces().retain(|(of, _), _| *of != drive);
+    }
+
     /// What is known about a namespace; `None` when there is no such namespace.
     pub(crate) fn entry(&self, key: Key) -> Option<Arc<Entry>> {
         self.namespaces().get(&key).cloned()
@@ -279,6 +284,10 @@ mod tests {
         has(&reservations, &[namespace(1, 9), namespace(2, 8)]);
         assert!(!reservations.has((DRIVE, 1), &entry) && reservations.guard((DRIVE, 1)).is_none());
         assert!(reservations.entry((DRIVE, 3)).is_none());
+        reservations.forget(DRIVE + 1);
+        assert!(reservations.entry((DRIVE, 2)).is_some());
+        reservations.forget(DRIVE);
+        assert!(reservations.entry((DRIVE, 2)).is_none());
     }
 
     #[test]
