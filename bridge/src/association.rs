@@ -119,7 +119,7 @@ impl Association {
         let delay = match status {
             _ if status.dnr() || !self.retries_later() => 0,
             _ if status.is(Status::COMMAND_INTERRUPTED) => 1,
-            _ if status.is(Status::NAMESPACE_NOT_READY) => 2,
+            _ if status.is(Status::NAMESPACE_NOT_READY) || status.is(Status::FORMAT_IN_PROGRESS) => 2,
             _ => 0,
         };
         status.with_crd(delay)

@@ -19,7 +19,8 @@ pub(crate) const MAX_H2C_DATA: u32 = 1 << 20;
 pub(crate) const OWN_LOG_PAGE: u32 = 128 << 10;
 /// CRDT1, of commands that a reset of the drive interrupted: it has ended by then, or commands are held until it has.
 pub(crate) const RETRY_AFTER_RESET: Duration = Duration::from_secs(1);
-/// CRDT2, of commands to a drive that is away. Linux tries five times: this gives it so much longer to come back.
+/// CRDT2, of commands to a drive that is away, or to a namespace that is formatted. Linux tries five times: this gives it
+/// so much longer to come back.
 pub(crate) const RETRY_WHILE_AWAY: Duration = Duration::from_secs(5);
 /// How long a peer may take from the TCP connection to a complete Connect.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
