@@ -70,9 +70,7 @@ async fn run(
         while let Some((slot, event)) = controller.report_event() {
             link.respond(slot, &Reply { status: Status::SUCCESS, result: event.into() });
         }
-        if association.want_events(controller.wanted_events()) {
-            shared.gather_events(&association);
-        }
+        shared.want_events(&association, controller.wanted_events());
         let deadline = controller.keep_alive_deadline(now);
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(Ending::KeepAlive);

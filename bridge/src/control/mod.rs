@@ -171,7 +171,7 @@ impl Shared {
     async fn close(&self, association: &Association) {
         association.close();
         self.registry.remove(association);
-        self.gather_events(association);
+        self.want_events(association, 0);
         self.close_queues(association).await;
         self.departed.notify_one();
     }
@@ -286,7 +286,7 @@ impl Target {
         let drive = self.shared.add_drive(drive).await?;
         let (changes, events) = (drive.changes(), drive.events());
         let mut tasks = self.tasks();
-        tasks.spawn(relay::relay(Arc::clone(&self.shared), Arc::clone(&drive), events));
+        tasks.spawn(relay::relay(Arc::clone(&self.shared), Arc::downgrade(&drive), events));
         tasks.spawn(Arc::clone(&self.shared).follow(drive, changes));
         Ok(())
     }

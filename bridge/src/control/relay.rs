@@ -1,6 +1,6 @@
 //! Passes on what a drive tells of to the hosts of its exports.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use gangway_spec::aen::{self, AsyncEvent};
 use tokio::sync::broadcast::Receiver;
@@ -13,9 +13,13 @@ use crate::events::Notice;
 
 /// Tells the hosts of every export that shows a drive as its own of each event of it. (Of an export of several drives that
 /// is the first: it is the one whose log pages hosts read.)
-pub(super) async fn relay(shared: Arc<Shared>, drive: Arc<Drive>, mut events: Receiver<DriveEvent>) {
+///
+/// A drive that is given up by all others ends it.
+pub(super) async fn relay(shared: Arc<Shared>, drive: Weak<Drive>, mut events: Receiver<DriveEvent>) {
     loop {
-        match events.recv().await {
+        let event = events.recv().await;
+        let Some(drive) = drive.upgrade() else { return };
+        match event {
             Ok(DriveEvent::Reported(reported)) if is_for_hosts(reported.event) => {
                 if reported.event == AsyncEvent::TELEMETRY_LOG_CHANGED {
                     drive.telemetry().look_at(&reported.page);
@@ -41,13 +45,15 @@ impl Shared {
         own.map(|export| export.index).collect()
     }
 
-    /// Has the drive of an association tell of all that its hosts want to know.
-    pub(super) fn gather_events(&self, association: &Association) {
-        let exports = self.exports();
-        let export = exports.iter().find(|export| Some(export.index) == association.export);
-        let Some(drive) = export.map(|export| export.primary()) else { return };
-        let hosts = self.exports_of(drive).into_iter().flat_map(|export| self.registry.of_export(export));
-        drive.want_events(hosts.fold(0, |all, host| all | host.wanted_events()));
+    /// Notes what the host of an association wants to be told of, and has drives tell of what their hosts want to know.
+    pub(super) fn want_events(&self, association: &Association, configuration: u32) {
+        if !association.want_events(configuration) {
+            return;
+        }
+        for drive in self.catalogue.drives().iter() {
+            let hosts = self.exports_of(drive).into_iter().flat_map(|export| self.registry.of_export(export));
+            drive.want_events(hosts.fold(0, |all, host| all | host.wanted_events()));
+        }
     }
 }
 
