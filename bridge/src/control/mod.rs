@@ -349,13 +349,13 @@ impl Target {
         if tokio::time::timeout(FAREWELL, drained).await.is_err() {
             tracing::warn!("drives still have commands of hosts that are gone; they are stopped with them");
         }
-        let mut not_in_order = Vec::new();
+        // All at once: one that takes its time must not hold up the others, should somebody lose patience.
+        let mut shutdowns = JoinSet::new();
         for drive in self.shared.catalogue.drives().iter() {
-            if !drive.shutdown().await {
-                not_in_order.push(drive.info().name.clone());
-            }
+            let drive = Arc::clone(drive);
+            shutdowns.spawn(async move { (!drive.shutdown().await).then(|| drive.info().name.clone()) });
         }
-        not_in_order
+        shutdowns.join_all().await.into_iter().flatten().collect()
     }
 }
 
