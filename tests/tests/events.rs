@@ -113,9 +113,12 @@ fn events_are_promised_as_far_as_their_log_pages_are_open() {
     let own = Oaes::from_bits_retain(target.infos[0].identify.oaes.get());
     assert!(seen.contains(Oaes::NAMESPACE_ATTRIBUTE));
     assert!((own | Oaes::NAMESPACE_ATTRIBUTE).contains(seen), "{seen:?}");
-    // A vendor's log page that no policy opens.
+    // A vendor's log page that no policy opens, and one that it does, told of later.
     listen(&mut host, u32::MAX);
     target.probes[0].raise_event(AsyncEvent::new(aen::TYPE_VENDOR, 1, 0xc5));
+    target.probes[0].raise_event(ERROR);
+    assert_eq!(told(&mut host), ERROR);
+    ask(&mut host);
     assert_silence(&mut host);
 }
 
@@ -196,5 +199,19 @@ fn telemetry_that_one_host_has_read_is_there_for_another() {
         assert_eq!(telemetry(&mut first, true), (false, generation), "it has read it");
         assert_eq!(telemetry(&mut second, false), (true, generation), "the other has not");
         assert_eq!(telemetry(&mut second, true), (false, generation));
+    }
+}
+
+#[test]
+fn a_vendors_event_reaches_the_hosts_that_may_read_its_log_page() {
+    let target = target_that_opens(&["inspect", "vendor"]);
+    let (mut first, mut second) = (target.host(1), target.host(2));
+    let event = AsyncEvent::new(aen::TYPE_VENDOR, 1, 0xc5);
+    for host in [&mut first, &mut second] {
+        listen(host, 0);
+    }
+    target.probes[0].raise_event(event);
+    for host in [&mut first, &mut second] {
+        assert_eq!(told(host), event);
     }
 }
