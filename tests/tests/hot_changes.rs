@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gangway_bridge::{
-    Access, ExportConfig, ExportError, HostPolicies, Identifiers, Mapping, RemoveError, Selection,
-    TargetError,
+    Access, Drive, ExportConfig, ExportError, HostPolicies, Identifiers, Mapping, ReactorConfig, RemoveError,
+    Selection, Target, TargetConfig, TargetError,
 };
+use gangway_driver::controller::Options as ControllerOptions;
+use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::EmulatedConfig;
+use gangway_driver::emulated::EmulatedFunction;
 use gangway_fabric::host::client::{AdminQueue, HostError, Options, Transfer};
 use gangway_fabric::host::discovery;
 use gangway_spec::SubmissionQueueEntry;
@@ -99,7 +102,7 @@ fn a_drive_is_added_used_and_removed_while_others_go_on() {
     }
     bystander.finish();
     target.assert_no_violations();
-    assert_eq!(target.associations(), 0);
+    eventually("all hosts have gone", || target.associations() == 0);
 }
 
 #[test]
@@ -164,6 +167,30 @@ fn what_cannot_be_added_or_removed_is_refused_with_the_reason_and_changes_nothin
     assert!(matches!(remove_drive(&target, 0), Err(RemoveError::InUse { .. })));
     assert_eq!(listed(&target, 1), [subsystem(0)]);
     target.queue(1).1.read_blocks(1, 0, 1, 4096).unwrap();
+}
+
+#[test]
+fn a_target_that_cannot_start_gives_its_drives_back_in_order() {
+    let domain = DmaDomain::new();
+    // What is mapped for drives of a process is mapped for each of them.
+    let (_witness, probe) = EmulatedFunction::with_probe(drive(512), &domain).unwrap();
+    let before = probe.mappings();
+    let function = EmulatedFunction::new(drive(512), &domain).unwrap();
+    let mut function = Some(function);
+    let open = Box::new(move || function.take().ok_or("it is not opened again".into()));
+    let drive = Drive::start(0, open, ControllerOptions::default()).unwrap();
+    let settings = TargetConfig {
+        reactors: vec![0],
+        reactor: ReactorConfig { data_memory: 8 << 20, receive_chunks: 16, ..ReactorConfig::default() },
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        max_connections: 16,
+        state: None,
+    };
+    let wrong = config(0, Selection::Namespaces(vec![Mapping { nsid: 1, drive: 0, drive_nsid: 9 }]));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let refused = runtime.block_on(Target::start(settings, &domain, vec![drive], vec![wrong])).err().unwrap();
+    assert!(matches!(refused, TargetError::Export(ExportError::NoSuchNamespace { .. })), "{refused}");
+    assert_eq!(probe.mappings(), before, "memory that a drive might still reach would have been kept");
 }
 
 #[test]

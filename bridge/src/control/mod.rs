@@ -257,11 +257,19 @@ impl Target {
             departed: Notify::new(),
         });
         let target = Self { shared: Arc::clone(&shared), tasks: Mutex::default(), _threads: threads };
-        for drive in drives {
-            target.add_drive(drive).await?;
-        }
-        for export in exports {
-            target.add_export(export).await?;
+        let prepared = async {
+            for drive in drives {
+                target.add_drive(drive).await?;
+            }
+            for export in exports {
+                target.add_export(export).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = prepared.await {
+            // In order, while there are reactors to give queue pairs back.
+            target.shutdown().await;
+            return Err(error);
         }
         let mut tasks = target.tasks();
         for socket in sockets {
