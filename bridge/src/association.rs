@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::events::{Mailbox, News, Notice};
 use crate::policy::Policy;
 use crate::reservation::NotificationLog;
+use crate::status::Tally;
 
 /// One host's association with one controller of ours (NVMe Base 2.0, 3.3.2; NVMe over Fabrics 1.1, 1.5.2).
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Association {
     /// Odd while CC.EN is set, when I/O queues can be connected; rises with each change.
     enabled: AtomicU64,
     queues: Mutex<Queues>,
+    /// What its host did on queues that are gone.
+    past: Mutex<Tally>,
     /// What its host may do.
     policy: OnceLock<Arc<Policy>>,
     mailbox: Mailbox,
@@ -60,6 +63,7 @@ impl Association {
             connect,
             activity: AtomicBool::new(false),
             enabled: AtomicU64::new(0),
+            past: Mutex::default(),
             queues: Mutex::new(Queues { granted, ..Queues::default() }),
             policy: OnceLock::new(),
             mailbox: Mailbox::default(),
@@ -157,6 +161,16 @@ impl Association {
 
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Acquire) % 2 == 1
+    }
+
+    /// A queue is gone, on which its host did this.
+    pub(crate) fn remember(&self, tally: Tally) {
+        *self.past.lock().unwrap_or_else(PoisonError::into_inner) += tally;
+    }
+
+    /// What its host did on queues that are gone.
+    pub(crate) fn past(&self) -> Tally {
+        *self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn has_queues(&self) -> bool {

@@ -156,7 +156,7 @@ impl TestTarget {
     pub fn set_limit(&self, subject: Subject, limit: Limit) {
         self.ask(move |target| {
             Box::pin(async move {
-                target.set_limit(None, subject, limit).await;
+                target.handle().set_limit(None, subject, limit).await;
             })
         });
     }

@@ -2,6 +2,7 @@
 
 mod bind;
 mod binding;
+mod control;
 mod cpus;
 mod device;
 mod doctor;
@@ -106,6 +107,9 @@ enum Command {
     #[command(after_help = DOCTOR_HELP)]
     Doctor(doctor::Doctor),
     Serve(serve::Serve),
+    Status(control::Status),
+    Top(control::Top),
+    Limit(control::SetLimit),
     Perf(Box<perf::Perf>),
     Bench(perf::bench::Bench),
     Emulate(emulate::Emulate),
@@ -145,6 +149,9 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Doctor(doctor) => doctor.run(&roots, &mut ThisMachine),
         Command::Unbind(unbind) => unbind.run(&roots, &mut ThisMachine),
         Command::Serve(serve) => serve.run(),
+        Command::Status(status) => status.run(),
+        Command::Top(top) => top.run(),
+        Command::Limit(limit) => limit.run(),
         Command::Perf(perf) => perf.run(),
         Command::Bench(bench) => bench.run(),
         Command::Emulate(emulate) => emulate.run(),

@@ -25,6 +25,7 @@ use gangway_spec::fabrics::Nqn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::exports::{ExportArg, Named};
+use crate::control;
 use crate::cpus::{self, CpuList};
 use crate::exit::Exit;
 use crate::perf::units;
@@ -110,6 +111,10 @@ pub(crate) struct Serve {
     /// `namespace=...` or `namespace:NSID=...` for all hosts together; with `,burst=1s` as much as that is saved up
     #[arg(long, value_name = "WHOSE=LIMIT", value_parser = Limits::parse_rule)]
     limit: Vec<(Subject, Limit)>,
+    /// Socket by which `gangway status`, `top` and `limit` reach this server; only its user may open it
+    /// [default: /run/gangway.sock, or gangway.sock in $XDG_RUNTIME_DIR; none where that is taken]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// CPUs to serve I/O on, such as `2` or `0,2-4`, one thread each [default: one CPU, the last that is allowed]
     #[arg(long, value_name = "LIST")]
     reactors: Option<CpuList>,
@@ -309,6 +314,7 @@ impl Serve {
     async fn serve(&self, rights: Rights, reactors: Vec<usize>) -> anyhow::Result<Exit> {
         // Before anything is started, so that no signal can end the program in the middle.
         let mut signals = Signals::listen()?;
+        let control = control::Listener::open(self.control.as_deref())?;
         let target = tokio::select! {
             started = self.start(rights, reactors) => started?,
             name = signals.next() => {
@@ -318,7 +324,16 @@ impl Serve {
         };
         let announced = target.announced.context("cannot say that the target is ready");
         if announced.is_ok() {
-            let name = signals.next().await;
+            let asked = async {
+                match control {
+                    Some(control) => control.serve(target.target.handle()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let name = tokio::select! {
+                name = signals.next() => name,
+                never = asked => match never {},
+            };
             tracing::info!("{name}: ending in order; a second signal ends at once");
         }
         // Pinned out here, because dropping it would wait for the drives' threads.

@@ -9,6 +9,7 @@ mod registry;
 mod relay;
 mod reservations;
 mod session;
+mod status;
 mod under_way;
 
 use std::io;
@@ -27,11 +28,11 @@ use tokio::task::JoinSet;
 
 use self::exports::Catalogue;
 use self::registry::Registry;
+pub use self::status::TargetHandle;
 use crate::association::Association;
 use crate::drive::{Drive, DriveError, Verdict};
 use crate::events::Notice;
 use crate::export::{ExportConfig, ExportError, RemoveError};
-use crate::limits::{Limit, Subject};
 use crate::reactor::{self, Message, ReactorConfig, ReactorError, ReactorHandle, ReservationRequest, Scope};
 use crate::reservation::{Reservations, StateError, Store};
 
@@ -329,10 +330,9 @@ impl Target {
         &self.shared.listeners
     }
 
-    /// Limits a host or a namespace of the export of this name, or of all exports, from now on. Returns how many exports
-    /// that are, once it is in force.
-    pub async fn set_limit(&self, subsystem: Option<&Nqn>, subject: Subject, limit: Limit) -> usize {
-        self.shared.set_limit(subsystem, &subject, limit).await
+    /// What asks the target, and changes it, while it runs.
+    pub fn handle(&self) -> TargetHandle {
+        TargetHandle(Arc::clone(&self.shared))
     }
 
     /// Associations that exist now.

@@ -58,6 +58,11 @@ impl LimitBook {
         pages.meter(Subject::Namespace(nsid), limit)
     }
 
+    /// The limits as they are.
+    pub(crate) fn limits(&self) -> Limits {
+        self.pages().limits.clone()
+    }
+
     /// Changes a limit. Reactors are to be told.
     pub(crate) fn set(&self, subject: Subject, limit: Limit) {
         self.pages().limits.set(subject, limit);

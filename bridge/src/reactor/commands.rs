@@ -20,6 +20,7 @@ use super::placement;
 use super::tenants::{Tenant, Tenants};
 use crate::admission::{Admitted, NamespaceView};
 use crate::drive::{DriveLink, Verdict};
+use crate::status::DriveCondition;
 
 /// Where a command stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,6 +278,19 @@ impl Engine {
     pub(super) fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
+    }
+
+    /// How drives are, and how many commands they have.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = (usize, DriveCondition, usize)> {
+        self.drives.iter().enumerate().filter_map(|(index, slot)| {
+            let slot = slot.as_ref()?;
+            let condition = match (slot.refuses, &slot.pair) {
+                (Some(status), _) => DriveCondition::Refuses(status),
+                (None, Some(_)) => DriveCondition::Works,
+                (None, None) => DriveCondition::Away,
+            };
+            Some((index, condition, slot.pair.as_ref().map_or(0, QueuePair::outstanding)))
+        })
     }
 
     /// What drives have of this reactor, and whether they will say so when it is done.

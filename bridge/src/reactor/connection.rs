@@ -31,6 +31,7 @@ use crate::admission::{Admitted, Course, ExportView, Handling};
 use crate::association::QueueClaim;
 use crate::policy::Policy;
 use crate::reservation::CONFLICT;
+use crate::status::Tally;
 
 /// No command in this slot.
 const VACANT: usize = usize::MAX;
@@ -79,6 +80,8 @@ pub(super) struct Connection {
     pub(super) starved: bool,
     /// A command that waits until its host or its namespace may have one more; nothing is received meanwhile.
     parked: Option<Parked>,
+    /// Where the command that is taken in has waited.
+    waited: Option<Gate>,
     /// A command waited for that, and little is received at a time until all that was received needs not wait.
     wary: bool,
     /// Too many answers wait to leave; nothing is received until some have.
@@ -93,6 +96,8 @@ pub(super) struct Connection {
     reads: Budget,
     /// Bytes of payload that arrived.
     placed: u64,
+    /// What its host did.
+    pub(super) tally: Tally,
     /// Watches the host that owes data.
     unsent: Watch,
     /// Watches the host that owes room for answers.
@@ -153,6 +158,7 @@ impl Connection {
             paused: false,
             starved: false,
             parked: None,
+            waited: None,
             wary: false,
             congested: false,
             writes: Budget::new(depth),
@@ -160,6 +166,7 @@ impl Connection {
             requests: 0,
             reads: Budget::new(depth),
             placed: 0,
+            tally: Tally::default(),
             unsent: Watch::default(),
             unread: Watch::default(),
             flush_listed: false,
@@ -206,6 +213,14 @@ impl Connection {
         self.reads.give_back(batch.payload_bytes());
         engine.retire(batch);
         self.sending = false;
+    }
+
+    /// Commands that drives have of it.
+    pub(super) fn with_drives(&self, engine: &Engine) -> usize {
+        let has = |index: &&usize| {
+            engine.commands.get(**index).is_some_and(|command| command.stage == Stage::WithDrive)
+        };
+        self.slots.iter().filter(has).count()
     }
 
     /// Commands that it can have at a time, at most.
@@ -276,7 +291,7 @@ impl Connection {
         match event {
             // The handshake was done before a reactor took the connection.
             Event::Initialized => Ok(()),
-            Event::Command { slot, entry, data } => self.command(slot, entry, data, None, context),
+            Event::Command { slot, entry, data } => self.command(slot, entry, data, context),
             Event::Refused { slot, status, .. } => {
                 self.respond(slot, &Reply { status, result: 0 }, context.engine);
                 Ok(())
@@ -292,13 +307,11 @@ impl Connection {
         }
     }
 
-    /// Takes a command in. `waited`: it did, there.
     fn command(
         &mut self,
         slot: Slot,
         entry: SubmissionQueueEntry,
         data: CapsuleData,
-        waited: Option<Gate>,
         context: &mut Context<'_>,
     ) -> Result<(), End> {
         let (declared, in_capsule) = match data {
@@ -323,7 +336,7 @@ impl Connection {
         };
         if context.engine.accounts.are_in_force()
             && stage == Stage::Receiving
-            && let Some(gate) = self.must_wait(&entry, &admitted, waited, context)
+            && let Some(gate) = self.must_wait(&entry, &admitted, context)
         {
             self.parked = Some(Parked { slot, entry, data, gate });
             return Ok(());
@@ -486,6 +499,7 @@ impl Connection {
         if let Some(place) = self.slots.get_mut(usize::from(slot)) {
             *place = VACANT;
         }
+        self.tally.count(direction, length);
         let reads = direction == TransferDirection::ControllerToHost;
         if self.phase != Phase::Open {
             // Nothing follows a termination request.
@@ -538,6 +552,7 @@ impl Connection {
         for batch in [batch, self.out.take()].into_iter().flatten() {
             engine.retire(batch);
         }
+        self.claim.association().remember(self.tally);
         let origin = self.origin();
         self.stash = None;
         self.writes.held.clear();

@@ -17,6 +17,7 @@ use crate::admission::ExportView;
 use crate::association::{Association, QueueClaim};
 use crate::drive::{DriveLink, Verdict};
 use crate::reservation::Eviction;
+use crate::status::ReactorReport;
 
 /// An I/O queue's connection on its way to the reactor that will keep it.
 pub(crate) struct Adoption {
@@ -145,6 +146,10 @@ pub(crate) enum Message {
         nsid: Option<u32>,
         hold: Hold,
         done: oneshot::Sender<()>,
+    },
+    /// Say what there is to say of connections and drives.
+    Report {
+        reply: oneshot::Sender<ReactorReport>,
     },
     /// Limits of an export have changed: the book of its view says which there are. Answered when they are in force.
     Limit {

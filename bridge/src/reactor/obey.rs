@@ -69,6 +69,7 @@ impl Reactor {
                 self.apply_limits(export);
                 let _ = done.send(());
             }
+            Message::Report { reply } => drop(reply.send(self.report())),
             Message::Limit { export, done } => {
                 self.apply_limits(export);
                 let _ = done.send(());

@@ -6,6 +6,7 @@ use super::drives::Way;
 use super::message::Scope;
 use super::reservations::has_evicted;
 use super::{Drain, LINGER, Reactor};
+use crate::status::{QueueReport, ReactorReport};
 
 impl Reactor {
     /// Looks at time limits and ends what is over. Whether any connection was ended.
@@ -44,6 +45,20 @@ impl Reactor {
             let host = &self.connections[key].claim.association().connect.host;
             tracing::warn!(%host, "an I/O connection is ended: its host lets others wait for memory");
             self.drop_connection(key);
+        }
+    }
+
+    /// What there is to say of connections and drives.
+    pub(super) fn report(&self) -> ReactorReport {
+        let report = |connection: &Connection| QueueReport {
+            association: connection.claim.association().id,
+            with_drives: connection.with_drives(&self.engine),
+            waits: connection.is_parked(),
+            tally: connection.tally,
+        };
+        ReactorReport {
+            queues: self.connections.iter().map(|(_, connection)| report(connection)).collect(),
+            drives: self.engine.conditions().collect(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! A command that must wait is not taken in at all: no memory is set aside for it, the host is not asked for its data, and
 //! nothing behind it is read. What was received already is kept.
 
-use gangway_fabric::target::{CapsuleData, Reply, Slot};
+use gangway_fabric::target::{CapsuleData, Event, Reply, Slot};
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::status::Status;
 
@@ -25,12 +25,12 @@ impl Connection {
     /// Pays for a command. Where it has to wait, if it cannot.
     #[cold]
     pub(super) fn must_wait(
-        &self,
+        &mut self,
         entry: &SubmissionQueueEntry,
         admitted: &Admitted,
-        waited: Option<Gate>,
         context: &mut Context<'_>,
     ) -> Option<Gate> {
+        let waited = self.waited.take();
         let accounts = &mut context.engine.accounts;
         let (key, length) = (context.key, admitted.length);
         if waited != Some(Gate::Namespace)
@@ -77,9 +77,10 @@ impl Connection {
 
     /// Lets the command that waited have its turn. It is judged anew: the namespace may be another one by now.
     pub(super) fn unpark(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        match self.parked.take() {
-            Some(Parked { slot, entry, data, gate }) => self.command(slot, entry, data, Some(gate), context),
-            None => Ok(()),
-        }
+        let Some(Parked { slot, entry, data, gate }) = self.parked.take() else { return Ok(()) };
+        self.waited = Some(gate);
+        let taken = self.happened(Event::Command { slot, entry, data }, context);
+        self.waited = None;
+        taken
     }
 }

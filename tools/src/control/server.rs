@@ -1,0 +1,273 @@
+//! The server's end of the control socket.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use gangway_bridge::{Limit, Subject, TargetHandle};
+use gangway_spec::fabrics::Nqn;
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use super::report::Report;
+use super::{LONGEST_REQUEST, Request, usual_path};
+
+/// Clients at a time at most.
+const CLIENTS: usize = 16;
+/// How long a client may be silent.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// A control socket that listens. The file goes with it.
+pub(crate) struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path`. Without one at the usual place, if that is possible: a server that cannot be asked serves all
+    /// the same, as does the second of a user.
+    ///
+    /// # Errors
+    /// The path was given, and cannot be listened at.
+    pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        let usual = usual_path();
+        match (path, Self::at(path.unwrap_or(&usual))) {
+            (_, Ok(listener)) => Ok(Some(listener)),
+            (Some(_), Err(error)) => Err(error),
+            (None, Err(error)) => {
+                tracing::info!(
+                    "{error:#}; without --control, this server cannot be asked or changed while it runs"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    fn at(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let failed = || format!("cannot listen for control at {shown}");
+        remove_stale(path)?;
+        let socket = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            // Before there is a file that somebody could open: it gets this mode.
+            fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+            bind(&socket, &SocketAddrUnix::new(path)?)?;
+            listen(&socket, CLIENTS as i32)?;
+            io::Result::Ok(socket)
+        };
+        let socket = socket().with_context(failed)?;
+        let listener = UnixListener::from_std(socket.into()).with_context(failed)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Answers requests for ever.
+    pub(crate) async fn serve(self, target: TargetHandle) -> Infallible {
+        let mut clients = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept(), if clients.len() < CLIENTS => match accepted {
+                    Ok((stream, _)) => drop(clients.spawn(answer_all(stream, target.clone()))),
+                    Err(error) => {
+                        tracing::warn!(%error, "the control socket failed");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                },
+                Some(_) = clients.join_next() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Whoever else may have removed it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Removes a socket that nobody listens at any more.
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    let shown = path.display();
+    if !metadata.file_type().is_socket() {
+        bail!("{shown} is there already and is no socket; choose another path with --control");
+    }
+    match StdStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove {shown}, which nobody listens at")),
+        Err(error) => Err(error).with_context(|| format!("cannot see who listens at {shown}")),
+        Ok(_) => bail!("another gangway is asked at {shown}; choose another path with --control"),
+    }
+}
+
+/// Answers the requests of one client.
+async fn answer_all(stream: UnixStream, target: TargetHandle) {
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        let mut request = (&mut reader).take(LONGEST_REQUEST as u64);
+        match tokio::time::timeout(SILENCE, request.read_until(b'\n', &mut line)).await {
+            Ok(Ok(count)) if count > 0 && line.ends_with(b"\n") => {}
+            _ => return,
+        }
+        let answer = match answer(&line, &target).await {
+            Ok(answer) => answer,
+            Err(error) => json!({ "Error": error }),
+        };
+        let sent = tokio::time::timeout(SILENCE, writer.write_all(format!("{answer}\n").as_bytes())).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+async fn answer(line: &[u8], target: &TargetHandle) -> Result<Value, String> {
+    let request = serde_json::from_slice(line).map_err(|error| format!("no request: {error}"))?;
+    match request {
+        Request::Status {} => {
+            serde_json::to_value(Report::from(target.status().await)).map_err(|error| error.to_string())
+        }
+        Request::Limit { subject, limit, subsystem } => {
+            let subject: Subject = subject.parse().map_err(to_text)?;
+            let limit: Limit = limit.parse().map_err(to_text)?;
+            let subsystem = subsystem.map(|name| name.parse::<Nqn>().map_err(to_text)).transpose()?;
+            match target.set_limit(subsystem.as_ref(), subject, limit).await {
+                0 => Err("there is no such export; `gangway status` names those that there are".to_owned()),
+                exports => Ok(json!({ "Exports": exports })),
+            }
+        }
+    }
+}
+
+fn to_text(error: impl std::error::Error) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Write};
+    use std::net::SocketAddr;
+    use std::os::unix::fs::PermissionsExt;
+
+    use gangway_bridge::{
+        Access, Drive, ExportConfig, HostPolicies, Limits, ReactorConfig, Selection, Target, TargetConfig,
+    };
+    use gangway_driver::controller::Options;
+    use gangway_driver::dma::DmaDomain;
+    use gangway_driver::emulated::EmulatedFunction;
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    #[test]
+    fn only_its_user_can_open_the_socket_and_a_stale_one_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        let first = Listener::at(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let refused = Listener::at(&path).err().unwrap();
+        assert!(refused.to_string().contains("another gangway"), "{refused}");
+        assert!(path.exists());
+        drop(first);
+        assert!(!path.exists());
+        // As after a server that was killed.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(Listener::at(&path).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        std::fs::write(&path, "precious").unwrap();
+        let runtime = runtime();
+        let _inside = runtime.enter();
+        assert!(Listener::at(&path).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_client_sees_exports_and_changes_their_limits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let asked = path.clone();
+        let client = move || {
+            let stream = StdStream::connect(asked).unwrap();
+            let mut answers = std::io::BufReader::new(&stream);
+            let mut ask = |request: &str| {
+                (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
+                let mut answer = String::new();
+                answers.read_line(&mut answer).unwrap();
+                serde_json::from_str::<Value>(&answer).unwrap()
+            };
+            let changed = ask(r#"{"Command":"limit","Subject":"namespace:1","Limit":"iops=7"}"#);
+            let unknown = r#"{"Command":"limit","Subject":"host","Limit":"none","Subsystem":"nqn.2014-08.org.example:none"}"#;
+            let refused =
+                [unknown, r#"{"Command":"limit","Subject":"x","Limit":"none"}"#, "x", "{}"].map(&mut ask);
+            (changed, refused, ask(r#"{"Command":"status"}"#))
+        };
+        let (changed, refused, status) = runtime().block_on(async {
+            let listener = Listener::at(&path).unwrap();
+            let domain = DmaDomain::new();
+            let mut function = Some(EmulatedFunction::new("size=1M".parse().unwrap(), &domain).unwrap());
+            let open = Box::new(move || function.take().ok_or("it is not opened again".into()));
+            let drive = Drive::start(0, open, Options::default()).unwrap();
+            let config = TargetConfig {
+                reactors: crate::cpus::allowed().unwrap().0.into_iter().take(1).collect(),
+                reactor: ReactorConfig::default(),
+                listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+                max_connections: 64,
+                state: None,
+            };
+            let export = ExportConfig {
+                nqn: "nqn.2014-08.org.example:a".parse().unwrap(),
+                namespaces: Selection::Drive(0),
+                access: Access::AnyHost,
+                read_only: false,
+                policies: HostPolicies::default(),
+                limits: Limits::default(),
+                identifiers: gangway_bridge::Identifiers::Own,
+                max_io_queues: 4,
+            };
+            let target = Target::start(config, &domain, vec![drive], vec![export]).await.unwrap();
+            let answers = tokio::select! {
+                answers = tokio::task::spawn_blocking(client) => answers.unwrap(),
+                never = listener.serve(target.handle()) => match never {},
+            };
+            target.shutdown().await;
+            answers
+        });
+        assert_eq!(changed, json!({ "Exports": 1 }));
+        assert!(refused.iter().all(|answer| answer["Error"].is_string()), "{refused:?}");
+        assert_eq!(status["Exports"][0]["Limits"], json!(["namespace:1=iops=7"]));
+        assert_eq!(status["Exports"][0]["Namespaces"][0]["NSID"], 1);
+        assert_eq!(status["Drives"][0]["State"], "works");
+    }
+
+    #[test]
+    fn requests_are_what_the_documentation_says() {
+        let parse = |text: &str| serde_json::from_str::<Request>(text);
+        assert_eq!(parse(r#"{"Command":"status"}"#).unwrap(), Request::Status {});
+        let limit = parse(r#"{"Command":"limit","Subject":"host","Limit":"none"}"#).unwrap();
+        assert_eq!(limit, Request::Limit { subject: "host".into(), limit: "none".into(), subsystem: None });
+        for wrong in ["{}", "[]", r#"{"Command":"stop"}"#, r#"{"Command":"limit","Subject":"host"}"#] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
