@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gangway_bridge::policy::{HostPolicies, Item, Policy};
@@ -334,6 +335,74 @@ fn preempt_and_abort_ends_the_commands_of_the_preempted_host() {
     assert_eq!(one.queue.read_blocks(1, 8, 1, 4096).unwrap(), pattern(8, 77, 4096), "no ghost write");
     assert_eq!(two.write(1), CONFLICT);
     assert_eq!(two.register(rrega::UNREGISTER, 0), CONFLICT, "it is no registrant any more");
+    target.assert_no_violations();
+}
+
+/// Writes without a pause to where the reservations are, with several commands at a time, until it is told to stop. Gives
+/// how many were refused.
+fn noise(target: &TestTarget, number: u8, stop: &AtomicBool) -> u64 {
+    let mut host = Host::connect(target, number);
+    let mut refused = 0;
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) || host.queue.in_flight() > 0 {
+        while !stop.load(Ordering::Relaxed) && host.queue.in_flight() < 8 {
+            round += 1;
+            // In the capsule, and asked for.
+            let blocks = if round % 2 == 0 { 1 } else { 4 };
+            let data = vec![number; blocks as usize * 4096];
+            host.queue.submit(&command(nvm::WRITE, 8, blocks), Transfer::Write(data.into())).unwrap();
+        }
+        host.queue.flush().unwrap();
+        let status = host.queue.wait(PATIENCE).unwrap().expect("each write ends").entry.status();
+        assert!(status == Status::SUCCESS || status == CONFLICT, "{status}");
+        refused += u64::from(status == CONFLICT);
+    }
+    refused
+}
+
+#[test]
+fn nothing_of_others_lands_between_acquire_and_release_however_much_they_write() {
+    const ROUNDS: u64 = 60;
+    let latency = Some(Duration::from_micros(200));
+    let setup =
+        Setup { drives: vec![EmulatedConfig { latency, ..drive() }], reactors: 2, ..Setup::default() };
+    let target = TestTarget::with(setup);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let strangers = [11, 12].map(|number| {
+            threads.spawn({
+                let (target, stop) = (&target, &stop);
+                move || noise(target, number, stop)
+            })
+        });
+        let holders = [1_u8, 2].map(|number| {
+            let target = &target;
+            threads.spawn(move || {
+                let mut host = Host::registered(target, number);
+                for round in 0..ROUNDS {
+                    let begin = Instant::now();
+                    while host.acquire(racqa::ACQUIRE, WriteExclusive, 0) == CONFLICT {
+                        assert!(begin.elapsed() < PATIENCE, "the other host keeps its reservation");
+                    }
+                    let data = pattern(u64::from(number), round, 4 * 4096);
+                    host.queue.write_blocks(1, 8, 4096, &data).unwrap();
+                    for _ in 0..3 {
+                        assert!(
+                            host.queue.read_blocks(1, 8, 4, 4096).unwrap() == data,
+                            "round {round} of {number}"
+                        );
+                    }
+                    assert_eq!(host.release(rrela::RELEASE, WriteExclusive), Status::SUCCESS);
+                }
+            })
+        });
+        let held = holders.map(|holder| holder.join().is_ok());
+        stop.store(true, Ordering::Relaxed);
+        for stranger in strangers {
+            assert!(stranger.join().unwrap() > 0, "it was refused at times");
+        }
+        assert_eq!(held, [true, true]);
+    });
     target.assert_no_violations();
 }
 

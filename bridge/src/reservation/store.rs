@@ -17,7 +17,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The directory cannot be made.
-    #[error("cannot make the state directory {}: {source}", path.display())]
+    #[error("cannot make the state directory {}: {source}; choose another with --state", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
