@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use gangway_bridge::{HostPolicies, Identifiers, Mapping, Policy, Selection};
-use gangway_driver::emulated::EmulatedConfig;
+use gangway_driver::emulated::{Backing, EmulatedConfig};
 use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
 use gangway_spec::identify::{NamespaceIdDescriptor, Vwc, cns};
 use gangway_spec::log::{ErrorLogEntry, lid};
@@ -158,6 +158,24 @@ fn logs_name_namespaces_as_the_export_does() {
     piece.cdw12.set(4);
     assert_eq!(status(&mut part, &piece, Transfer::Read(64)), Status::INVALID_FIELD.with_dnr());
     assert!(status(&mut whole, &piece, Transfer::Read(64)).is_success());
+}
+
+#[test]
+fn a_host_learns_of_the_write_cache_of_any_of_its_drives() {
+    let folder = tempfile::tempdir().unwrap();
+    let cached = EmulatedConfig { backing: Backing::File(folder.path().join("drive")), ..drive(4096, 1) };
+    let target = TestTarget::with(Setup {
+        drives: vec![drive(4096, 1), cached],
+        exports: Some(vec![shown(&[(1, 0, 1), (2, 1, 1)]), Selection::Drive(0)]),
+        ..Setup::default()
+    });
+    let cache = |export| {
+        let mut admin = target.host_with(1, export, &Options::default());
+        Vwc::from_bits_retain(admin.identify_controller().unwrap().vwc).contains(Vwc::PRESENT)
+    };
+    assert!(cache(0), "the second drive has one, and needs Flush");
+    assert!(!cache(1), "the first has none");
+    target.assert_no_violations();
 }
 
 #[test]

@@ -24,7 +24,7 @@ use super::firmware::FirmwareClaim;
 use super::namespaces::{self, Destination};
 use super::reach::{self, Altered, Reach};
 use super::telemetry::HostTelemetry;
-use super::{attachment, command_sets, features, finish, identity, limits};
+use super::{attachment, command_sets, common, features, finish, identity, limits};
 use crate::association::Association;
 use crate::drive::{AdminReply, Drive};
 use crate::events::ChangedNamespaces;
@@ -419,7 +419,7 @@ impl RemoteController {
             subsystem: &self.association.connect.subsystem,
             version: self.properties.version(),
             view: &view,
-            fna: drive.info().identify.fna,
+            fna: common::format_attributes(export),
             policy: &self.policy,
             rescap: self.reservations.capabilities(),
         };

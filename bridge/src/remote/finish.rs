@@ -6,7 +6,7 @@ use zerocopy::FromBytes;
 
 use super::decide::Finish;
 use super::identity::{self, Identity};
-use super::{attachment, command_sets, namespaces};
+use super::{attachment, command_sets, common, namespaces};
 use crate::drive::Drive;
 use crate::export::{Export, Identifiers, identifiers};
 use crate::reservation::is_reservation;
@@ -32,6 +32,7 @@ pub(super) fn data(
         Finish::Zeroes => data.fill(0),
         Finish::Controller => {
             if let Ok(structure) = IdentifyController::mut_from_bytes(&mut data) {
+                common::narrow_to_all(structure, export);
                 identity::controller(structure, identity);
             }
         }

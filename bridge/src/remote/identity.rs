@@ -28,7 +28,7 @@ pub(crate) struct Identity<'a> {
     pub(crate) view: &'a ExportView,
     /// What the host may do.
     pub(crate) policy: &'a Policy,
-    /// FNA: what a Format of the drive is about.
+    /// FNA: what a Format of its drives is about.
     pub(crate) fna: u8,
     /// What its namespaces can do about reservations.
     pub(crate) rescap: Rescap,

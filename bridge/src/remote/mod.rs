@@ -10,6 +10,7 @@ pub(crate) mod reach;
 
 mod attachment;
 mod command_sets;
+mod common;
 mod controller;
 mod discovery;
 mod features;

@@ -1,0 +1,82 @@
+//! What a controller in front of several drives can promise for all of its namespaces.
+//!
+//! Identify Controller is the primary's. But hosts go by it for namespaces of the other drives, too: one that is told of
+//! no volatile cache sends no Flush, one that is told of larger atomic writes relies on them.
+
+use gangway_spec::identify::{IdentifyController, Vwc};
+
+use crate::export::Export;
+
+/// FNA: Format NVM can erase cryptographically (NVMe Base 2.0, figure 275). The other bits say what a Format is about.
+const CRYPTO_ERASE: u8 = 1 << 2;
+
+/// FNA of all drives of an export.
+pub(super) fn format_attributes(export: &Export) -> u8 {
+    let all = export.drives().iter().map(|drive| drive.info().identify.fna);
+    all.reduce(both_attributes).unwrap_or(0)
+}
+
+/// Takes back from the primary's Identify Controller what one of the export's other drives does not keep.
+pub(super) fn narrow_to_all(data: &mut IdentifyController, export: &Export) {
+    for drive in &export.drives()[1..] {
+        narrow(data, &drive.info().identify);
+    }
+}
+
+/// A Format of either is about as much as that of the one which takes more, and can do what both can.
+fn both_attributes(one: u8, other: u8) -> u8 {
+    (one | other) & !CRYPTO_ERASE | one & other & CRYPTO_ERASE
+}
+
+fn narrow(data: &mut IdentifyController, other: &IdentifyController) {
+    data.vwc |= other.vwc & Vwc::PRESENT.bits();
+    data.fna = both_attributes(data.fna, other.fna);
+    for (unit, limit) in [
+        (&mut data.awun, other.awun),
+        (&mut data.awupf, other.awupf),
+        // 0 is one block here, not that there is none.
+        (&mut data.acwu, other.acwu),
+    ] {
+        *unit = (*unit).min(limit);
+    }
+    for (promises, also) in
+        [(&mut data.oacs, other.oacs), (&mut data.oncs, other.oncs), (&mut data.ocfs, other.ocfs)]
+    {
+        *promises &= also;
+    }
+    data.ctratt &= other.ctratt;
+    data.lpa &= other.lpa;
+    data.nwpc &= other.nwpc;
+    // A self-test of all takes as long as the slowest.
+    data.edstt = data.edstt.max(other.edstt);
+}
+
+#[cfg(test)]
+mod tests {
+    use gangway_spec::identify::Oncs;
+
+    use super::*;
+
+    fn drive(vwc: Vwc, oncs: Oncs, units: [u16; 3], fna: u8) -> IdentifyController {
+        let mut data = IdentifyController::default();
+        (data.vwc, data.fna, data.oncs) = (vwc.bits(), fna, oncs.bits().into());
+        [data.awun, data.awupf, data.acwu] = units.map(Into::into);
+        data
+    }
+
+    #[test]
+    fn of_two_drives_the_cache_of_either_and_the_promises_of_both_are_told() {
+        let safe = drive(Vwc::FLUSH_ALL, Oncs::COMPARE | Oncs::VERIFY, [255, 0, 7], 0b101);
+        let cached = drive(Vwc::PRESENT, Oncs::VERIFY | Oncs::COPY, [31, 3, 0], 0b010);
+        for (mut data, other) in [(safe.clone(), &cached), (cached.clone(), &safe)] {
+            narrow(&mut data, other);
+            assert!(Vwc::from_bits_retain(data.vwc).contains(Vwc::PRESENT));
+            assert_eq!(data.oncs.get(), Oncs::VERIFY.bits());
+            assert_eq!([data.awun, data.awupf, data.acwu].map(|unit| unit.get()), [31, 0, 0]);
+            assert_eq!(data.fna, 0b011, "of all, for either reason; cryptographic erase only one can");
+        }
+        let mut alike = cached.clone();
+        narrow(&mut alike, &cached);
+        assert_eq!(alike, cached);
+    }
+}
