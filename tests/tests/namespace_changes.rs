@@ -184,6 +184,23 @@ fn who_may_not_manage_a_drive_neither_formats_it_nor_sees_it_promised() {
 }
 
 #[test]
+fn an_export_of_some_namespaces_is_not_of_the_whole_drive_while_the_others_are_detached() {
+    let target = target(|_| {});
+    let (mut whole, _whole_queue) = host(&target, 1, WHOLE);
+    let (mut part, _part_queue) = host(&target, 1, PART);
+    let cntlid = whole.cntlid();
+    assert!(attach(&mut whole, 1, 1, &[cntlid]).is_success());
+    assert_eq!(whole.active_namespaces().unwrap(), [2]);
+    let identify = part.identify_controller().unwrap();
+    assert_eq!(identify.sanicap.get(), 0);
+    let sanitize = entry(admin::SANITIZE, 0, 2);
+    assert_eq!(status(&mut part, &sanitize, Transfer::None), Status::OPERATION_DENIED.with_dnr());
+    assert_eq!(format(&mut part, u32::MAX, FORMAT_512), Status::OPERATION_DENIED.with_dnr());
+    assert!(status(&mut whole, &sanitize, Transfer::None).is_success());
+    target.assert_no_violations();
+}
+
+#[test]
 fn a_namespace_that_is_made_appears_where_the_whole_drive_is_shown_and_goes_when_it_is_deleted() {
     let target = target(|_| {});
     let (mut first, mut queue) = host(&target, 1, WHOLE);

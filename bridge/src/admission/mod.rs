@@ -90,10 +90,8 @@ pub struct ExportView {
     pub version: u64,
     /// Ordered by `nsid`.
     pub namespaces: Vec<NamespaceView>,
-    /// Whether it shows all namespaces of one drive, and of no other.
+    /// Whether it shows all namespaces of one drive, those that are made later included, and of no other.
     pub whole: bool,
-    /// Whether it shows namespaces that are made later.
-    pub grows: bool,
     /// NN: the largest NSID that can occur.
     pub nn: u32,
     /// Whether Flush may name all namespaces (NSID FFFFFFFFh).

@@ -61,13 +61,14 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
     }
     namespaces.sort_by_key(|namespace| namespace.nsid);
     // What is about a whole drive may only reach those who see all of it, and who see no more than that drive.
-    let whole = export.drives.len() == 1 && namespaces.len() == export.primary().namespaces().len();
+    // A list of namespaces is never that: what the drive has besides may be detached only for now.
+    let whole = matches!(export.selection, Selection::Drive(_))
+        && namespaces.len() == export.primary().namespaces().len();
     let flush_all = Vwc::from_bits_retain(export.primary().info().identify.vwc).contains(Vwc::FLUSH_ALL);
     ExportView {
         version,
         namespaces,
         whole,
-        grows: matches!(export.selection, Selection::Drive(_)),
         nn,
         broadcast_flush: whole && flush_all,
         max_transfer: export.max_transfer,

@@ -115,7 +115,7 @@ mod tests {
 
     /// What becomes of a page of ones for hosts of a policy. `whole`: they see a whole drive.
     fn effects((policy, whole): (&Policy, bool), csi: u8, length: usize, offset: u64) -> Vec<u8> {
-        let view = ExportView { whole, grows: whole, ..ExportView::default() };
+        let view = ExportView { whole, ..ExportView::default() };
         let subsystem = "nqn.2014-08.org.example:drive".parse().unwrap();
         let (cntlid, version) = (1, Version::V1_4);
         let rescap = Rescap::all();

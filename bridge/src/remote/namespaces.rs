@@ -66,7 +66,7 @@ pub(super) fn destination(
     match finish {
         _ if nsid == 0 || nsid == NSID_BROADCAST => Ok(Destination::Primary),
         // A namespace that is not attached has its number on the drive.
-        _ if view.whole && view.grows && is_for_unattached(entry.opcode) => Ok(Destination::Primary),
+        _ if view.whole && is_for_unattached(entry.opcode) => Ok(Destination::Primary),
         Finish::Descriptors if nsid <= view.nn => Err(Status::INVALID_FIELD.with_dnr()),
         _ if of_namespace && nsid <= view.nn => Ok(Destination::Inactive),
         _ => Err(NO_SUCH_NAMESPACE),
