@@ -458,6 +458,63 @@ fn admin_commands_that_change_a_namespace_are_kept_from_those_who_may_not_write_
     assert_eq!(run(&mut holder), Status::SUCCESS);
 }
 
+/// A target whose hosts may manage its drive.
+fn managed(drive: EmulatedConfig) -> TestTarget {
+    let items = ["inspect", "manage"].map(|item| item.parse::<Item>().unwrap());
+    let policies = HostPolicies::all(Policy::new(items, []));
+    TestTarget::with(Setup { drives: vec![drive], policies, ..Setup::default() })
+}
+
+/// Sends an admin command that somebody waits for later.
+fn begin(host: &mut Host, opcode: u8) {
+    let mut entry = SubmissionQueueEntry::new(opcode);
+    entry.nsid.set(1);
+    host.admin.queue().submit(&entry, Transfer::None).unwrap();
+    host.admin.queue().flush().unwrap();
+}
+
+fn ended(host: &mut Host) -> Status {
+    host.admin.queue().wait(PATIENCE).unwrap().expect("it ends").entry.status()
+}
+
+#[test]
+fn an_acquire_ends_when_the_drive_has_no_admin_command_any_more_that_it_forbids() {
+    let target = managed(drive());
+    let mut holder = Host::registered(&target, 1);
+    let mut other = Host::connect(&target, 2);
+    let probe = &target.probes[0];
+    probe.add_fault("delay=700ms:format:nth=1".parse().unwrap());
+    begin(&mut other, admin::FORMAT_NVM);
+    eventually("the drive has the format", || probe.commands_held() == 1);
+    assert_eq!(holder.acquire(racqa::ACQUIRE, ExclusiveAccess, 0), Status::SUCCESS);
+    assert_eq!(probe.commands_held(), 0, "the format has ended before the reservation began");
+    assert_eq!(ended(&mut other), Status::SUCCESS, "it came first");
+}
+
+#[test]
+fn an_admin_command_that_waits_while_the_namespace_is_reserved_does_not_reach_the_drive() {
+    let target = managed(drive());
+    let mut holder = Host::registered(&target, 1);
+    let mut other = Host::connect(&target, 2);
+    let probe = &target.probes[0];
+    assert_eq!(holder.write(3), Status::SUCCESS);
+    let formats = probe.add_fault("delay=0ms:format".parse().unwrap());
+    // A write of the holder keeps the format waiting.
+    probe.add_fault("delay=1500ms:write:nth=1".parse().unwrap());
+    let mut writer = Host::connect(&target, 1);
+    let data = pattern(8, 4, 4096);
+    writer.queue.submit(&command(nvm::WRITE, 8, 1), Transfer::Write(data.clone().into())).unwrap();
+    writer.queue.flush().unwrap();
+    eventually("the drive has the write", || probe.commands_held() == 1);
+    begin(&mut other, admin::FORMAT_NVM);
+    assert!(other.admin.queue().wait(SILENCE).unwrap().is_none(), "the format waits");
+    assert_eq!(holder.acquire(racqa::ACQUIRE, ExclusiveAccess, 0), Status::SUCCESS);
+    assert_eq!(ended(&mut other), CONFLICT);
+    assert_eq!(probe.remove_fault(formats).unwrap().matched, 0);
+    assert_eq!(writer.queue.wait(PATIENCE).unwrap().unwrap().entry.status(), Status::SUCCESS);
+    assert_eq!(holder.queue.read_blocks(1, 8, 1, 4096).unwrap(), data);
+}
+
 fn persistent(state: &Path) -> TestTarget {
     let drive = EmulatedConfig { serial: Some("RESERVED".to_owned()), ..drive() };
     TestTarget::with(Setup { drives: vec![drive], state: Some(state.to_owned()), ..Setup::default() })

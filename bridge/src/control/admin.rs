@@ -16,7 +16,7 @@ use super::under_way::{Ended, Errand, Forwarded, UnderWay};
 use crate::association::Association;
 use crate::drive::{AdminReply, AdminTransfer, Verdict};
 use crate::remote::{Action, Order, RemoteController};
-use crate::reservation::{CONFLICT, Key};
+use crate::reservation::{CONFLICT, Group, Key};
 
 /// How long commands that are with the drive may hold up a shutdown that the host asks for.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
@@ -194,15 +194,24 @@ fn forward(
     let (id, answers) = under_way.begin(slot, forward.length as usize, Some(errand.clone()));
     tokio::spawn(async move {
         let concerned = (drive.index(), drive.info().identify.fna);
-        let permitted = shared.reservations.permit_admin(association.host(), concerned, &command);
+        let permitted = || shared.reservations.permit_admin(association.host(), concerned, &command);
         let executed = async {
+            // What came before may have taken long. Until the drive has ended the command, no reservation begins.
+            let _ongoing = match Group::of_admin(command.opcode) {
+                Group::Free => None,
+                Group::Read | Group::Write => Some(drive.reservable().read().await),
+            };
+            if !permitted() {
+                return Some(AdminReply::status(CONFLICT));
+            }
             match errand.set_out() {
                 true => drive.admin(ticket, command, transfer, Arc::clone(&association)).await,
                 false => Some(AdminReply::status(Status::ABORT_REQUESTED)),
             }
         };
         let answer = match alters {
-            _ if !permitted => Some(AdminReply::status(CONFLICT)),
+            // Not even a pause for the others.
+            _ if !permitted() => Some(AdminReply::status(CONFLICT)),
             Some(altered) => shared.keeping_io_out(&drive, altered, executed).await,
             None => executed.await,
         };

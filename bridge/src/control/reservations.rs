@@ -132,6 +132,11 @@ impl Shared {
         if !aborts.is_empty() || guards_others && guard.is_some() {
             let eviction = Arc::new(Eviction { key, guard, aborts });
             self.tell_all(|done| Message::Evict { eviction: Arc::clone(&eviction), done }).await;
+            // Admin commands that were checked before are ended as well: a Format can take long.
+            let drives = self.catalogue.drives();
+            if let Some(drive) = drives.iter().find(|drive| drive.index() == key.0) {
+                drop(drive.reservable().write().await);
+            }
         }
         Ok(())
     }

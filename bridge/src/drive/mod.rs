@@ -126,6 +126,7 @@ pub struct Drive {
     namespaces: Mutex<Arc<[DriveNamespace]>>,
     firmware: FirmwareLock,
     alteration: tokio::sync::Mutex<()>,
+    reservable: tokio::sync::RwLock<()>,
     link: DriveLink,
     events: broadcast::Sender<DriveEvent>,
     telemetry: Collected,
@@ -171,6 +172,7 @@ impl Drive {
             info,
             firmware: FirmwareLock::default(),
             alteration: tokio::sync::Mutex::default(),
+            reservable: tokio::sync::RwLock::default(),
             link,
             events,
             telemetry: Collected::default(),
@@ -207,6 +209,12 @@ impl Drive {
     /// Held by who gives its blocks another meaning.
     pub(crate) fn alteration(&self) -> &tokio::sync::Mutex<()> {
         &self.alteration
+    }
+
+    /// Shared by admin commands that reservations can forbid, from the check until the drive has ended them. Whoever had it
+    /// alone after a reservation began knows that the drive has none that was allowed before.
+    pub(crate) fn reservable(&self) -> &tokio::sync::RwLock<()> {
+        &self.reservable
     }
 
     /// What happens to the drive from now on.
