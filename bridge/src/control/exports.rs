@@ -92,7 +92,10 @@ impl Shared {
         if self.catalogue.drives().iter().any(|other| other.index() == index) {
             return Err(TargetError::SameDrive { index });
         }
-        self.reservations.adopt(index, drive.info(), &drive.namespaces())?;
+        let unknown = self.reservations.adopt(index, drive.info(), &drive.namespaces());
+        if let Some((_, error)) = unknown.into_iter().next() {
+            return Err(error.into());
+        }
         drive.connect(self.reactors.clone()).await?;
         let drive = Arc::new(drive);
         drive.namespaces().iter().for_each(|namespace| note_if_left_out(&drive, namespace));
@@ -246,12 +249,23 @@ impl Shared {
     }
 
     /// Lets every export of a drive show its namespaces as they are now.
-    async fn renew(&self, drive: &Arc<Drive>, namespaces: Arc<[DriveNamespace]>) {
+    async fn renew(&self, drive: &Arc<Drive>, mut namespaces: Arc<[DriveNamespace]>) {
         let mut numbers = self.catalogue.changing.lock().await;
-        let before = drive.set_namespaces(Arc::clone(&namespaces));
-        if let Err(error) = self.reservations.adopt(drive.index(), drive.info(), &namespaces) {
-            tracing::error!(%error, "the reservations of a namespace are not known");
+        let unknown = self.reservations.adopt(drive.index(), drive.info(), &namespaces);
+        for (nsid, error) in &unknown {
+            tracing::error!(%error, drive = %drive.info().name, nsid, "the namespace is not shown: it is not known who may use it");
         }
+        if !unknown.is_empty() {
+            let mut known = namespaces.to_vec();
+            for namespace in &mut known {
+                // It is there, and exports do not show it.
+                if unknown.iter().any(|(nsid, _)| *nsid == namespace.nsid) {
+                    namespace.format = None;
+                }
+            }
+            namespaces = known.into();
+        }
+        let before = drive.set_namespaces(Arc::clone(&namespaces));
         let changed = differences(&before, &namespaces);
         let is_changed = |namespace: &&DriveNamespace| changed.contains(&namespace.nsid);
         namespaces.iter().filter(is_changed).for_each(|namespace| note_if_left_out(drive, namespace));
@@ -284,7 +298,7 @@ fn note_if_left_out(drive: &Drive, namespace: &DriveNamespace) {
         tracing::warn!(
             drive = %drive.info().name,
             nsid = namespace.nsid,
-            "the namespace cannot be exported: its metadata is in a separate buffer, or its command set is unknown here"
+            "the namespace cannot be exported: its metadata is in a separate buffer, its command set is unknown here, or its reservations cannot be read"
         );
     }
 }

@@ -17,7 +17,7 @@ pub struct DriveNamespace {
     /// Identify Namespace.
     pub identify: Box<IdentifyNamespace>,
     /// Its block format; `None` when NVMe/TCP cannot carry it, or when it is of neither the NVM nor the Zoned Namespace
-    /// Command Set.
+    /// Command Set; or while it is not known who may use it.
     pub format: Option<BlockFormat>,
     /// Limits of its zones, if it has some.
     pub zones: ZoneLimits,

@@ -77,20 +77,19 @@ impl Reservations {
     /// A drive has these namespaces now. What was agreed on, or was kept, about one that comes back is in force again: a
     /// drive may have been away, or the namespace detached. Nothing is in force for another that has its NSID.
     ///
-    /// # Errors
-    /// [`StateError`] when something was kept and cannot be known.
+    /// Gives the namespaces of which something was kept that cannot be known: nobody may use those.
     pub(crate) fn adopt(
         &self,
         drive: usize,
         info: &DriveInfo,
         found: &[DriveNamespace],
-    ) -> Result<(), StateError> {
+    ) -> Vec<(u32, StateError)> {
         let identities: Vec<Identity> = found.iter().map(|namespace| identity(info, namespace)).collect();
         let mut namespaces = self.namespaces();
         for ((_, nsid), entry) in namespaces.iter().filter(|((of, _), _)| *of == drive) {
             entry.present.store(identities.iter().any(|found| found.nsid == *nsid), Ordering::Relaxed);
         }
-        let mut result = Ok(());
+        let mut unknown = Vec::new();
         for identity in identities {
             let key = (drive, identity.nsid);
             if namespaces.get(&key).is_some_and(|entry| entry.identity == identity) {
@@ -110,10 +109,14 @@ impl Reservations {
                     };
                     namespaces.insert(key, Arc::new(entry));
                 }
-                Err(error) => result = Err(error),
+                Err(error) => {
+                    // What was there under this NSID was another.
+                    namespaces.remove(&key);
+                    unknown.push((key.1, error));
+                }
             }
         }
-        result
+        unknown
     }
 
     /// A drive is no longer there. What is kept of its namespaces is in force when it is added again.
@@ -263,7 +266,7 @@ mod tests {
     }
 
     fn has(reservations: &Reservations, found: &[DriveNamespace]) {
-        reservations.adopt(DRIVE, &info(), found).unwrap();
+        assert!(reservations.adopt(DRIVE, &info(), found).is_empty());
     }
 
     fn permits(reservations: &Reservations, host: Host, opcode: u8, nsid: u32) -> bool {
@@ -308,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_in_force_for_whoever_comes_next_and_what_is_spoiled_is_an_error() {
+    fn what_is_kept_is_in_force_for_whoever_comes_next_and_what_is_spoiled_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let next = || Reservations::new(Some(Store::open(folder.path()).unwrap()));
@@ -322,7 +325,8 @@ mod tests {
         let file = std::fs::read_dir(folder.path().join("reservations")).unwrap().next().unwrap().unwrap();
         std::fs::write(file.path(), "?").unwrap();
         let reservations = next();
-        assert!(reservations.adopt(DRIVE, &info(), &[namespace(1, 7), namespace(2, 8)]).is_err());
+        let unknown = reservations.adopt(DRIVE, &info(), &[namespace(1, 7), namespace(2, 8)]);
+        assert_eq!(unknown.iter().map(|(nsid, _)| *nsid).collect::<Vec<_>>(), [1]);
         assert!(reservations.entry((DRIVE, 2)).is_some(), "of the others all is known");
     }
 }
