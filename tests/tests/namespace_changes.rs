@@ -2,6 +2,7 @@
 //! by what is there now, without a restart.
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use gangway_spec::feature::fid;
 use gangway_spec::identify::{IdentifyNamespace, Oacs, Oaes, cns};
 use gangway_spec::log::lid;
 use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::reservation::{
+    ReservationAcquireData, ReservationRegisterData, ReservationType, cptpl, rrega,
+};
 use gangway_spec::{Status, SubmissionQueueEntry};
 use gangway_tests::{Setup, TestTarget, command, identity, pattern};
 use zerocopy::IntoBytes;
@@ -30,6 +34,10 @@ const FORMAT_4096: u32 = 4;
 
 /// A drive with two namespaces of 4096-byte blocks and room for more. Host 1 may manage it.
 fn target(change: impl FnOnce(&mut EmulatedConfig)) -> TestTarget {
+    TestTarget::with(setup(change))
+}
+
+fn setup(change: impl FnOnce(&mut EmulatedConfig)) -> Setup {
     let mut drive = EmulatedConfig {
         size: 8 << 20,
         block: 4096,
@@ -43,13 +51,13 @@ fn target(change: impl FnOnce(&mut EmulatedConfig)) -> TestTarget {
     let items = ["inspect", "manage"].map(|item| item.parse().unwrap());
     policies.name(&identity(1).nqn, Policy::new(items, []));
     let part = vec![Mapping { nsid: 7, drive: 0, drive_nsid: 2 }];
-    TestTarget::with(Setup {
+    Setup {
         drives: vec![drive],
         exports: Some(vec![Selection::Drive(0), Selection::Namespaces(part)]),
         policies,
         reactors: 2,
         ..Setup::default()
-    })
+    }
 }
 
 fn host(target: &TestTarget, number: u8, export: usize) -> (AdminQueue, IoQueue) {
@@ -361,5 +369,84 @@ fn a_format_whose_host_has_gone_ends_and_lets_others_go_on() {
     assert!(!read(&mut second_queue, 1, 4096).is_success());
     assert_eq!(told(&mut second), [1]);
     assert!(read(&mut second_queue, 1, 512).is_success());
+    target.assert_no_violations();
+}
+
+/// Registers a host with a key of 1, so that it outlives a restart.
+fn register(queue: &mut IoQueue, nsid: u32) {
+    let mut register = entry(nvm::RESERVATION_REGISTER, nsid, u32::from(cptpl::SET) << 30);
+    register.cdw10.set(register.cdw10.get() | u32::from(rrega::REGISTER));
+    let data = ReservationRegisterData { crkey: 0.into(), nrkey: 1.into() };
+    let registered = queue.execute(&register, Transfer::Write(data.as_bytes().into())).unwrap();
+    assert_eq!(registered.entry.status(), Status::SUCCESS);
+}
+
+/// Has it reserve the namespace for itself.
+fn reserve(queue: &mut IoQueue, nsid: u32) {
+    register(queue, nsid);
+    let exclusive = u32::from(ReservationType::ExclusiveAccess.value()) << 8;
+    let acquire = entry(nvm::RESERVATION_ACQUIRE, nsid, exclusive);
+    let data = ReservationAcquireData { crkey: 1.into(), prkey: 0.into() };
+    let acquired = queue.execute(&acquire, Transfer::Write(data.as_bytes().into())).unwrap();
+    assert_eq!(acquired.entry.status(), Status::SUCCESS);
+}
+
+/// A target that keeps reservations in `state`, and whose hosts may all manage its drive.
+fn keeping(state: &Path) -> TestTarget {
+    let items = ["inspect", "manage"].map(|item| item.parse().unwrap());
+    let policies = HostPolicies::all(Policy::new(items, []));
+    TestTarget::with(Setup { policies, state: Some(state.to_owned()), ..setup(|_| {}) })
+}
+
+fn files(state: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(state.join("reservations")).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+#[test]
+fn a_namespace_whose_reservations_cannot_be_read_is_not_shown() {
+    let state = tempfile::tempdir().unwrap();
+    let target = keeping(state.path());
+    let (mut admin, mut queue) = host(&target, 1, WHOLE);
+    register(&mut queue, 1);
+    let of_first = &files(state.path())[0];
+    let name = of_first.to_str().unwrap().replace(".1.json", ".3.json");
+    std::fs::write(name, "?").unwrap();
+    assert_eq!(create(&mut admin, 256), 3);
+    let cntlid = admin.cntlid();
+    assert!(attach(&mut admin, 3, 0, &[cntlid]).is_success());
+    assert_eq!(admin.active_namespaces().unwrap(), [1, 2]);
+    assert_eq!(read(&mut queue, 3, 4096), NO_SUCH_NAMESPACE);
+    for command in [entry(admin::SANITIZE, 0, 2), entry(admin::FORMAT_NVM, u32::MAX, FORMAT_4096)] {
+        let refused = status(&mut admin, &command, Transfer::None);
+        assert!(!refused.is_success(), "{:#x}: it would be lost as well", command.opcode);
+    }
+    assert!(read(&mut queue, 1, 4096).is_success());
+}
+
+#[test]
+fn a_reservation_protects_a_namespace_that_is_detached_and_ends_when_it_is_deleted() {
+    let state = tempfile::tempdir().unwrap();
+    let target = keeping(state.path());
+    let (mut holder, mut queue) = host(&target, 1, WHOLE);
+    let (mut other, mut other_queue) = host(&target, 2, WHOLE);
+    let cntlid = holder.cntlid();
+    assert_eq!(create(&mut holder, 256), 3);
+    assert!(attach(&mut holder, 3, 0, &[cntlid]).is_success());
+    reserve(&mut queue, 3);
+    assert!(attach(&mut holder, 3, 1, &[cntlid]).is_success());
+    let delete = entry(admin::NAMESPACE_MANAGEMENT, 3, 1);
+    let conflict = Status::RESERVATION_CONFLICT.with_dnr();
+    let others = other.cntlid();
+    assert_eq!(attach(&mut other, 3, 0, &[others]), conflict);
+    for command in [entry(admin::SANITIZE, 0, 2), delete] {
+        assert_eq!(status(&mut other, &command, Transfer::None), conflict, "{:#x}", command.opcode);
+    }
+    assert_eq!(files(state.path()).len(), 1);
+    assert!(status(&mut holder, &delete, Transfer::None).is_success());
+    assert!(files(state.path()).is_empty(), "nothing is kept of it");
+    assert_eq!(create(&mut other, 256), 3);
+    assert!(attach(&mut other, 3, 0, &[others]).is_success());
+    assert!(read(&mut other_queue, 3, 4096).is_success());
+    assert!(status(&mut other, &delete, Transfer::None).is_success());
     target.assert_no_violations();
 }

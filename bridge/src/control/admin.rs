@@ -15,6 +15,7 @@ use super::link::{Arrived, Link, LinkEnd};
 use super::under_way::{Ended, Errand, Forwarded, UnderWay};
 use crate::association::Association;
 use crate::drive::{AdminReply, AdminTransfer, Verdict};
+use crate::remote::reach::deletes;
 use crate::remote::{Action, Order, RemoteController};
 use crate::reservation::{CONFLICT, Group, Key};
 
@@ -196,18 +197,28 @@ fn forward(
         let concerned = (drive.index(), drive.info().identify.fna);
         let permitted = || shared.reservations.permit_admin(association.host(), concerned, &command);
         let executed = async {
+            let deleted = match deletes(&command) {
+                true => shared.reservations.named(drive.index(), command.nsid.get()),
+                false => Vec::new(),
+            };
             // What came before may have taken long. Until the drive has ended the command, no reservation begins.
-            let _ongoing = match Group::of_admin(command.opcode) {
+            let ongoing = match Group::of_admin(command.opcode) {
                 Group::Free => None,
                 Group::Read | Group::Write => Some(drive.reservable().read().await),
             };
             if !permitted() {
                 return Some(AdminReply::status(CONFLICT));
             }
-            match errand.set_out() {
-                true => drive.admin(ticket, command, transfer, Arc::clone(&association)).await,
-                false => Some(AdminReply::status(Status::ABORT_REQUESTED)),
+            let answer = match errand.set_out() {
+                true => drive.admin(ticket, command, transfer, Arc::clone(&association)).await?,
+                false => AdminReply::status(Status::ABORT_REQUESTED),
+            };
+            // Acquire waits for it, and has the turn at a namespace meanwhile.
+            drop(ongoing);
+            if answer.entry.status().is_success() {
+                shared.end_reservations(deleted).await;
             }
+            Some(answer)
         };
         let answer = match alters {
             // Not even a pause for the others.

@@ -141,6 +141,19 @@ impl Shared {
         Ok(())
     }
 
+    /// What was known about these namespaces, which the drive has deleted, is not in force any more.
+    pub(super) async fn end_reservations(&self, deleted: Vec<(Key, Arc<Entry>)>) {
+        for (key, entry) in deleted {
+            let _turn = entry.turn.lock().await;
+            if let Err(error) = self.reservations.end(key, &entry).await {
+                tracing::error!(%error, "the reservations of a namespace that was deleted are still in their file; remove it");
+            }
+            if entry.guard().is_some() {
+                self.guard_views(key).await;
+            }
+        }
+    }
+
     /// The associations that a namespace is shown to, with the NSID by which they know it.
     fn associations_at(&self, key: Key) -> Vec<(Arc<Association>, u32)> {
         let shown = self.exports_showing(key);

@@ -102,6 +102,11 @@ pub(crate) fn altered(entry: &SubmissionQueueEntry, fna: u8) -> Option<Altered> 
     }
 }
 
+/// Whether a command is Namespace Management that deletes.
+pub(crate) fn deletes(entry: &SubmissionQueueEntry) -> bool {
+    entry.opcode == admin::NAMESPACE_MANAGEMENT && entry.cdw10.get() & 0xf == TAKES_AWAY
+}
+
 #[cfg(test)]
 mod tests {
     use gangway_spec::feature::fid;

@@ -1,7 +1,7 @@
 //! The reservations of all namespaces in the process.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
@@ -34,8 +34,6 @@ pub(crate) struct Entry {
     /// Held while it is changed: commands follow each other.
     pub(crate) turn: AsyncMutex<()>,
     waiting: AtomicUsize,
-    /// Whether the drive shows it now.
-    present: AtomicBool,
     current: Mutex<Current>,
 }
 
@@ -86,9 +84,6 @@ impl Reservations {
     ) -> Vec<(u32, StateError)> {
         let identities: Vec<Identity> = found.iter().map(|namespace| identity(info, namespace)).collect();
         let mut namespaces = self.namespaces();
-        for ((_, nsid), entry) in namespaces.iter().filter(|((of, _), _)| *of == drive) {
-            entry.present.store(identities.iter().any(|found| found.nsid == *nsid), Ordering::Relaxed);
-        }
         let mut unknown = Vec::new();
         for identity in identities {
             let key = (drive, identity.nsid);
@@ -100,13 +95,7 @@ impl Reservations {
                     if let Some(held) = kept.as_ref().and_then(Namespace::held) {
                         tracing::info!(drive = %info.name, nsid = key.1, kind = %held.kind, "the namespace is reserved from before");
                     }
-                    let entry = Entry {
-                        identity,
-                        turn: AsyncMutex::default(),
-                        waiting: AtomicUsize::new(0),
-                        present: AtomicBool::new(true),
-                        current: Mutex::new(Current::of(kept.unwrap_or_default())),
-                    };
+                    let entry = Entry::new(identity, kept.unwrap_or_default());
                     namespaces.insert(key, Arc::new(entry));
                 }
                 Err(error) => {
@@ -122,6 +111,32 @@ impl Reservations {
     /// A drive is no longer there. What is kept of its namespaces is in force when it is added again.
     pub(crate) fn forget(&self, drive: usize) {
         self.namespaces().retain(|(of, _), _| *of != drive);
+    }
+
+    /// What is known about the namespaces that a command with this NSID is about.
+    pub(crate) fn named(&self, drive: usize, nsid: u32) -> Vec<(Key, Arc<Entry>)> {
+        let named = |key: &Key| key.0 == drive && (nsid == NSID_BROADCAST || key.1 == nsid);
+        let namespaces = self.namespaces();
+        namespaces
+            .iter()
+            .filter(|(key, _)| named(key))
+            .map(|(key, entry)| (*key, Arc::clone(entry)))
+            .collect()
+    }
+
+    /// A namespace was deleted: nothing of it passes to one that has its NSID, which may be there by now. `entry` is what
+    /// was known about it, of which the caller has the turn.
+    ///
+    /// # Errors
+    /// [`StateError::Write`]; then its file is still there.
+    pub(crate) async fn end(&self, key: Key, entry: &Arc<Entry>) -> Result<(), StateError> {
+        if !self.has(key, entry) {
+            // Another is known to be there.
+            return Ok(());
+        }
+        let blank = Entry::new(entry.identity.clone(), Namespace::default());
+        self.namespaces().insert(key, Arc::new(blank));
+        if entry.namespace().persists() { self.keep(entry, &Namespace::default()).await } else { Ok(()) }
     }
 
     /// What is known about a namespace; `None` when there is no such namespace.
@@ -156,7 +171,8 @@ impl Reservations {
         let concerned = |key: &Key| key.0 == drive && (all || key.1 == nsid);
         self.namespaces()
             .iter()
-            .filter(|(key, entry)| concerned(key) && entry.present.load(Ordering::Relaxed))
+            // Also those that are detached: they are as lost by a Sanitize as the others.
+            .filter(|(key, _)| concerned(key))
             .all(|(_, entry)| entry.guard().is_none_or(|guard| guard.permits(host, group)))
     }
 
@@ -193,6 +209,15 @@ impl Drop for Waiting<'_> {
 }
 
 impl Entry {
+    fn new(identity: Identity, namespace: Namespace) -> Self {
+        Self {
+            identity,
+            turn: AsyncMutex::default(),
+            waiting: AtomicUsize::new(0),
+            current: Mutex::new(Current::of(namespace)),
+        }
+    }
+
     /// Lets one more command wait; `None` when there are as many as there may be.
     pub(crate) fn wait(&self) -> Option<Waiting<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -307,7 +332,32 @@ mod tests {
         assert!(may(OTHER, admin::FORMAT_NVM, 2) && !may(OTHER, 0xc0, 2), "who knows what a vendor's does");
         assert!(may(OTHER, admin::IDENTIFY, 1) && may(OTHER, admin::GET_LOG_PAGE, NSID_BROADCAST));
         has(&reservations, &[namespace(2, 8)]);
-        assert!(permits(&reservations, OTHER, admin::SANITIZE, 0), "the namespace is gone");
+        assert!(!permits(&reservations, OTHER, admin::SANITIZE, 0), "it is detached, and has its data");
+        assert!(!permits(&reservations, OTHER, admin::NAMESPACE_ATTACHMENT, 1));
+    }
+
+    #[test]
+    fn a_namespace_that_is_deleted_leaves_nothing_to_one_that_looks_like_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let reservations = Reservations::new(Some(Store::open(folder.path()).unwrap()));
+        // Without NGUID and EUI-64.
+        has(&reservations, &[namespace(1, 0), namespace(2, 0)]);
+        for (key, entry) in reservations.named(DRIVE, NSID_BROADCAST) {
+            runtime.block_on(reservations.keep(&entry, &reserved())).unwrap();
+            entry.set(reserved());
+            assert!(reservations.has(key, &entry));
+        }
+        let [(key, entry)] = &reservations.named(DRIVE, 1)[..] else { panic!("there is one") };
+        runtime.block_on(reservations.end(*key, entry)).unwrap();
+        has(&reservations, &[namespace(1, 0), namespace(2, 0)]);
+        assert!(!reservations.has(*key, entry) && reservations.guard(*key).is_none());
+        assert!(reservations.guard((DRIVE, 2)).is_some(), "the other one is as it was");
+        assert_eq!(std::fs::read_dir(folder.path().join("reservations")).unwrap().count(), 1);
+        // Whoever knew the first one does no harm to the next.
+        reservations.entry(*key).unwrap().set(reserved());
+        runtime.block_on(reservations.end(*key, entry)).unwrap();
+        assert!(reservations.guard(*key).is_some());
     }
 
     #[test]
