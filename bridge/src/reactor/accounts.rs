@@ -183,6 +183,10 @@ impl Accounts {
         let Some((id, account)) = id.and_then(|id| Some((id, self.accounts.get_mut(id.0 as usize)?))) else {
             return true;
         };
+        if self.places[key].waits_for.is_some() {
+            // It is in a queue, and can be in one only.
+            return false;
+        }
         let Account { meter, purse, queue, .. } = account;
         if (turn || queue.is_empty()) && purse.has_some(meter, self.now) {
             purse.pay(meter, length);
@@ -233,5 +237,36 @@ impl Accounts {
         if queue.is_empty() {
             self.busy.retain(|busy| *busy != id);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // Tests end where something fails.
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_waits_before_one_account_once_however_often_it_asks() {
+        let mut accounts = Accounts::new();
+        let now = Instant::now();
+        accounts.begin_turn(now);
+        let meter = Arc::new(Meter::new(&"iops=1,burst=0ms".parse().unwrap()).unwrap());
+        let account = Some(accounts.open(meter, 1));
+        for key in 0..2 {
+            accounts.make_room(key, Tenant::new(0), 1);
+        }
+        while accounts.pay(account, 0, 4096, false) {}
+        for turn in [false, true] {
+            assert!(!accounts.pay(account, 0, 4096, turn));
+        }
+        assert!(!accounts.pay(account, 1, 4096, false));
+        assert!(!accounts.pay(account, 0, 4096, true));
+        let turns = (0..10).filter_map(|second| {
+            accounts.begin_turn(now + Duration::from_secs(10 * (second + 1)));
+            let key = accounts.next_ready()?;
+            assert!(accounts.pay(account, key, 4096, true));
+            Some(key)
+        });
+        assert_eq!(turns.collect::<Vec<_>>(), [0, 1]);
     }
 }

@@ -233,6 +233,13 @@ impl Connection {
         self.out.is_none() && !self.sending
     }
 
+    /// Whether nothing but answers that have not left keeps it from receiving. What waits for something else goes on when
+    /// it has that: it is listed for it already.
+    pub(super) fn waits_to_send(&self) -> bool {
+        let listed = self.starved || self.paused || self.is_parked();
+        self.phase == Phase::Open && self.congested && !listed
+    }
+
     /// Whether commands wait until earlier ones of this connection give their memory back.
     pub(super) fn holds_commands(&self) -> bool {
         !self.writes.held.is_empty() || !self.reads.held.is_empty()

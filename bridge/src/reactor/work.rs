@@ -36,7 +36,7 @@ impl Reactor {
                         self.list_flush(key);
                         if result.is_err() {
                             self.drop_connection(key);
-                        } else if self.connections[key].congested {
+                        } else if self.connections[key].waits_to_send() {
                             self.work(key, |connection, context| Ok(connection.next_receive(context)));
                         }
                     }
@@ -292,7 +292,9 @@ impl Reactor {
     pub(super) fn resume_the_paused(&mut self) {
         for _ in 0..self.paused.len() {
             let Some(key) = self.paused.pop_front() else { break };
-            self.work(key, |connection, context| connection.resume(context));
+            if self.connections.get(key).is_some_and(|connection| connection.paused) {
+                self.work(key, |connection, context| connection.resume(context));
+            }
         }
     }
 
