@@ -14,7 +14,7 @@ use gangway_spec::opcode::{admin, nvm, zns};
 use gangway_spec::status::Status;
 use gangway_spec::zns::{receive, send};
 use gangway_tests::wire::{Wire, by_transport, h2c_data, with_data};
-use gangway_tests::{Setup, TestTarget, identity, subsystem};
+use gangway_tests::{Setup, TestTarget, identity, pattern, subsystem};
 use zerocopy::IntoBytes;
 
 /// Vendor commands of the emulated drive: data to it, from it, and more from it than it was asked for.
@@ -312,6 +312,32 @@ fn a_drive_that_moves_more_than_its_host_said() {
         assert!(other.read_blocks(1, 0, 256, 4096).unwrap() == data, "others are not concerned");
         let honest = attack.queue.execute(&vendor(FETCH, 4096, 0), Transfer::Read(4096)).unwrap();
         assert_eq!((honest.entry.status(), &honest.data[..]), (Status::SUCCESS, &[0; 4096][..]));
+    }
+}
+
+/// A vendor's command without data, whatever way its opcode says that data goes.
+#[test]
+fn a_vendors_command_without_data_is_executed_and_the_connection_goes_on() {
+    for options in ["size=16MiB,vendor", "size=16MiB,vendor,sgl"] {
+        let mut attack = Attack::new(&[options], None);
+        for _ in 0..300 {
+            for opcode in [STORE, FETCH, OVERFETCH] {
+                let (done, seen) = attack.seen(&format!("io:op={opcode}"), |this| {
+                    this.queue.execute(&vendor(opcode, 0, 0), Transfer::None).unwrap()
+                });
+                assert_eq!(
+                    (done.entry.status(), done.data.len(), seen),
+                    (Status::SUCCESS, 0, 1),
+                    "{opcode:#x}"
+                );
+            }
+        }
+        let data = pattern(3, 1, 4096);
+        let stored =
+            attack.queue.execute(&vendor(STORE, 4096, 0), Transfer::Write(data.clone().into())).unwrap();
+        let fetched = attack.queue.execute(&vendor(FETCH, 4096, 0), Transfer::Read(4096)).unwrap();
+        assert_eq!((stored.entry.status(), fetched.data), (Status::SUCCESS, data));
+        attack.target.assert_no_violations();
     }
 }
 

@@ -349,12 +349,12 @@ impl Connection {
             return Ok(());
         }
         let index = self.enter(slot, entry, admitted, stage, context);
-        if in_capsule {
-            return Ok(());
-        }
-        match admitted.direction {
-            TransferDirection::HostToController => self.start(index, admitted.length, false, context),
-            TransferDirection::ControllerToHost => self.start(index, admitted.length, true, context),
+        match (admitted.direction, admitted.length) {
+            // It goes on when that has arrived.
+            _ if in_capsule => {}
+            // A vendor's command may have no data, whatever its opcode says.
+            (TransferDirection::HostToController, 1..) => self.start(index, admitted.length, false, context),
+            (TransferDirection::ControllerToHost, 1..) => self.start(index, admitted.length, true, context),
             _ => self.dispatch(index, context),
         }
         Ok(())
