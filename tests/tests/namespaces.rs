@@ -4,6 +4,7 @@
 use gangway_bridge::{HostPolicies, Identifiers, Mapping, Policy, Selection};
 use gangway_driver::emulated::{Backing, EmulatedConfig};
 use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
+use gangway_spec::feature::{fid, select};
 use gangway_spec::identify::{NamespaceIdDescriptor, Vwc, cns};
 use gangway_spec::log::{ErrorLogEntry, lid};
 use gangway_spec::opcode::{admin, nvm};
@@ -12,6 +13,7 @@ use gangway_tests::{Setup, TestTarget, command, pattern};
 use zerocopy::FromBytes;
 
 const NO_SUCH_NAMESPACE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
+const DENIED: Status = Status::OPERATION_DENIED.with_dnr();
 
 fn drive(block: u32, namespaces: u32) -> EmulatedConfig {
     EmulatedConfig { size: 8 << 20, block, namespaces, ..EmulatedConfig::default() }
@@ -125,6 +127,38 @@ fn what_is_about_a_whole_drive_is_refused_to_who_sees_a_part_of_it() {
     let test = entry(admin::DEVICE_SELF_TEST, 7, 1);
     assert!(status(&mut part, &test, Transfer::None).is_success());
     assert_eq!(status(&mut part, &entry(admin::DEVICE_SELF_TEST, 3, 1), Transfer::None), NO_SUCH_NAMESPACE);
+    target.assert_no_violations();
+}
+
+#[test]
+fn naming_a_namespace_does_not_make_a_command_one_of_that_namespace() {
+    let target = target();
+    let mut part = target.host_with(1, 0, &Options::default());
+    let mut whole = target.host_with(2, 1, &Options::default());
+    let supported = |admin: &mut AdminQueue, id: u8, nsid| {
+        let get =
+            entry(admin::GET_FEATURES, nsid, u32::from(select::SUPPORTED_CAPABILITIES) << 8 | u32::from(id));
+        admin.command(&get, Transfer::None).unwrap().0.result() as u32 & select::SUPPORTED_CHANGEABLE
+    };
+    for nsid in [0, 1, 7, u32::MAX] {
+        let set = entry(admin::SET_FEATURES, nsid, fid::WRITE_ATOMICITY.into());
+        assert_eq!(status(&mut part, &set, Transfer::None), DENIED, "namespace {nsid:#x}");
+        let log = entry(admin::GET_LOG_PAGE, nsid, 127 << 16 | u32::from(lid::TELEMETRY_HOST));
+        assert_eq!(status(&mut part, &log, Transfer::Read(512)), DENIED, "namespace {nsid:#x}");
+    }
+    assert!(
+        status(&mut part, &entry(admin::SET_FEATURES, 7, fid::ERROR_RECOVERY.into()), Transfer::None)
+            .is_success()
+    );
+    assert!(
+        status(&mut whole, &entry(admin::SET_FEATURES, 0, fid::WRITE_ATOMICITY.into()), Transfer::None)
+            .is_success()
+    );
+    let id = fid::WRITE_ATOMICITY;
+    assert_eq!(
+        (supported(&mut part, id, 0), supported(&mut whole, id, 0)),
+        (0, select::SUPPORTED_CHANGEABLE)
+    );
     target.assert_no_violations();
 }
 

@@ -30,8 +30,9 @@ Effects log, the Supported Log Pages and the capabilities of features are comput
 a policy could allow is refused with Operation Denied, a feature with Feature Not Changeable; what no policy allows, with the status of a controller that has no
 such thing. Each command that changes the state of a drive is written to the log, with the target `audit`: the host, the command, how it ended.
 
-A command that is about the whole drive (Sanitize, Security, firmware, every vendor command, and what changes it without naming one namespace) is refused when the
-export does not show all namespaces of the drive. The length of each transfer, and each block that it names, is computed from the command and compared before the drive
+A command that is about the whole drive (Sanitize, Security, firmware, every vendor command, feature and log, telemetry, features that are not of one namespace,
+and what changes it without naming one namespace) is refused when the
+export is not of all of the drive. The length of each transfer, and each block that it names, is computed from the command and compared before the drive
 has it; of a vendor's commands the length is what the host says, and their memory is placed so that a drive which moves more finds nothing behind it. One host at a time downloads firmware; one that is silent for two minutes has lost its turn. A host is known by its NQN, which is no proof.
 
 This file is written by a test, from the tables that the program decides by.

@@ -435,7 +435,7 @@ impl RemoteController {
             _ => {}
         }
         if let Finish::FeatureCapabilities { id } = finish
-            && !self.policy.sets_feature(id)
+            && !identity.sets(id)
         {
             reply.result &= !u64::from(select::SUPPORTED_SAVEABLE | select::SUPPORTED_CHANGEABLE);
         }

@@ -50,6 +50,11 @@ impl Identity<'_> {
         self.policy.io(opcode) && (is_known(csi, opcode) || opcode >= FIRST_VENDOR_IO && self.view.whole)
     }
 
+    /// Whether the host can set a feature of the drive.
+    pub(super) fn sets(&self, id: u8) -> bool {
+        self.policy.sets_feature(id) && Reach::of_feature(id).is_within(self.view)
+    }
+
     /// Whether the host can read a log page, here or from the drive.
     pub(super) fn reads(&self, id: u8) -> bool {
         decide::log_page_is_open(self.policy, id) && Reach::of_log_page(id).is_within(self.view)
@@ -106,7 +111,7 @@ pub(crate) fn controller(data: &mut IdentifyController, identity: &Identity<'_>)
 fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
     let policy = identity.policy;
     let opens = |opcodes: &[u8]| opcodes.iter().all(|opcode| identity.opens(*opcode));
-    let sets = |feature| policy.sets_feature(feature);
+    let sets = |feature| identity.sets(feature);
     let mut oacs = Oacs::empty();
     oacs.set(Oacs::GET_LBA_STATUS, opens(&[admin::GET_LBA_STATUS]));
     oacs.set(Oacs::SECURITY, opens(&[admin::SECURITY_SEND, admin::SECURITY_RECEIVE]));

@@ -1,6 +1,7 @@
 //! How much of a drive an admin command is about, and so which exports may have it.
 
 use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
+use gangway_spec::feature::{feature_id, fid};
 use gangway_spec::log::{GetLogPage, lid};
 use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, admin};
 
@@ -40,9 +41,21 @@ impl Reach {
         }
     }
 
-    /// What a log page is about. That of persistent events tells what became of every namespace.
+    /// What a log page is about, whatever NSID it is read with. That of persistent events tells what became of every
+    /// namespace; what a drive collects as telemetry, or a vendor shows, is not known.
     pub(crate) fn of_log_page(id: u8) -> Self {
-        if id == lid::PERSISTENT_EVENT { Reach::Drive } else { Reach::Namespace }
+        match id {
+            lid::PERSISTENT_EVENT | lid::TELEMETRY_HOST | lid::TELEMETRY_CONTROLLER | 0xc0.. => Reach::Drive,
+            _ => Reach::Namespace,
+        }
+    }
+
+    /// What Set Features of a feature changes. Those of the drive take any NSID for all (NVMe Base 2.0, 5.27.1).
+    pub(crate) fn of_feature(id: u8) -> Self {
+        match id {
+            fid::LBA_RANGE_TYPE | fid::ERROR_RECOVERY | fid::NAMESPACE_WRITE_PROTECTION => Reach::Namespace,
+            _ => Reach::Drive,
+        }
     }
 
     /// What Format NVM is about on a drive of these attributes, in the worst case.
@@ -58,6 +71,7 @@ impl Reach {
             Reach::Namespace if entry.opcode == admin::GET_LOG_PAGE => {
                 Self::of_log_page(GetLogPage::from(entry).lid)
             }
+            Reach::Namespace if entry.opcode == admin::SET_FEATURES => Self::of_feature(feature_id(entry)),
             reach => reach,
         }
     }
@@ -109,8 +123,6 @@ pub(crate) fn deletes(entry: &SubmissionQueueEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use gangway_spec::feature::fid;
-
     use super::*;
 
     fn entry(opcode: u8, nsid: u32, cdw10: u32) -> SubmissionQueueEntry {
@@ -130,12 +142,20 @@ mod tests {
         assert_eq!(reach(admin::DEVICE_SELF_TEST, 0, 1), Reach::Namespace);
         assert_eq!(reach(admin::SET_FEATURES, fid::ERROR_RECOVERY.into(), NSID_BROADCAST), Reach::Drive);
         assert_eq!(reach(admin::SET_FEATURES, fid::ERROR_RECOVERY.into(), 1), Reach::Namespace);
-        assert_eq!(reach(admin::SET_FEATURES, fid::VOLATILE_WRITE_CACHE.into(), 0), Reach::Drive);
+        for id in [fid::VOLATILE_WRITE_CACHE, fid::POWER_MANAGEMENT, fid::READ_RECOVERY_LEVEL, 0xc0, 0xff] {
+            for nsid in [0, 1, NSID_BROADCAST] {
+                assert_eq!(reach(admin::SET_FEATURES, id.into(), nsid), Reach::Drive, "{id:#x} of {nsid:#x}");
+            }
+        }
         assert_eq!(reach(admin::FIRMWARE_COMMIT, 0, 0), Reach::Drive);
         assert_eq!(reach(admin::NAMESPACE_MANAGEMENT, 0, 0), Reach::Inventory);
-        let log = |id: u8| Reach::of(&entry(admin::GET_LOG_PAGE, NSID_BROADCAST, id.into()), false, 0);
-        assert_eq!(log(lid::SMART), Reach::Namespace);
-        assert_eq!(log(lid::PERSISTENT_EVENT), Reach::Drive, "it tells of all namespaces");
+        for nsid in [1, NSID_BROADCAST] {
+            let log = |id: u8| Reach::of(&entry(admin::GET_LOG_PAGE, nsid, id.into()), false, 0);
+            assert_eq!(log(lid::SMART), Reach::Namespace);
+            for id in [lid::PERSISTENT_EVENT, lid::TELEMETRY_HOST, lid::TELEMETRY_CONTROLLER, 0xc0, 0xff] {
+                assert_eq!(log(id), Reach::Drive, "log page {id:#x} of {nsid:#x}");
+            }
+        }
     }
 
     #[test]
