@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use gangway_bridge::{HostPolicies, Policy};
+use gangway_bridge::{HostPolicies, Mapping, Policy, Selection};
 use gangway_driver::emulated::EmulatedConfig;
-use gangway_fabric::host::client::{AdminQueue, Transfer};
+use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
 use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::feature::{TELEMETRY_LOG_NOTICES, fid};
-use gangway_spec::identify::{IdentifyController, Oaes, cns};
+use gangway_spec::identify::{IdentifyController, Lpa, Oaes, cns};
 use gangway_spec::log::{SanitizeLog, SmartLog, TelemetryHeader, lid};
 use gangway_spec::opcode::{admin, nvm};
 use gangway_tests::listening::{ask, listen, told};
@@ -200,6 +200,35 @@ fn telemetry_that_one_host_has_read_is_there_for_another() {
         assert_eq!(telemetry(&mut second, false), (true, generation), "the other has not");
         assert_eq!(telemetry(&mut second, true), (false, generation));
     }
+}
+
+#[test]
+fn who_sees_a_part_of_a_drive_is_neither_promised_its_telemetry_nor_told_of_it() {
+    let drive = EmulatedConfig { size: 8 << 20, namespaces: 2, ..EmulatedConfig::default() };
+    let items = ["inspect", "tune", "vendor"].map(|item| item.parse().unwrap());
+    let part = vec![Mapping { nsid: 1, drive: 0, drive_nsid: 2 }];
+    let target = TestTarget::with(Setup {
+        drives: vec![drive],
+        exports: Some(vec![Selection::Drive(0), Selection::Namespaces(part)]),
+        policies: HostPolicies::all(Policy::new(items, [])),
+        ..Setup::default()
+    });
+    target.probes[0].add_fault("event=telemetry:read:lba=9:once".parse().unwrap());
+    let [mut whole, mut part] = [0, 1].map(|export| target.host_with(1, export, &Options::default()));
+    for (host, promised) in [(&mut whole, Lpa::TELEMETRY), (&mut part, Lpa::empty())] {
+        let lpa = Lpa::from_bits_retain(host.identify_controller().unwrap().lpa);
+        assert_eq!(lpa & Lpa::TELEMETRY, promised);
+        listen(host, TELEMETRY_LOG_NOTICES);
+    }
+    let mut queue = whole.connect_io(1).unwrap();
+    queue.execute(&command(nvm::READ, 9, 1), Transfer::Read(4096)).unwrap();
+    assert_eq!(told(&mut whole), AsyncEvent::TELEMETRY_LOG_CHANGED);
+    let vendors = AsyncEvent::new(aen::TYPE_VENDOR, 1, 0xc5);
+    ask(&mut whole);
+    target.probes[0].raise_event(vendors);
+    assert_eq!(told(&mut whole), vendors);
+    // The page that would clear them it cannot read.
+    assert_silence(&mut part);
 }
 
 #[test]

@@ -192,8 +192,10 @@ impl RemoteController {
 
     /// Whether the host may read the log page that an event names.
     fn reads_log_of(&self, event: AsyncEvent) -> bool {
-        match self.role {
-            Role::Drive(_) => event.log_page == 0 || decide::log_page_is_open(&self.policy, event.log_page),
+        match &self.role {
+            Role::Drive(export) => {
+                event.log_page == 0 || decide::log_page_is_open(&self.policy, &export.view(), event.log_page)
+            }
             Role::Discovery(_) => event.log_page == lid::DISCOVERY,
         }
     }

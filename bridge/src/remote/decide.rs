@@ -12,6 +12,8 @@ use gangway_spec::opcode::{FIRST_VENDOR_ADMIN, admin};
 use gangway_spec::registers::Version;
 use gangway_spec::status::Status;
 
+use super::reach::Reach;
+use crate::admission::ExportView;
 use crate::policy::Policy;
 use crate::policy::table::{self, Class, Place};
 
@@ -287,9 +289,12 @@ pub(crate) fn to_drive(entry: &SubmissionQueueEntry, drive_version: Version) -> 
     entry
 }
 
-/// Log pages that a host can read, here or from the drive.
-pub(crate) fn log_page_is_open(policy: &Policy, id: u8) -> bool {
-    policy.log_page(id) || matches!(table::log_page(id), Place::Here(_))
+/// Whether a host of this policy can read a log page, here or from a drive of what is shown.
+pub(crate) fn log_page_is_open(policy: &Policy, view: &ExportView, id: u8) -> bool {
+    match table::log_page(id) {
+        Place::Here(_) => true,
+        _ => policy.log_page(id) && Reach::of_log_page(id).is_within(view),
+    }
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl Identity<'_> {
 
     /// Whether the host can read a log page, here or from the drive.
     pub(super) fn reads(&self, id: u8) -> bool {
-        decide::log_page_is_open(self.policy, id) && Reach::of_log_page(id).is_within(self.view)
+        decide::log_page_is_open(self.policy, self.view, id)
     }
 }
 
@@ -137,7 +137,7 @@ fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
     data.oncs = (data.oncs.get() & oncs.bits() | Oncs::RESERVATIONS.bits()).into();
     // Which namespaces changed is told from here, of the rest what the drive tells and the host may read about.
     let mut oaes = Oaes::TEMPERATURE_HYSTERESIS;
-    oaes.set(Oaes::FIRMWARE_ACTIVATION, policy.log_page(lid::FIRMWARE_SLOT));
+    oaes.set(Oaes::FIRMWARE_ACTIVATION, identity.reads(lid::FIRMWARE_SLOT));
     data.oaes = (data.oaes.get() & oaes.bits() | Oaes::NAMESPACE_ATTRIBUTE.bits()).into();
     let ctratt =
         Ctratt::NVM_SETS | Ctratt::READ_RECOVERY_LEVELS | Ctratt::ENDURANCE_GROUPS | Ctratt::UUID_LIST;
@@ -146,10 +146,9 @@ fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
     // Area 4 of telemetry is asked for by Host Behavior Support, which is not forwarded.
     let mut lpa = Lpa::SMART_PER_NAMESPACE | Lpa::EXTENDED_DATA;
     let reads = |id| identity.reads(id);
-    let telemetry = policy.log_page(lid::TELEMETRY_HOST) && policy.log_page(lid::TELEMETRY_CONTROLLER);
-    lpa.set(Lpa::TELEMETRY, telemetry);
-    lpa.set(Lpa::COMMANDS_SUPPORTED_AND_EFFECTS, policy.log_page(lid::COMMANDS_SUPPORTED_AND_EFFECTS));
-    lpa.set(Lpa::SUPPORTED_LOG_PAGES, policy.log_page(lid::SUPPORTED_LOG_PAGES));
+    lpa.set(Lpa::TELEMETRY, reads(lid::TELEMETRY_HOST) && reads(lid::TELEMETRY_CONTROLLER));
+    lpa.set(Lpa::COMMANDS_SUPPORTED_AND_EFFECTS, reads(lid::COMMANDS_SUPPORTED_AND_EFFECTS));
+    lpa.set(Lpa::SUPPORTED_LOG_PAGES, reads(lid::SUPPORTED_LOG_PAGES));
     lpa.set(Lpa::PERSISTENT_EVENT, reads(lid::PERSISTENT_EVENT));
     data.lpa &= lpa.bits();
     data.fuses = Fuses::empty().bits().into();
