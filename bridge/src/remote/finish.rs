@@ -9,6 +9,7 @@ use super::identity::{self, Identity};
 use super::{attachment, command_sets, common, namespaces};
 use crate::drive::Drive;
 use crate::export::{Export, Identifiers, identifiers};
+use crate::policy::table::{self, Place};
 use crate::reservation::is_reservation;
 
 /// Applies `finish` to the data of a successful command that went to this drive, with this NSID as the host gave it.
@@ -66,12 +67,12 @@ pub(super) fn data(
             namespaces::translate_self_tests(identity.view, drive.index(), &mut data)
         }
         Finish::EffectsLog { offset, csi } => refuse_in_effects(identity, csi, &mut data, offset),
-        Finish::SupportedLogPages { offset } => refuse_in_log_pages(identity, &mut data, offset),
+        Finish::SupportedLogPages { offset } => correct_log_pages(identity, &mut data, offset),
     }
     data
 }
 
-/// CSUPP of a dword of the Commands Supported and Effects log page.
+/// CSUPP of a dword of the Commands Supported and Effects log page, LSUPP of one of the Supported Log Pages.
 const SUPPORTED: u32 = 1;
 
 /// Commands Supported and Effects: 256 dwords for admin commands, 256 for I/O commands. Clearing CSUPP (bit 0) and the
@@ -93,11 +94,13 @@ fn refuse_in_effects(identity: &Identity<'_>, csi: u8, data: &mut [u8], offset: 
     }
 }
 
-/// Supported Log Pages: a dword per log page.
-fn refuse_in_log_pages(identity: &Identity<'_>, data: &mut [u8], offset: u64) {
+/// Supported Log Pages: a dword per log page. Those that are kept here are supported, whatever the drive says.
+fn correct_log_pages(identity: &Identity<'_>, data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
-        let id = offset / 4 + index as u64;
-        if id < 256 && !identity.reads(id as u8) {
+        let Ok(id) = u8::try_from(offset / 4 + index as u64) else { return };
+        if matches!(table::log_page(id), Place::Here(_)) {
+            dword.copy_from_slice(&SUPPORTED.to_le_bytes());
+        } else if !identity.reads(id) {
             dword.fill(0);
         }
     }
@@ -109,20 +112,26 @@ mod tests {
     use crate::admission::ExportView;
     use crate::policy::Policy;
     use gangway_spec::identify::csi;
+    use gangway_spec::log::lid;
     use gangway_spec::opcode::{nvm, zns};
     use gangway_spec::registers::Version;
     use gangway_spec::reservation::Rescap;
 
-    /// What becomes of a page of ones for hosts of a policy. `whole`: they see a whole drive.
-    fn effects((policy, whole): (&Policy, bool), csi: u8, length: usize, offset: u64) -> Vec<u8> {
+    /// Has `change` correct a page for hosts of a policy. `whole`: they see a whole drive.
+    fn with_identity(policy: &Policy, whole: bool, change: impl FnOnce(&Identity<'_>)) {
         let view = ExportView { whole, ..ExportView::default() };
         let subsystem = "nqn.2014-08.org.example:drive".parse().unwrap();
         let (cntlid, version) = (1, Version::V1_4);
         let rescap = Rescap::all();
         let identity =
             Identity { cntlid, subsystem: &subsystem, version, view: &view, policy, fna: 0, rescap };
+        change(&identity);
+    }
+
+    /// What becomes of a Commands Supported and Effects log of ones.
+    fn effects((policy, whole): (&Policy, bool), csi: u8, length: usize, offset: u64) -> Vec<u8> {
         let mut page = vec![0xff; length];
-        refuse_in_effects(&identity, csi, &mut page, offset);
+        with_identity(policy, whole, |identity| refuse_in_effects(identity, csi, &mut page, offset));
         page
     }
 
@@ -170,5 +179,29 @@ mod tests {
             assert_eq!(part[at(opcode)..][..4], [0; 4], "{opcode:#x}");
         }
         assert_eq!(part[at(admin::FORMAT_NVM)..][..4], [0xff; 4], "of one namespace");
+    }
+
+    #[test]
+    fn the_supported_log_pages_are_those_of_the_drive_that_are_open_and_those_that_are_kept_here() {
+        let pages = |whole, drives: u8, offset: u64| {
+            let mut page = vec![drives; 1024 - offset as usize];
+            let open = policy(&["inspect", "tune"]);
+            with_identity(&open, whole, |identity| correct_log_pages(identity, &mut page, offset));
+            page
+        };
+        let of = |page: &[u8], id: u8| page[usize::from(id) * 4..][..4].to_vec();
+        for (whole, drives) in [(true, 0xff), (false, 0xff), (true, 0)] {
+            let page = pages(whole, drives, 0);
+            assert_eq!(of(&page, lid::SMART), [drives; 4]);
+            assert_eq!(of(&page, lid::TELEMETRY_HOST), [if whole { drives } else { 0 }; 4]);
+            for id in [lid::CHANGED_NAMESPACES, lid::RESERVATION_NOTIFICATION] {
+                assert_eq!(of(&page, id), SUPPORTED.to_le_bytes(), "log page {id:#x}");
+            }
+            for id in [lid::ANA, lid::DISCOVERY, 0xc0] {
+                assert_eq!(of(&page, id), [0; 4], "log page {id:#x}");
+            }
+            let at = usize::from(lid::RESERVATION_NOTIFICATION) * 4;
+            assert_eq!(pages(whole, drives, at as u64), page[at..], "wherever it is read from");
+        }
     }
 }
