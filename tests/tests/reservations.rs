@@ -555,6 +555,24 @@ fn reservations_that_persist_are_in_force_after_a_restart_and_others_are_not() {
 }
 
 #[test]
+fn while_a_namespace_is_reserved_registrants_alone_say_whether_that_persists() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = persistent(folder.path());
+    let mut one = Host::connect(&target, 1);
+    let mut two = Host::registered(&target, 2);
+    let mut stranger = Host::connect(&target, 3);
+    assert_eq!(stranger.set_feature(fid::RESERVATION_PERSISTENCE, 1, 1), Status::SUCCESS, "it is free");
+    assert_eq!(one.register(rrega::REGISTER, cptpl::SET), Status::SUCCESS);
+    assert_eq!(one.acquire(racqa::ACQUIRE, WriteExclusive, 0), Status::SUCCESS);
+    for nsid in [1, u32::MAX] {
+        assert_eq!(stranger.set_feature(fid::RESERVATION_PERSISTENCE, nsid, 0), CONFLICT);
+        assert_eq!(one.feature(fid::RESERVATION_PERSISTENCE, 1), Ok(1));
+    }
+    assert_eq!(two.set_feature(fid::RESERVATION_PERSISTENCE, 1, 0), Status::SUCCESS);
+    assert_eq!(one.feature(fid::RESERVATION_PERSISTENCE, 1), Ok(0));
+}
+
+#[test]
 fn without_a_place_to_keep_them_reservations_cannot_be_made_to_persist() {
     let target = target();
     let mut one = Host::connect(&target, 1);

@@ -93,7 +93,7 @@ async fn run(
                         self::forward(controller, shared, &mut under_way, &arrived, *order);
                     }
                     Action::Persist { keys, persists } => {
-                        persist(shared, &mut under_way, *slot, keys, persists);
+                        persist(controller, shared, &mut under_way, (*slot, *entry), keys, persists);
                     }
                     Action::Abort { qid, cid } => {
                         let verdict = match under_way.begin_abort(*slot) {
@@ -238,16 +238,25 @@ fn forward(
 }
 
 /// Says whether the reservations of namespaces survive a restart. That it is done is told through `under_way`.
-fn persist(shared: &Arc<Shared>, under_way: &mut UnderWay, slot: Slot, keys: Vec<Key>, persists: bool) {
+fn persist(
+    controller: &RemoteController,
+    shared: &Arc<Shared>,
+    under_way: &mut UnderWay,
+    (slot, entry): (Slot, SubmissionQueueEntry),
+    keys: Vec<Key>,
+    persists: bool,
+) {
     let shared = Arc::clone(shared);
+    let association = Arc::clone(controller.association());
     let (id, answers) = under_way.begin(slot, 0, None);
     tokio::spawn(async move {
         let mut status = Status::SUCCESS;
         for key in keys {
-            if let Err(failed) = shared.set_persistence(key, persists).await {
+            if let Err(failed) = shared.set_persistence(key, &association, persists).await {
                 status = failed;
             }
         }
+        audit(&association, &association.connect.subsystem, &entry, status);
         let _ = answers.send(Ended::Executed { id, status });
     });
 }

@@ -9,14 +9,16 @@ use gangway_spec::aen::AsyncEvent;
 use gangway_spec::nvm_opcode_name;
 use gangway_spec::opcode::nvm;
 use gangway_spec::status::Status;
-use tokio::sync::mpsc;
+use tokio::sync::{MutexGuard, mpsc};
 use tokio::task::JoinSet;
 
 use super::Shared;
 use crate::association::Association;
 use crate::events::Notice;
 use crate::reactor::{Message, ReservationRequest};
-use crate::reservation::{Command, Entry, Eviction, Host, Key, Namespace, Outcome, report};
+use crate::reservation::{
+    CONFLICT, Command, Entry, Eviction, Host, Key, Namespace, Outcome, Waiting, report,
+};
 
 impl Shared {
     /// Executes what reactors hand over, until there are none.
@@ -74,17 +76,7 @@ impl Shared {
         if host == 0 {
             return Err(Status::HOST_IDENTIFIER_NOT_INITIALIZED.with_dnr());
         }
-        // Without Do Not Retry: there is room again soon.
-        let _waiting = entry.wait().ok_or(Status::COMMAND_INTERRUPTED)?;
-        let _turn = entry.turn.lock().await;
-        if association.is_closed() {
-            // Nobody waits for it, and the host may have said something else since.
-            return Err(Status::ABORTED_SQ_DELETION);
-        }
-        if !self.reservations.has(key, entry) {
-            // Another namespace has come in its place.
-            return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
-        }
+        let _turn = self.turn(key, entry, association).await?;
         let mut namespace = entry.namespace();
         let Outcome { notices, aborts } =
             namespace.execute(host, command, self.reservations.can_persist())?;
@@ -93,16 +85,46 @@ impl Shared {
         Ok(())
     }
 
-    /// Says whether the reservations of a namespace survive a restart (Reservation Persistence, feature 83h).
-    pub(super) async fn set_persistence(&self, key: Key, persists: bool) -> Result<(), Status> {
+    /// Says for a host whether the reservations of a namespace survive a restart (Reservation Persistence, feature 83h).
+    /// While it is reserved that is for registrants to say.
+    pub(super) async fn set_persistence(
+        &self,
+        key: Key,
+        association: &Association,
+        persists: bool,
+    ) -> Result<(), Status> {
         if persists && !self.reservations.can_persist() {
             return Err(Status::INVALID_FIELD.with_dnr());
         }
         let entry = self.reservations.entry(key).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
-        let _turn = entry.turn.lock().await;
+        let _turn = self.turn(key, &entry, association).await?;
         let mut namespace = entry.namespace();
+        if namespace.held().is_some() && !namespace.is_registrant(association.host()) {
+            return Err(CONFLICT);
+        }
         namespace.set_persists(persists);
         self.put_in_force(key, &entry, namespace, Vec::new()).await
+    }
+
+    /// Waits until a host may change something at a namespace: all before it is done.
+    async fn turn<'a>(
+        &self,
+        key: Key,
+        entry: &'a Arc<Entry>,
+        association: &Association,
+    ) -> Result<(Waiting<'a>, MutexGuard<'a, ()>), Status> {
+        // Without Do Not Retry: there is room again soon.
+        let waiting = entry.wait().ok_or(Status::COMMAND_INTERRUPTED)?;
+        let turn = entry.turn.lock().await;
+        if association.is_closed() {
+            // Nobody waits for it, and the host may have said something else since.
+            return Err(Status::ABORTED_SQ_DELETION);
+        }
+        if !self.reservations.has(key, entry) {
+            // Another namespace has come in its place.
+            return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+        }
+        Ok((waiting, turn))
     }
 
     /// Keeps what a namespace becomes, and has all reactors go by it. When that is done, no command that it forbids is

@@ -21,7 +21,7 @@ mod tests;
 
 pub(crate) use self::access::{CONFLICT, Eviction, Group, Guard, is_reservation};
 pub(crate) use self::log::NotificationLog;
-pub(crate) use self::registry::{Entry, Key, Reservations};
+pub(crate) use self::registry::{Entry, Key, Reservations, Waiting};
 pub(crate) use self::report::report;
 pub(crate) use self::state::{Command, Host, Namespace, Outcome};
 pub use self::store::StateError;

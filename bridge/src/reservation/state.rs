@@ -113,11 +113,16 @@ impl Namespace {
         self.held
     }
 
+    /// Whether `host` is a registrant.
+    pub(crate) fn is_registrant(&self, host: Host) -> bool {
+        self.registrants.contains_key(&host)
+    }
+
     /// Whether `host` holds the reservation.
     pub(crate) fn is_holder(&self, host: Host) -> bool {
         self.held.is_some_and(|held| match held.holder {
             Some(holder) => holder == host,
-            None => self.registrants.contains_key(&host),
+            None => self.is_registrant(host),
         })
     }
 
