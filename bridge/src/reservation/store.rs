@@ -191,6 +191,31 @@ impl Document {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     directory: PathBuf,
+    /// How the names in a directory are made to last; tests have it fail.
+    sync: fn(&Path) -> io::Result<()>,
+}
+
+/// Names of files are kept by their directory.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes a directory and those above it that are not there, each to last.
+fn make_directory(path: &Path, sync: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|one| !one.as_os_str().is_empty() && !one.is_dir()).collect();
+    for made in missing.into_iter().rev() {
+        // Several levels at once would not say which of them were made.
+        match DirBuilder::new().mode(0o700).create(made) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !made.is_dir() => {
+                return Err(error);
+            }
+            _ => {}
+        }
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+        sync(above.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
 }
 
 impl Store {
@@ -200,9 +225,9 @@ impl Store {
     /// [`StateError::Directory`].
     pub(crate) fn open(state: &Path) -> Result<Self, StateError> {
         let directory = state.join("reservations");
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        let made = make_directory(&directory, sync_directory);
         made.map_err(|source| StateError::Directory { path: directory.clone(), source })?;
-        Ok(Self { directory })
+        Ok(Self { directory, sync: sync_directory })
     }
 
     /// What was kept of a namespace; nothing when its file is about another that had its NSID.
@@ -228,44 +253,58 @@ impl Store {
     /// Keeps what is to be kept of a namespace. When it returns, a loss of power does not undo that.
     ///
     /// # Errors
-    /// [`StateError::Write`]; then what was kept before is kept still.
+    /// [`StateError::Write`]; then the file is what it was, as far as the disk lets it be: one that does not keep names any
+    /// more may refuse that as well.
     pub(crate) fn save(&self, identity: &Identity, namespace: &Namespace) -> Result<(), StateError> {
         let path = self.directory.join(identity.file_name());
         let saved = if namespace.persists {
-            self.replace(&path, &Document::of(identity, namespace))
+            text(&Document::of(identity, namespace)).and_then(|text| self.replace(&path, Some(&text)))
         } else {
-            self.remove(&path)
+            self.replace(&path, None)
         };
         saved.map_err(|source| StateError::Write { path, source })
     }
 
-    fn replace(&self, path: &Path, document: &Document) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let mut text = serde_json::to_vec_pretty(document)?;
-        text.push(b'\n');
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        self.sync()
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => self.sync(),
+    /// Has a file be `new`, or not be there, for good; or be what it was.
+    fn replace(&self, path: &Path, new: Option<&[u8]>) -> io::Result<()> {
+        let old = match fs::read(path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if old.is_none() && new.is_none() {
+            return Ok(());
         }
+        put(path, new)?;
+        (self.sync)(&self.directory).inspect_err(|_| {
+            // The host is told that nothing has changed, so nothing may have when the target starts again.
+            if let Err(error) = put(path, old.as_deref()).and_then(|()| (self.sync)(&self.directory)) {
+                tracing::error!(file = %path.display(), %error, "it may not be known after a loss of power which reservations were in force");
+            }
+        })
     }
+}
 
-    /// Names of files are kept by their directory.
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
-    }
+fn text(document: &Document) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(document)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Has a file be `text`, or not be there, until a loss of power at least. It is never there in part.
+fn put(path: &Path, text: Option<&[u8]>) -> io::Result<()> {
+    let Some(text) = text else { return fs::remove_file(path) };
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     fn identity() -> Identity {
@@ -360,6 +399,38 @@ mod tests {
         }
         fs::write(&path, good).unwrap();
         assert!(store.load(&identity()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_change_whose_name_does_not_last_leaves_what_was_there_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let failing = Store { sync: |_| Err(io::ErrorKind::StorageFull.into()), ..store.clone() };
+        let shared = reserved(ReservationType::WriteExclusive);
+        assert!(failing.save(&identity(), &shared).is_err());
+        assert_eq!(store.load(&identity()).unwrap(), None, "there was no file");
+        store.save(&identity(), &shared).unwrap();
+        let other = reserved(ReservationType::ExclusiveAccess);
+        for change in [other, Namespace { persists: false, ..shared.clone() }] {
+            assert!(failing.save(&identity(), &change).is_err());
+            assert_eq!(store.load(&identity()).unwrap().as_ref(), Some(&shared));
+        }
+    }
+
+    #[test]
+    fn each_directory_that_is_made_lasts() {
+        let folder = tempfile::tempdir().unwrap();
+        let lasting = RefCell::new(Vec::new());
+        let make = || {
+            make_directory(&folder.path().join("a/b"), |path| {
+                lasting.borrow_mut().push(path.to_owned());
+                Ok(())
+            })
+        };
+        make().unwrap();
+        assert_eq!(*lasting.borrow(), [folder.path().to_owned(), folder.path().join("a")]);
+        make().unwrap();
+        assert_eq!(lasting.borrow().len(), 2, "nothing was made");
     }
 
     #[test]
