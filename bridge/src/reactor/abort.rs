@@ -39,6 +39,8 @@ impl Reactor {
             }
         };
         let sequence = self.engine.commands.get(command).map_or(0, |command| command.sequence);
+        // Who gave up waiting may ask again, as often as it likes.
+        self.aborts.retain(|abort| !abort.verdict.is_closed());
         self.aborts.push(Abort { command, sequence, aborted, verdict });
         // What stood behind a command that waited for a limit may be taken in now.
         if self.connections.get(key).is_some_and(Connection::is_halted) {
