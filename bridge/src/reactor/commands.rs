@@ -14,7 +14,8 @@ use super::accounts::Accounts;
 use super::batch::{BatchPool, SendBatch};
 use super::drives::{DriveSlot, Passage, SoftwareQueue, Way, passage};
 use super::fair::{self, Link, Links};
-use super::message::ReservationRequest;
+use super::hold::Held;
+use super::message::{Hold, ReservationRequest};
 use super::pace::Outstanding;
 use super::placement;
 use super::tenants::{Tenant, Tenants};
@@ -137,6 +138,8 @@ pub(super) struct Engine {
     /// When commands that are submitted in this turn count as stuck.
     deadline: Instant,
     pub(super) queues: Vec<SoftwareQueue>,
+    /// What is held back or refused, also where there is no software queue yet.
+    pub(super) held: Vec<Held>,
     /// The hosts that have connections.
     pub(super) tenants: Tenants,
     /// What hosts and namespaces may have.
@@ -185,6 +188,7 @@ impl Engine {
             share: [usize::MAX; 2],
             deadline: Instant::now(),
             queues: Vec::new(),
+            held: Vec::new(),
             tenants: Tenants::default(),
             accounts: Accounts::new(),
             to_drive,
@@ -229,7 +233,13 @@ impl Engine {
             software.pending.make_room(self.tenants.numbers());
             self.queues.push(software);
         }
-        self.queues[namespace.queue].of = (namespace.drive, namespace.drive_nsid);
+        let of = (namespace.drive, namespace.drive_nsid);
+        let hold = self.hold_of(of);
+        let queue = &mut self.queues[namespace.queue];
+        (queue.of, queue.hold) = (of, hold);
+        if hold != Hold::Release {
+            self.guard();
+        }
     }
 
     pub(super) fn link(&mut self, drive: usize, link: DriveLink, place: usize) {
@@ -247,6 +257,7 @@ impl Engine {
         if let Some(slot) = self.drives.get_mut(drive) {
             *slot = None;
         }
+        self.forget_holds(drive);
         self.share_memory();
     }
 

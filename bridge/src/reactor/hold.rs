@@ -7,13 +7,50 @@ use super::commands::{Command, Engine, GivenUp, Stage};
 use super::message::Hold;
 use crate::admission::Course;
 
+/// What becomes of commands to a namespace of a drive, by its NSID there, or to any.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    drive: usize,
+    nsid: Option<u32>,
+    hold: Hold,
+}
+
+impl Held {
+    /// Whether it is about what is for this drive and NSID.
+    fn concerns(&self, of: (usize, u32)) -> bool {
+        self.drive == of.0 && self.nsid.is_none_or(|nsid| nsid == of.1)
+    }
+}
+
 impl Engine {
+    /// What becomes of commands that are for this drive and NSID.
+    pub(super) fn hold_of(&self, of: (usize, u32)) -> Hold {
+        self.held.iter().find(|held| held.concerns(of)).map_or(Hold::Release, |held| held.hold)
+    }
+
+    /// Holds nothing back any more that is for a drive.
+    pub(super) fn forget_holds(&mut self, drive: usize) {
+        self.held.retain(|held| held.drive != drive);
+        self.queues
+            .iter_mut()
+            .filter(|queue| queue.of.0 == drive)
+            .for_each(|queue| queue.hold = Hold::Release);
+        self.guard();
+    }
+
     /// Holds back, refuses or lets go on what is for a namespace of a drive, by its NSID there, or for any.
     pub(super) fn hold(&mut self, drive: usize, nsid: Option<u32>, hold: Hold, given_up: &mut Vec<GivenUp>) {
-        let Some(Some(slot)) = self.drives.get_mut(drive) else { return };
-        let concerned = |of: (usize, u32)| of.0 == drive && nsid.is_none_or(|nsid| nsid == of.1);
-        for (number, queue) in self.queues.iter_mut().enumerate().filter(|(_, queue)| concerned(queue.of)) {
+        self.held.retain(|held| (held.drive, held.nsid) != (drive, nsid));
+        let held = Held { drive, nsid, hold };
+        if hold != Hold::Release {
+            self.held.push(held);
+        }
+        let mut slot = self.drives.get_mut(drive).and_then(Option::as_mut);
+        for (number, queue) in self.queues.iter_mut().enumerate().filter(|(_, queue)| held.concerns(queue.of))
+        {
             queue.hold = hold;
+            // Nothing waits for a drive that is gone.
+            let Some(slot) = &mut slot else { continue };
             slot.backlog.retain(|listed| *listed != number);
             match hold {
                 Hold::Back => {}
@@ -65,5 +102,84 @@ impl Engine {
                 && admitted.drive == drive
                 && nsid.is_none_or(|nsid| nsid == admitted.nsid || admitted.nsid == u32::MAX)
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // Tests end where something fails.
+mod tests {
+    use std::time::Duration;
+
+    use gangway_driver::dma::{BufferPool, Direction, DmaDomain};
+    use gangway_spec::identify::csi;
+    use gangway_spec::nvm::BlockFormat;
+
+    use super::*;
+    use crate::admission::{NamespaceView, ZoneLimits};
+
+    fn engine() -> Engine {
+        let domain = DmaDomain::new();
+        let pool = |direction| BufferPool::new(&domain, direction, 1 << 20, 1 << 20).unwrap();
+        let (reservations, _) = tokio::sync::mpsc::unbounded_channel();
+        let writes = pool(Direction::DeviceReads);
+        let (reads, capsules) = (pool(Direction::DeviceWrites), pool(Direction::DeviceReads));
+        Engine::new(writes, reads, capsules, reservations, Duration::MAX)
+    }
+
+    /// Namespace `nsid` of drive 1; its software queue has the same number.
+    fn show(engine: &mut Engine, nsid: u32) {
+        engine.ensure_queue(&NamespaceView {
+            nsid,
+            drive: 1,
+            drive_nsid: nsid,
+            queue: nsid as usize,
+            csi: csi::NVM,
+            format: BlockFormat::plain(512),
+            blocks: 1000,
+            zones: ZoneLimits::default(),
+            read_only: false,
+            ids: Default::default(),
+        });
+    }
+
+    fn holds(engine: &Engine) -> Vec<Hold> {
+        engine.queues[1..].iter().map(|queue| queue.hold).collect()
+    }
+
+    #[test]
+    fn a_namespace_that_is_shown_while_it_is_altered_is_held_like_the_others() {
+        const BUSY: Hold = Hold::Refuse(Status::FORMAT_IN_PROGRESS);
+        let mut engine = engine();
+        show(&mut engine, 1);
+        engine.hold(1, None, Hold::Back, &mut Vec::new());
+        show(&mut engine, 2);
+        assert_eq!(holds(&engine), [Hold::Back; 2]);
+        engine.hold(1, None, BUSY, &mut Vec::new());
+        show(&mut engine, 3);
+        show(&mut engine, 1);
+        assert_eq!(holds(&engine), [BUSY; 3]);
+        engine.hold(1, None, Hold::Release, &mut Vec::new());
+        engine.hold(1, Some(4), Hold::Back, &mut Vec::new());
+        engine.hold(2, None, Hold::Back, &mut Vec::new());
+        show(&mut engine, 4);
+        show(&mut engine, 5);
+        assert_eq!(holds(&engine), [Hold::Release, Hold::Release, Hold::Release, Hold::Back, Hold::Release]);
+        engine.hold(1, Some(4), Hold::Release, &mut Vec::new());
+        show(&mut engine, 4);
+        assert_eq!(holds(&engine), [Hold::Release; 5]);
+    }
+
+    #[test]
+    fn a_drive_that_is_forgotten_leaves_nothing_held_also_when_it_was_forgotten_first() {
+        let mut engine = engine();
+        show(&mut engine, 1);
+        engine.hold(1, None, Hold::Back, &mut Vec::new());
+        engine.unlink(1);
+        assert_eq!(holds(&engine), [Hold::Release]);
+        show(&mut engine, 2);
+        assert_eq!(holds(&engine), [Hold::Release; 2]);
+        engine.hold(1, Some(2), Hold::Back, &mut Vec::new());
+        engine.hold(1, Some(2), Hold::Release, &mut Vec::new());
+        assert_eq!(holds(&engine), [Hold::Release; 2]);
     }
 }
