@@ -467,6 +467,10 @@ impl Manager {
         } else {
             in_order = false;
         }
+        // There are some left when it is not known to have stopped.
+        for (place, pair) in pairs {
+            self.abandon(place, pair);
+        }
         in_order
     }
 }
