@@ -179,6 +179,11 @@ impl ConnectError {
         }
     }
 
+    /// The host identifier is that of a host with another name. Whoever has it would be taken for that host.
+    pub fn host_identifier_taken() -> ConnectError {
+        ConnectError::invalid(Parameter::HOSTID, "another host has this host identifier")
+    }
+
     /// No controller or queue can be had at the moment; the host may try again.
     pub fn busy() -> ConnectError {
         ConnectError::new(Status::CONNECT_CONTROLLER_BUSY, "no resources at the moment")

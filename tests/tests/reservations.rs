@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gangway_bridge::policy::{HostPolicies, Item, Policy};
 use gangway_bridge::{Mapping, Selection};
 use gangway_driver::emulated::EmulatedConfig;
-use gangway_fabric::host::client::{AdminQueue, IoQueue, Options, Transfer};
+use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options, Transfer};
 use gangway_spec::aen::AsyncEvent;
 use gangway_spec::feature::fid;
 use gangway_spec::identify::{IdentifyController, Oncs, cns};
@@ -570,6 +570,29 @@ fn while_a_namespace_is_reserved_registrants_alone_say_whether_that_persists() {
     }
     assert_eq!(two.set_feature(fid::RESERVATION_PERSISTENCE, 1, 0), Status::SUCCESS);
     assert_eq!(one.feature(fid::RESERVATION_PERSISTENCE, 1), Ok(0));
+}
+
+#[test]
+fn the_host_identifier_of_a_registrant_is_not_taken_from_a_host_of_another_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let connect = |target: &TestTarget| {
+        let thief = HostIdentity { nqn: identity(2).nqn, id: identity(1).id };
+        let options = Options::default();
+        AdminQueue::connect(target.address, &subsystem(0), &thief, &options).map(drop)
+    };
+    let target = persistent(folder.path());
+    let mut one = Host::connect(&target, 1);
+    assert!(connect(&target).is_err(), "it is connected");
+    assert_eq!(one.register(rrega::REGISTER, cptpl::SET), Status::SUCCESS);
+    drop(one);
+    drop(target);
+    let target = persistent(folder.path());
+    let refused = connect(&target).unwrap_err().to_string();
+    assert!(refused.contains("HOSTID"), "{refused}");
+    let mut one = Host::connect(&target, 1);
+    assert_eq!(one.register(rrega::UNREGISTER, cptpl::NO_CHANGE), Status::SUCCESS);
+    drop(one);
+    eventually("the identifier is free", || connect(&target).is_ok());
 }
 
 #[test]

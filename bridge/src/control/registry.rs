@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gangway_fabric::connect::{ConnectError, ConnectRequest};
+use gangway_spec::fabrics::Nqn;
 
 use crate::association::Association;
 
@@ -35,6 +36,16 @@ impl State {
     }
 }
 
+impl State {
+    /// The name of another host that uses an export with the same host identifier. Without one hosts are not told apart.
+    fn other_name(&self, connect: &ConnectRequest) -> Option<Nqn> {
+        let same = |other: &ConnectRequest| other.host_id == connect.host_id && other.host != connect.host;
+        let with_exports = self.associations.values().filter(|association| association.export.is_some());
+        let mut others = with_exports.map(|association| &association.connect).filter(|other| same(other));
+        others.next().filter(|_| connect.host_id.0 != [0; 16]).map(|other| other.host.clone())
+    }
+}
+
 impl Registry {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -43,7 +54,8 @@ impl Registry {
     /// Makes an association for the host that asks for an admin queue.
     ///
     /// # Errors
-    /// Connect Controller Busy when there are as many as there can be.
+    /// Connect Controller Busy when there are as many as there can be. Connect Invalid Parameters when a host of another
+    /// name is connected with this host identifier: it is by that that commands and reservations are told apart.
     pub(super) fn create(
         &self,
         export: Option<usize>,
@@ -58,6 +70,12 @@ impl Registry {
         };
         if full {
             return Err(ConnectError::busy());
+        }
+        if export.is_some()
+            && let Some(other) = state.other_name(&connect)
+        {
+            tracing::warn!(host = %connect.host, %other, "two hosts have the same host identifier: give one of them another (/etc/nvme/hostid)");
+            return Err(ConnectError::host_identifier_taken());
         }
         // Upwards and around, so that an identifier is not handed out again at once.
         loop {
@@ -158,6 +176,23 @@ mod tests {
             registry.create(Some(0), connect(), 1).unwrap();
         }
         assert_eq!(registry.create(Some(0), connect(), 1).unwrap_err(), ConnectError::busy());
+    }
+
+    #[test]
+    fn a_host_identifier_is_that_of_one_host_as_long_as_it_uses_an_export() {
+        let registry = Registry::default();
+        let other = ConnectRequest { host: "nqn.2014-08.org.example:other".parse().unwrap(), ..connect() };
+        let first = registry.create(Some(0), connect(), 1).unwrap();
+        let taken = Err(ConnectError::host_identifier_taken());
+        assert_eq!(registry.create(Some(1), other.clone(), 1).map(drop), taken);
+        registry.create(Some(1), connect(), 1).unwrap();
+        registry.create(None, other.clone(), 1).unwrap();
+        let third = ConnectRequest { host_id: HostId([8; 16]), ..other.clone() };
+        registry.create(Some(0), third, 1).unwrap();
+        for association in registry.of_export(1).iter().chain([&first]) {
+            registry.remove(association);
+        }
+        registry.create(Some(1), other, 1).unwrap();
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Shared {
         let mut namespace = entry.namespace();
         let Outcome { notices, aborts } =
             namespace.execute(host, command, self.reservations.can_persist())?;
+        namespace.note_name(host, &association.connect.host);
         self.put_in_force(key, entry, namespace, aborts).await?;
         self.notify(key, &notices);
         Ok(())

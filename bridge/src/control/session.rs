@@ -148,6 +148,11 @@ fn admit_host(
     if !export.access.allows(&request.host) {
         return Err(ConnectError::host_not_allowed());
     }
+    let (host, drives) = (u128::from_be_bytes(request.host_id.0), export.drives());
+    if let Some(other) = shared.reservations.other_name(drives, host, &request.host) {
+        tracing::warn!(host = %request.host, %other, "the host identifier is that of a host that is registered for reservations under another name");
+        return Err(ConnectError::host_identifier_taken());
+    }
     check_room(shared)?;
     let association = shared.registry.create(Some(export.index), request.clone(), export.max_io_queues)?;
     // Who takes an export back ends the associations that it finds, and must find this one, or be found here.

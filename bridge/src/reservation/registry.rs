@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
+use gangway_spec::fabrics::Nqn;
 use gangway_spec::reservation::Rescap;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::access::{Group, Guard};
 use super::state::{Host, Namespace};
 use super::store::{Identity, StateError, Store};
-use crate::drive::{DriveInfo, DriveNamespace};
+use crate::drive::{Drive, DriveInfo, DriveNamespace};
 use crate::remote::reach::Reach;
 
 /// Commands that may wait for their turn at a namespace. Those of hosts that have gone are among them.
@@ -137,6 +138,15 @@ impl Reservations {
         let blank = Entry::new(entry.identity.clone(), Namespace::default());
         self.namespaces().insert(key, Arc::new(blank));
         if entry.namespace().persists() { self.keep(entry, &Namespace::default()).await } else { Ok(()) }
+    }
+
+    /// The name of another host that is a registrant, on one of these drives, under a host identifier.
+    pub(crate) fn other_name(&self, drives: &[Arc<Drive>], host: Host, name: &Nqn) -> Option<Nqn> {
+        let concerned = |key: &Key| drives.iter().any(|drive| drive.index() == key.0);
+        let namespaces = self.namespaces();
+        let entries = namespaces.iter().filter(|(key, _)| concerned(key)).map(|(_, entry)| entry.current());
+        let mut names = entries.filter_map(|current| current.namespace.name(host).cloned());
+        names.find(|other| other != name)
     }
 
     /// What is known about a namespace; `None` when there is no such namespace.

@@ -67,6 +67,7 @@ mod tests {
         Namespace {
             generation: 7,
             persists: true,
+            names: Default::default(),
             registrants: [(0x0102, 0xaa), (0x0103, 0xbb)].into(),
             held: Some(Held { kind, holder: (!kind.is_all_registrants()).then_some(0x0103) }),
         }

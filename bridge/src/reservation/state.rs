@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::fabrics::Nqn;
 use gangway_spec::opcode::nvm;
 use gangway_spec::reservation::{
     ReservationAcquireData, ReservationParameters, ReservationRegisterData, ReservationReleaseData,
@@ -85,6 +86,8 @@ pub(crate) struct Namespace {
     /// The key of each registrant.
     pub(super) registrants: BTreeMap<Host, u64>,
     pub(super) held: Option<Held>,
+    /// The names of registrants, as far as they are known: a host identifier must not become another host's.
+    pub(super) names: BTreeMap<Host, Nqn>,
 }
 
 impl Namespace {
@@ -111,6 +114,17 @@ impl Namespace {
     /// The reservation.
     pub(crate) fn held(&self) -> Option<Held> {
         self.held
+    }
+
+    /// Remembers the name of a host that may be a registrant now, and no others than those of registrants.
+    pub(crate) fn note_name(&mut self, host: Host, name: &Nqn) {
+        self.names.insert(host, name.clone());
+        self.names.retain(|host, _| self.registrants.contains_key(host));
+    }
+
+    /// The name of a registrant, if it is known.
+    pub(crate) fn name(&self, host: Host) -> Option<&Nqn> {
+        self.names.get(&host)
     }
 
     /// Whether `host` is a registrant.

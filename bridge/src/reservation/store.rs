@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use gangway_spec::fabrics::Nqn;
 use gangway_spec::reservation::ReservationType;
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,9 @@ struct Registrant {
     host: Host,
     #[serde(with = "hex")]
     key: u64,
+    /// Its NQN. Files that were written before it was kept have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -151,7 +155,10 @@ impl Document {
             version: VERSION,
             namespace: identity.clone(),
             generation: namespace.generation,
-            registrants: namespace.registrants().map(|(host, key)| Registrant { host, key }).collect(),
+            registrants: namespace
+                .registrants()
+                .map(|(host, key)| Registrant { host, key, name: namespace.name(host).map(Nqn::to_string) })
+                .collect(),
             reservation: namespace
                 .held
                 .map(|held| Reservation { rtype: held.kind.value(), holder: held.holder.map(Holder) }),
@@ -164,7 +171,11 @@ impl Document {
             return Err(format!("it is of version {}, and this program knows {VERSION}", self.version));
         }
         let mut namespace = Namespace { generation: self.generation, persists: true, ..Namespace::default() };
-        for Registrant { host, key } in self.registrants {
+        for Registrant { host, key, name } in self.registrants {
+            if let Some(name) = name {
+                let name = name.parse().map_err(|_| format!("{name:?} is no name of a host"))?;
+                namespace.names.insert(host, name);
+            }
             if key == 0 || namespace.registrants.insert(host, key).is_some() {
                 return Err(format!("host {host:032x} is there twice, or without a key"));
             }
@@ -316,6 +327,8 @@ mod tests {
             generation: 9,
             persists: true,
             registrants: [(1, u64::MAX), (Host::MAX, 2)].into(),
+            // That of the other is not known.
+            names: [(1, "nqn.2014-08.org.example:host".parse().unwrap())].into(),
             held: Some(Held { kind, holder: (!kind.is_all_registrants()).then_some(Host::MAX) }),
         }
     }
@@ -390,6 +403,7 @@ mod tests {
             of(&format!("\"holder\": {holder}"), "\"holder\": null"),
             of("\"key\": \"2\"", "\"key\": \"0\""),
             of("\"key\": \"2\"", "\"key\": \"10000000000000000\""),
+            of("nqn.2014-08.org.example:host", "a host"),
             of("\"host\": \"1\"", &format!("\"host\": {holder}")),
             of("\"generation\"", "\"something\""),
         ] {
