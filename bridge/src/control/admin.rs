@@ -148,7 +148,7 @@ async fn run(
             },
             () = association.told() => controller.hear(),
             () = expiry => {}
-            _ = closed.changed() => return Ok(Ending::Closed),
+            () = end(&mut closed) => return Ok(Ending::Closed),
         }
     }
 }
@@ -259,6 +259,12 @@ fn persist(
         audit(&association, &association.connect.subsystem, &entry, status);
         let _ = answers.send(Ended::Executed { id, status });
     });
+}
+
+/// Waits until an association is closed, also if it was before.
+async fn end(closed: &mut tokio::sync::watch::Receiver<bool>) {
+    // Whoever could close it is gone otherwise.
+    let _ = closed.wait_for(|closed| *closed).await;
 }
 
 /// Writes down who changed what on a drive. The target of these lines is `audit`, so that a filter can tell them.

@@ -92,6 +92,12 @@ impl Shared {
         if self.catalogue.drives().iter().any(|other| other.index() == index) {
             return Err(TargetError::SameDrive { index });
         }
+        for other in self.catalogue.drives().iter() {
+            if let Some(nsid) = drive.shares_namespace_with(other) {
+                let name = |drive: &Drive| drive.info().name.clone();
+                return Err(TargetError::SameNamespace { drive: name(&drive), other: name(other), nsid });
+            }
+        }
         let unknown = self.reservations.adopt(index, drive.info(), &drive.namespaces());
         if let Some((_, error)) = unknown.into_iter().next() {
             return Err(error.into());
@@ -130,10 +136,14 @@ impl Shared {
     /// # Errors
     /// When there is none of this name.
     pub(super) async fn remove_export(&self, nqn: &Nqn) -> Result<(), RemoveError> {
-        let _changing = self.catalogue.changing.lock().await;
-        let no_such = || RemoveError::NoSuchExport { nqn: nqn.to_string() };
-        let export = self.export_named(nqn).ok_or_else(no_such)?;
-        self.catalogue.set_exports(without(&self.exports(), |other| other.index != export.index));
+        let export = {
+            let _changing = self.catalogue.changing.lock().await;
+            let no_such = || RemoveError::NoSuchExport { nqn: nqn.to_string() };
+            let export = self.export_named(nqn).ok_or_else(no_such)?;
+            self.catalogue.set_exports(without(&self.exports(), |other| other.index != export.index));
+            export
+        };
+        // Changes of other exports do not wait for this: managers of drives wait for those.
         for association in self.registry.of_export(export.index) {
             self.close(&association).await;
         }
@@ -141,6 +151,7 @@ impl Shared {
         if tokio::time::timeout(FAREWELL, drained).await.is_err() {
             tracing::warn!(subsystem = %nqn, "drives still have commands of hosts of an export that is gone");
         }
+        let _changing = self.catalogue.changing.lock().await;
         self.publish(export.index, &Arc::default()).await;
         self.tell_of_offer(&export);
         tracing::info!(subsystem = %nqn, "the export is taken back");

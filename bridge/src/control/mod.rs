@@ -82,6 +82,20 @@ pub enum TargetError {
         /// The index.
         index: usize,
     },
+    /// Two drives are controllers of one NVM subsystem, and have a namespace in common: what is reserved, or formatted, by
+    /// way of one would not be known of the other.
+    #[error(
+        "{drive} and {other} are two controllers of one drive (model and serial number are the same), and both have \
+         namespace {nsid}; serve it by way of one of them, with several exports if need be"
+    )]
+    SameNamespace {
+        /// The one.
+        drive: String,
+        /// The other.
+        other: String,
+        /// A namespace that both have.
+        nsid: u32,
+    },
     /// An export cannot be made.
     #[error(transparent)]
     Export(#[from] ExportError),
@@ -112,6 +126,8 @@ pub(crate) struct Shared {
     strangers: Arc<Semaphore>,
     /// Told when an association has ended.
     departed: Notify,
+    /// Held while it is found out which events the hosts of drives want.
+    adding_up: Mutex<()>,
 }
 
 impl Shared {
@@ -256,6 +272,7 @@ impl Target {
             max_connections: config.max_connections,
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             departed: Notify::new(),
+            adding_up: Mutex::default(),
         });
         let target = Self { shared: Arc::clone(&shared), tasks: Mutex::default(), _threads: threads };
         let prepared = async {

@@ -1,6 +1,6 @@
 //! Passes on what a drive tells of to the hosts of its exports.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use gangway_spec::aen::{self, AsyncEvent};
 use tokio::sync::broadcast::Receiver;
@@ -50,6 +50,8 @@ impl Shared {
         if !association.want_events(configuration) {
             return;
         }
+        // Two who add up at a time would each miss what the other has just said.
+        let _adding_up = self.adding_up.lock().unwrap_or_else(PoisonError::into_inner);
         for drive in self.catalogue.drives().iter() {
             let hosts = self.exports_of(drive).into_iter().flat_map(|export| self.registry.of_export(export));
             drive.want_events(hosts.fold(0, |all, host| all | host.wanted_events()));

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 
 use gangway_driver::controller::{AbortAnswer, AbortOutcome, Controller, ControllerError};
+use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::opcode::admin;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::manager::{Condition, Manager, Setback};
@@ -53,6 +55,12 @@ impl HostAborts {
         *self = Self::default();
     }
 
+    /// Forgets those about a queue that is made anew: its identifiers name other commands then.
+    pub(super) fn forget(&mut self, qid: u16) {
+        self.waiting.retain(|asked| asked.qid != qid);
+        self.asked.retain(|asked| asked.qid != qid);
+    }
+
     /// The drive has answered an Abort. That it aborted the command is said by who gets its completion, when it comes.
     pub(super) fn note(&mut self, answer: &AbortAnswer) {
         for asked in self.asked.extract_if(.., |asked| (asked.qid, asked.cid) == (answer.qid, answer.cid)) {
@@ -69,7 +77,9 @@ impl HostAborts {
             if next.verdict.is_closed() {
                 continue;
             }
-            match controller.submit_abort(next.qid, next.cid) {
+            // A drive may do one thing after the other, a Format first. It is no reason to reset it.
+            let patience = controller.time_limits().admin(&SubmissionQueueEntry::new(admin::FORMAT_NVM));
+            match controller.submit_abort(next.qid, next.cid, Some(patience)) {
                 Ok(()) => self.asked.push(next),
                 Err(ControllerError::TooManyAborts { .. } | ControllerError::Rejected { .. }) => {
                     self.waiting.push_front(next);

@@ -71,7 +71,7 @@ impl Ladder {
     fn ask(&mut self, name: &str, controller: &mut Controller) -> Result<(), ControllerError> {
         let first = !self.late.iter().any(|late| late.asked);
         for late in self.late.iter_mut().filter(|late| !late.asked) {
-            match controller.submit_abort(late.qid, late.overdue.cid) {
+            match controller.submit_abort(late.qid, late.overdue.cid, None) {
                 Ok(()) => {
                     late.asked = true;
                     // It may have waited for its turn. That was shorter than ABORT, so this is bounded too.
@@ -172,6 +172,7 @@ impl Manager {
     fn renew(&mut self, (place, pair): Held) {
         self.ladder.late.retain(|late| late.reactor != Some(place));
         let qid = pair.qid();
+        self.aborts.forget(qid);
         let Condition::Works(controller) = &mut self.condition else { return };
         match controller.delete_io_queue_pair(pair) {
             Ok(Deleted { completed, outstanding }) => {

@@ -71,6 +71,8 @@ pub(super) struct Manager {
     pub(super) info: Arc<DriveInfo>,
     /// The namespaces as reactors know them.
     namespaces: Vec<DriveNamespace>,
+    /// Whether that is not sure: a change was given to them, and nobody knows whether it is in force.
+    uncertain: bool,
     pub(super) condition: Condition,
     pub(super) admin: Admin,
     /// What the drive last said of its power.
@@ -109,6 +111,7 @@ impl Manager {
             open: Arc::new(Mutex::new(open)),
             options,
             namespaces: info.namespaces.clone(),
+            uncertain: false,
             info,
             condition: Condition::Works(Box::new(controller)),
             admin,
@@ -218,15 +221,17 @@ impl Manager {
         let mut changed = false;
         for withheld in self.withheld.iter_mut().filter(|withheld| withheld.answer.is_none()) {
             withheld.answer = match withheld.ended.try_recv() {
-                Ok(answer) => Some(answer),
+                // Also one that failed, or was aborted, may have done half of its work.
+                Ok(answer) => {
+                    changed = true;
+                    Some(answer)
+                }
                 Err(oneshot::error::TryRecvError::Empty) => None,
                 // Its host has gone, and it was dropped before the drive had it.
                 Err(oneshot::error::TryRecvError::Closed) => {
                     Some(AdminReply::status(Status::ABORT_REQUESTED))
                 }
             };
-            // One that was interrupted may have been executed, but then a reset has read them.
-            changed |= withheld.answer.as_ref().is_some_and(|answer| answer.entry.status().is_success());
         }
         if changed {
             // After a failure what follows it reads them.
@@ -411,7 +416,9 @@ impl Manager {
         let Condition::Works(controller) = &mut self.condition else { return Ok(()) };
         let namespaces = read_namespaces(controller)?;
         let alike = |(new, old): (&DriveNamespace, &DriveNamespace)| new.is_like(old);
-        if namespaces.len() == self.namespaces.len() && namespaces.iter().zip(&self.namespaces).all(alike) {
+        let same =
+            namespaces.len() == self.namespaces.len() && namespaces.iter().zip(&self.namespaces).all(alike);
+        if same && !self.uncertain {
             return Ok(());
         }
         self.publish(namespaces)
@@ -424,9 +431,10 @@ impl Manager {
         let publish: Arc<[DriveNamespace]> = namespaces.as_slice().into();
         let (done, answer) = mpsc::channel();
         // When nobody receives it, nothing is served any more.
-        if changes.send(NamespaceChange { namespaces: Arc::clone(&publish), done }).is_ok()
-            && answer.recv_timeout(limits::PUBLISH) == Err(mpsc::RecvTimeoutError::Timeout)
-        {
+        let sent = changes.send(NamespaceChange { namespaces: Arc::clone(&publish), done }).is_ok();
+        // It may come into force later than anybody waits for it here.
+        self.uncertain = sent && answer.recv_timeout(limits::PUBLISH) == Err(mpsc::RecvTimeoutError::Timeout);
+        if self.uncertain {
             return Err(Setback::Failed("a change of its namespaces is not in force in time".into()));
         }
         // Not before: after a failure they are other than what reactors go by, still.

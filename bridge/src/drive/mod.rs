@@ -217,6 +217,18 @@ impl Drive {
         &self.reservable
     }
 
+    /// A namespace that `other` has as well, being another controller of the same NVM subsystem: an NSID is unique there
+    /// (NVMe Base 2.0, 3.2.1.2).
+    pub(crate) fn shares_namespace_with(&self, other: &Self) -> Option<u32> {
+        let (one, two) = (&self.info.identify, &other.info.identify);
+        if (one.sn, one.mn) != (two.sn, two.mn) {
+            return None;
+        }
+        let theirs = other.namespaces();
+        let is_theirs = |nsid: &u32| theirs.iter().any(|namespace| namespace.nsid == *nsid);
+        self.namespaces().iter().map(|namespace| namespace.nsid).find(is_theirs)
+    }
+
     /// What happens to the drive from now on.
     pub fn events(&self) -> broadcast::Receiver<DriveEvent> {
         self.events.subscribe()

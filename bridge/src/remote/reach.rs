@@ -97,7 +97,8 @@ pub(crate) enum Altered {
 
 impl Altered {
     fn named(nsid: u32) -> Self {
-        if nsid == NSID_BROADCAST { Altered::All } else { Altered::One(nsid) }
+        // What a drive takes 0 for is not known.
+        if matches!(nsid, 0 | NSID_BROADCAST) { Altered::All } else { Altered::One(nsid) }
     }
 }
 

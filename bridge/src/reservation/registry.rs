@@ -379,11 +379,13 @@ mod tests {
         has(&reservations, &[namespace(1, 7)]);
         let entry = reservations.entry((DRIVE, 1)).unwrap();
         runtime.block_on(reservations.keep(&entry, &reserved())).unwrap();
+        drop((entry, reservations));
         let reservations = next();
         has(&reservations, &[namespace(1, 7), namespace(2, 8)]);
         assert_eq!(reservations.entry((DRIVE, 1)).unwrap().namespace(), reserved());
         let file = std::fs::read_dir(folder.path().join("reservations")).unwrap().next().unwrap().unwrap();
         std::fs::write(file.path(), "?").unwrap();
+        drop(reservations);
         let reservations = next();
         let unknown = reservations.adopt(DRIVE, &info(), &[namespace(1, 7), namespace(2, 8)]);
         assert_eq!(unknown.iter().map(|(nsid, _)| *nsid).collect::<Vec<_>>(), [1]);

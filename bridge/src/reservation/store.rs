@@ -4,9 +4,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gangway_spec::fabrics::Nqn;
 use gangway_spec::reservation::ReservationType;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::state::{Held, Host, MOST_REGISTRANTS, Namespace};
@@ -24,6 +27,12 @@ pub enum StateError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// Another process keeps its reservations there.
+    #[error("another process uses the state directory {}; give each server one of its own with --state", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
     },
     /// A file cannot be read.
     #[error("cannot read the reservations in {}: {source}", path.display())]
@@ -204,6 +213,8 @@ pub(crate) struct Store {
     directory: PathBuf,
     /// How the names in a directory are made to last; tests have it fail.
     sync: fn(&Path) -> io::Result<()>,
+    /// Locked, so that no other process writes there.
+    _lock: Arc<File>,
 }
 
 /// Names of files are kept by their directory.
@@ -233,12 +244,17 @@ impl Store {
     /// Uses `reservations` in the state directory, and makes both if need be.
     ///
     /// # Errors
-    /// [`StateError::Directory`].
+    /// [`StateError::Directory`] and [`StateError::InUse`].
     pub(crate) fn open(state: &Path) -> Result<Self, StateError> {
         let directory = state.join("reservations");
-        let made = make_directory(&directory, sync_directory);
-        made.map_err(|source| StateError::Directory { path: directory.clone(), source })?;
-        Ok(Self { directory, sync: sync_directory })
+        let failed = |source| StateError::Directory { path: directory.clone(), source };
+        make_directory(&directory, sync_directory).map_err(failed)?;
+        let lock = File::open(&directory).map_err(failed)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { _lock: Arc::new(lock), directory, sync: sync_directory }),
+            Err(Errno::WOULDBLOCK) => Err(StateError::InUse { path: state.to_owned() }),
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     /// What was kept of a namespace; nothing when its file is about another that had its NSID.
@@ -331,6 +347,15 @@ mod tests {
             names: [(1, "nqn.2014-08.org.example:host".parse().unwrap())].into(),
             held: Some(Held { kind, holder: (!kind.is_all_registrants()).then_some(Host::MAX) }),
         }
+    }
+
+    #[test]
+    fn a_state_directory_is_used_by_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Store::open(folder.path()).unwrap();
+        assert!(matches!(Store::open(folder.path()), Err(StateError::InUse { .. })));
+        drop(first);
+        assert!(Store::open(folder.path()).is_ok());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Abort (NVMe Base 2.0, 5.1): the first step of recovery, and the mildest.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gangway_spec::{Status, SubmissionQueueEntry, opcode};
 
@@ -67,20 +67,25 @@ impl Controller {
     /// Asks the controller to abort command `cid` of queue `qid`, and does not wait. The answer comes with
     /// [`Controller::take_abort_answers`]; that of the command itself comes on its own queue, aborted or not, or never.
     ///
-    /// The controller is given [`TimeLimits::admin`](super::TimeLimits::admin) to answer: 5 s at most. Later Abort is overdue
-    /// itself.
+    /// The controller is given `patience` to answer, or [`TimeLimits::admin`](super::TimeLimits::admin), 5 s at most, for an
+    /// Abort that is a step of recovery (`None`). Later Abort is overdue itself.
     ///
     /// # Errors
     /// [`ControllerError::TooManyAborts`] when as many are outstanding as the controller allows, or
     /// [`ControllerError::Rejected`] when the admin queue takes no more.
-    pub fn submit_abort(&mut self, qid: u16, cid: u16) -> Result<(), ControllerError> {
+    pub fn submit_abort(
+        &mut self,
+        qid: u16,
+        cid: u16,
+        patience: Option<Duration>,
+    ) -> Result<(), ControllerError> {
         let limit = self.abort_limit();
         if self.aborts.outstanding >= limit {
             return Err(ControllerError::TooManyAborts { function: self.function_name().to_owned(), limit });
         }
         let mut entry = SubmissionQueueEntry::new(opcode::admin::ABORT);
         entry.cdw10.set(u32::from(cid) << 16 | u32::from(qid));
-        let deadline = Instant::now() + self.limits.admin(&entry);
+        let deadline = Instant::now() + patience.unwrap_or_else(|| self.limits.admin(&entry));
         let user = Tag::Abort { qid, cid }.user();
         if let Err(rejected) = self.admin.submit(&entry, CommandData::None, user, deadline) {
             return Err(self.rejected(&entry, rejected.reason));
@@ -118,7 +123,7 @@ impl Controller {
             if !submitted {
                 // Of an earlier command that went by the same identifier.
                 self.aborts.answers.retain(|answer| (answer.qid, answer.cid) != (qid, cid));
-                match self.submit_abort(qid, cid) {
+                match self.submit_abort(qid, cid, None) {
                     Ok(()) => submitted = true,
                     Err(
                         ControllerError::TooManyAborts { .. }

@@ -62,7 +62,7 @@ fn the_answer_to_an_earlier_abort_is_not_taken_for_that_of_this_one() {
     let (mut controller, _probe) = start(SLOW);
     let mut pair = controller.create_io_queue_pair().unwrap();
     let cid = write(&controller, &mut pair, 7);
-    controller.submit_abort(1, cid).unwrap();
+    controller.submit_abort(1, cid, None).unwrap();
     settle(&mut controller);
     assert_eq!(controller.abort(1, cid).unwrap(), AbortOutcome::NotAborted, "it is gone");
     assert!(controller.take_abort_answers().is_empty());
@@ -75,9 +75,9 @@ fn no_more_aborts_are_outstanding_than_the_controller_takes() {
     let limit = controller.abort_limit();
     assert_eq!(limit, usize::from(controller.identify().acl) + 1);
     for cid in 0..limit as u16 {
-        controller.submit_abort(1, cid).unwrap();
+        controller.submit_abort(1, cid, None).unwrap();
     }
-    let error = controller.submit_abort(1, 99).unwrap_err();
+    let error = controller.submit_abort(1, 99, None).unwrap_err();
     assert!(matches!(error, ControllerError::TooManyAborts { limit: l, .. } if l == limit), "{error}");
 
     // One that is waited for waits for room too, and leaves the answers of the others.
@@ -102,13 +102,13 @@ fn a_reset_forgets_the_aborts_that_were_not_answered() {
     let (mut controller, rig) = rigged(Options::default());
     for cid in 0..controller.abort_limit() as u16 {
         rig.set_deaf(true);
-        controller.submit_abort(1, cid).unwrap();
+        controller.submit_abort(1, cid, None).unwrap();
     }
     rig.set_deaf(false);
     controller.restart().unwrap();
     assert!(controller.take_aborted_admin().is_empty(), "they are nobody's");
     assert!(controller.take_abort_answers().is_empty());
-    controller.submit_abort(1, 1).unwrap();
+    controller.submit_abort(1, 1, None).unwrap();
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn the_answer_to_a_deletion_that_comes_too_late_is_no_surprise() {
 fn what_a_caller_had_on_the_admin_queue_comes_back_with_a_reset_and_nothing_else() {
     let (mut controller, rig) = rigged(Options::default());
     rig.set_deaf(true);
-    controller.submit_abort(1, 1).unwrap();
+    controller.submit_abort(1, 1, None).unwrap();
     let entry = SubmissionQueueEntry::new(opcode::admin::KEEP_ALIVE);
     controller.admin_queue().submit(&entry, CommandData::None, 5, Instant::now()).unwrap();
     controller.disable().unwrap();

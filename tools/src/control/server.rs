@@ -1,17 +1,13 @@
 //! The server's end of the control socket.
 
 use std::convert::Infallible;
-use std::io;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream as StdStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use gangway_bridge::{Limit, Subject, TargetHandle};
+use gangway_driver::vfio_user::server::SocketFile;
 use gangway_spec::fabrics::Nqn;
-use rustix::fs::{Mode, fchmod};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -28,7 +24,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// A control socket that listens. The file goes with it.
 pub(crate) struct Listener {
     listener: UnixListener,
-    path: PathBuf,
+    _file: SocketFile,
 }
 
 impl Listener {
@@ -52,21 +48,11 @@ impl Listener {
     }
 
     fn at(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
-        let failed = || format!("cannot listen for control at {shown}");
-        remove_stale(path)?;
-        let socket = || {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            // Before there is a file that somebody could open: it gets this mode.
-            fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-            bind(&socket, &SocketAddrUnix::new(path)?)?;
-            listen(&socket, CLIENTS as i32)?;
-            io::Result::Ok(socket)
-        };
-        let socket = socket().with_context(failed)?;
-        let listener = UnixListener::from_std(socket.into()).with_context(failed)?;
-        Ok(Self { listener, path: path.to_owned() })
+        let (listener, file) =
+            SocketFile::bind(path, 0o600).context("no control socket; choose another with --control")?;
+        let listener = UnixListener::from_std(listener)
+            .with_context(|| format!("cannot listen for control at {}", path.display()))?;
+        Ok(Self { listener, _file: file })
     }
 
     /// Answers requests for ever.
@@ -84,28 +70,6 @@ impl Listener {
                 Some(_) = clients.join_next() => {}
             }
         }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Whoever else may have removed it.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-/// Removes a socket that nobody listens at any more.
-fn remove_stale(path: &Path) -> anyhow::Result<()> {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    let shown = path.display();
-    if !metadata.file_type().is_socket() {
-        bail!("{shown} is there already and is no socket; choose another path with --control");
-    }
-    match StdStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)
-            .with_context(|| format!("cannot remove {shown}, which nobody listens at")),
-        Err(error) => Err(error).with_context(|| format!("cannot see who listens at {shown}")),
-        Ok(_) => bail!("another gangway is asked at {shown}; choose another path with --control"),
     }
 }
 
@@ -158,6 +122,7 @@ mod tests {
     use std::io::{BufRead, Write};
     use std::net::SocketAddr;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream as StdStream;
 
     use gangway_bridge::{
         Access, Drive, ExportConfig, HostPolicies, Limits, ReactorConfig, Selection, Target, TargetConfig,
@@ -181,7 +146,7 @@ mod tests {
         let first = Listener::at(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let refused = Listener::at(&path).err().unwrap();
-        assert!(refused.to_string().contains("another gangway"), "{refused}");
+        assert!(format!("{refused:#}").contains("another process listens"), "{refused:#}");
         assert!(path.exists());
         drop(first);
         assert!(!path.exists());

@@ -44,3 +44,10 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(ended.code, 4, "{}", ended.stderr);
     assert!(ended.stderr.contains("they are left as they are"), "{}", ended.stderr);
 }
+
+#[test]
+fn two_controllers_of_one_drive_are_not_served_side_by_side() {
+    let devices = ["--listen", "127.0.0.1:0", "--device", "emulated:size=1MiB,serial=ONE", "--nqn"];
+    let other = ["nqn.2014-08.org.example:a", "--device", "emulated:size=1MiB,serial=ONE"];
+    run("serve", devices[0], &[&devices[1..], &other].concat()).refused(1, "two controllers of one drive");
+}

@@ -33,8 +33,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use self::session::Session;
-pub use self::socket_file::ServeError;
-use self::socket_file::SocketFile;
+pub use self::socket_file::{ServeError, SocketFile};
 use crate::emulated::{EmulatedConfig, ServedDevice};
 
 /// How long doorbells are looked at without a pause after something happened.

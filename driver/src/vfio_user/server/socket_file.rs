@@ -53,7 +53,7 @@ pub enum ServeError {
 
 /// A socket in the file system, removed when this is dropped.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// The file itself: what is at the path later may be another's, and as long as this is open no other file gets its
     /// number.
@@ -61,8 +61,11 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Makes the socket, with these permissions from its first moment on, and listens.
-    pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Self), ServeError> {
+    /// Makes the socket, with these permissions from its first moment on, and listens. It does not block.
+    ///
+    /// # Errors
+    /// [`ServeError`]: something else is there, or the kernel refuses.
+    pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Self), ServeError> {
         let failed = |source: io::Error| ServeError::Socket { path: path.to_owned(), source };
         let address =
             SocketAddrUnix::new(path).map_err(|_| ServeError::PathTooLong { path: path.to_owned() })?;
