@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gangway_bridge::{Limit, Limits, Subject};
@@ -204,5 +205,30 @@ fn a_command_that_waits_for_a_limit_can_be_aborted_and_those_behind_it_go_on() {
     finish(&mut queue);
     assert_eq!(queue.read_blocks(1, 5, 1, 4096).unwrap(), pattern(5, 1, 4096));
     assert_eq!(queue.read_blocks(1, 1, 1, 4096).unwrap(), vec![0; 4096], "the aborted write was not done");
+    target.assert_no_violations();
+}
+
+#[test]
+fn a_host_that_is_always_at_its_limit_connects_once_more() {
+    let target = limited(1, &["host=iops=50,burst=0ms".to_owned()]);
+    let (admin, mut queue) = target.queue(1);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let more = 8_usize.saturating_sub(queue.in_flight());
+                ask(&mut queue, more);
+                assert!(
+                    queue.wait(PATIENCE).unwrap().expect("a completion in time").entry.status().is_success()
+                );
+            }
+        });
+        let (_admin, second) = target.queue(1);
+        stop.store(true, Ordering::Relaxed);
+        busy.join().unwrap();
+        drop(second);
+    });
+    finish(&mut queue);
+    drop(admin);
     target.assert_no_violations();
 }

@@ -286,6 +286,11 @@ impl Engine {
         self.completions.reserve(most.saturating_sub(self.completions.len()));
     }
 
+    /// The last one that was given.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     pub(super) fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence

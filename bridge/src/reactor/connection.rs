@@ -96,6 +96,8 @@ pub(super) struct Connection {
     reads: Budget,
     /// Bytes of payload that arrived.
     placed: u64,
+    /// Order of arrival of the bytes that were received last, among commands.
+    pub(super) received_at: u64,
     /// What its host did.
     pub(super) tally: Tally,
     /// Watches the host that owes data.
@@ -166,6 +168,7 @@ impl Connection {
             requests: 0,
             reads: Budget::new(depth),
             placed: 0,
+            received_at: 0,
             tally: Tally::default(),
             unsent: Watch::default(),
             unread: Watch::default(),

@@ -82,11 +82,12 @@ impl Reactor {
                 || orphans
                     .iter()
                     .any(|orphan| orphan.sequence <= drain.before && drain.scope.has(&orphan.origin, false));
-            // What has arrived already, but waits for memory or a limit before it is looked at, comes from before the drain too.
+            // What had arrived already, but waits for memory or a limit before it is looked at, comes from before the drain too.
             let unread = |connection: &Connection| {
                 let of_a_host = matches!(drain.scope, Scope::Host { .. });
                 of_a_host
                     && (connection.starved || connection.is_parked())
+                    && connection.received_at < drain.before
                     && drain.scope.has(&connection.origin(), true)
             };
             commands_left || self.connections.iter().any(|(_, connection)| unread(connection))

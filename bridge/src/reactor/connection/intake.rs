@@ -81,6 +81,7 @@ impl Connection {
             return Ok(Some(Receive::Stream(usize::MAX)));
         }
         self.claim.association().note_activity();
+        self.received_at = context.engine.sequence();
         if !self.has_room {
             self.make_room(context.engine);
         }
