@@ -223,6 +223,8 @@ fn a_host_that_is_always_at_its_limit_connects_once_more() {
                 );
             }
         });
+        // By then some of its commands wait, at any time.
+        std::thread::sleep(Duration::from_millis(300));
         let (_admin, second) = target.queue(1);
         stop.store(true, Ordering::Relaxed);
         busy.join().unwrap();
