@@ -63,8 +63,8 @@ fn idle_connections_cost_little_memory_and_give_it_back() {
     touch_data_memory(&mut queue);
     let before = target.resident();
     // What is left of one crowd would show in the next.
-    let mut first_left = None;
-    for _ in 0..3 {
+    let mut earlier_left = None;
+    for round in 0..4 {
         let mut all = connect(&target);
         assert_eq!(all.len() as u64, CONNECTIONS);
         let new = target.resident().saturating_sub(before) / CONNECTIONS;
@@ -85,9 +85,11 @@ fn idle_connections_cost_little_memory_and_give_it_back() {
         // What nobody uses is given back a while after hosts have gone. Lists with room for as many connections stay,
         // and the C library keeps some.
         eventually("memory is given back", || left() < CONNECTIONS * 6 * 1024);
-        // What each crowd leaves a little of would be a leak.
-        let first = *first_left.get_or_insert_with(left);
-        eventually("as much is given back as before", || left() <= first + CONNECTIONS * 1024);
+        // What each crowd leaves a little of would be a leak. The first one finds memory in one piece, later ones do not.
+        if round > 0 {
+            let earlier = *earlier_left.get_or_insert_with(left);
+            eventually("as much is given back as before", || left() <= earlier + CONNECTIONS * 1024);
+        }
     }
     drop((queue, admin));
 }

@@ -214,11 +214,15 @@ impl Enemy<'_> {
                     let burst: Vec<u8> = (0..32).flat_map(|_| self.io_command()).collect();
                     queue.send(&burst);
                 }
+                // Nobody waits for an answer: the Abort of a write has one when its data has come, which it never does.
+                let mut aborts = Vec::new();
                 for _ in 0..self.dice.below(30) {
                     let mut abort = SubmissionQueueEntry::new(admin::ABORT);
                     abort.cdw10.set(self.dice.below(5) as u32 | (self.dice.below(64) as u32) << 16);
-                    ask(&mut admin, &capsule(abort, &[]))?;
+                    aborts.extend(capsule(abort, &[]));
                 }
+                admin.send(&aborts);
+                thread::sleep(Duration::from_millis(self.dice.below(20)));
             }
             // Resets and shutdowns in the midst of commands.
             5 => {
