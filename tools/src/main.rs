@@ -16,6 +16,8 @@ mod nvme;
 mod output;
 mod perf;
 mod serve;
+#[cfg(test)]
+mod served;
 mod sysfs;
 mod usage;
 

@@ -120,16 +120,8 @@ fn to_text(error: impl std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, Write};
-    use std::net::SocketAddr;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream as StdStream;
-
-    use gangway_bridge::{
-        Access, Drive, ExportConfig, HostPolicies, Limits, ReactorConfig, Selection, Target, TargetConfig,
-    };
-    use gangway_driver::controller::Options;
-    use gangway_driver::dma::DmaDomain;
-    use gangway_driver::emulated::EmulatedFunction;
 
     use super::*;
 
@@ -189,28 +181,7 @@ mod tests {
         };
         let (changed, refused, status) = runtime().block_on(async {
             let listener = Listener::at(&path).unwrap();
-            let domain = DmaDomain::new();
-            let mut function = Some(EmulatedFunction::new("size=1M".parse().unwrap(), &domain).unwrap());
-            let open = Box::new(move || function.take().ok_or("it is not opened again".into()));
-            let drive = Drive::start(0, open, Options::default()).unwrap();
-            let config = TargetConfig {
-                reactors: crate::cpus::allowed().unwrap().0.into_iter().take(1).collect(),
-                reactor: ReactorConfig::default(),
-                listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-                max_connections: 64,
-                state: None,
-            };
-            let export = ExportConfig {
-                nqn: "nqn.2014-08.org.example:a".parse().unwrap(),
-                namespaces: Selection::Drive(0),
-                access: Access::AnyHost,
-                read_only: false,
-                policies: HostPolicies::default(),
-                limits: Limits::default(),
-                identifiers: gangway_bridge::Identifiers::Own,
-                max_io_queues: 4,
-            };
-            let target = Target::start(config, &domain, vec![drive], vec![export]).await.unwrap();
+            let target = crate::served::start("size=1M".parse().unwrap(), "nqn.2014-08.org.example:a").await;
             let answers = tokio::select! {
                 answers = tokio::task::spawn_blocking(client) => answers.unwrap(),
                 never = listener.serve(target.handle()) => match never {},

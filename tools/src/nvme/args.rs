@@ -17,9 +17,9 @@ pub(crate) struct Target {
     pub(super) host_nqn: Option<Nqn>,
 }
 
-/// How the answer is shown.
-#[derive(Args, Clone, Debug, Default)]
-pub(crate) struct Show {
+/// `--output-format`, which most commands have.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Format {
     /// How to show the answer
     #[arg(
         short,
@@ -30,6 +30,13 @@ pub(crate) struct Show {
         default_value_t
     )]
     pub(super) output: Output,
+}
+
+/// How the answer is shown.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    pub(super) format: Format,
     /// The bytes as the drive gave them; the same as `-o binary`
     #[arg(short = 'b', long)]
     pub(super) raw_binary: bool,
@@ -43,7 +50,7 @@ pub(crate) struct Show {
 
 impl Show {
     pub(super) fn output(&self) -> Output {
-        if self.raw_binary { Output::Binary } else { self.output }
+        if self.raw_binary { Output::Binary } else { self.format.output }
     }
 }
 

@@ -1,13 +1,9 @@
 //! Whole runs, against drives, targets and the floor in this process.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use gangway_bridge::{Access, Drive, ExportConfig, ReactorConfig, Selection, Target, TargetConfig};
-use gangway_driver::controller::Options;
-use gangway_driver::dma::DmaDomain;
-use gangway_driver::emulated::EmulatedFunction;
 use gangway_fabric::pdu::DigestFlags;
 use tokio::sync::oneshot;
 
@@ -36,29 +32,7 @@ impl Serving {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let domain = DmaDomain::new();
-                let function = EmulatedFunction::new(config, &domain).unwrap();
-                let mut function = Some(function);
-                let open = Box::new(move || function.take().ok_or("it is not opened again".into()));
-                let drive = Drive::start(0, open, Options::default()).unwrap();
-                let config = TargetConfig {
-                    reactors: crate::cpus::allowed().unwrap().0.into_iter().take(1).collect(),
-                    reactor: ReactorConfig::default(),
-                    listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
-                    max_connections: 64,
-                    state: None,
-                };
-                let export = ExportConfig {
-                    nqn: EXPORT.parse().unwrap(),
-                    namespaces: Selection::Drive(0),
-                    access: Access::AnyHost,
-                    read_only: false,
-                    identifiers: gangway_bridge::Identifiers::Own,
-                    policies: gangway_bridge::HostPolicies::default(),
-                    limits: gangway_bridge::Limits::default(),
-                    max_io_queues: 4,
-                };
-                let target = Target::start(config, &domain, vec![drive], vec![export]).await.unwrap();
+                let target = crate::served::start(config, EXPORT).await;
                 tell.send(target.addresses()[0]).unwrap();
                 let _ = ended.await;
                 target.shutdown().await;

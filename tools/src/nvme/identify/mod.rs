@@ -9,7 +9,7 @@ use gangway_spec::identify::{NamespaceIdDescriptor, cns};
 use gangway_spec::{IdentifyController, IdentifyNamespace};
 use zerocopy::IntoBytes;
 
-use super::args::{self, LongVerbose, Output, Show, Target};
+use super::args::{self, Format, LongVerbose, Output, Show, Target};
 use super::fields::{Object, hex, hex_dump};
 use super::session::{self, Session, structure};
 use crate::exit::Exit;
@@ -106,16 +106,8 @@ pub(crate) struct ListNs {
     /// Also namespaces that are not attached to this controller
     #[arg(short, long)]
     all: bool,
-    /// How to show the answer
-    #[arg(
-        short,
-        long = "output-format",
-        alias = "output",
-        value_enum,
-        value_name = "FORMAT",
-        default_value_t
-    )]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
 }
 
 impl ListNs {
@@ -130,8 +122,8 @@ impl ListNs {
         let after = (self.namespace_id - 1).min(NSID_BROADCAST - 2);
         let ids =
             session::with(&self.target, |session| session.namespaces(cns, self.csi.unwrap_or(0), after))?;
-        let show = Show { output: self.output, ..Show::default() };
-        match self.output {
+        let show = Show { format: self.format, ..Show::default() };
+        match self.format.output {
             Output::Json => {
                 let entry = |id: &u32| {
                     let mut object = Object::default();

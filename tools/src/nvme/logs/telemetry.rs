@@ -9,7 +9,7 @@ use gangway_spec::identify::Lpa;
 use gangway_spec::log::{GetLogPage, TelemetryHeader, lid};
 
 use crate::exit::Exit;
-use crate::nvme::args::{self, Output, Target};
+use crate::nvme::args::{self, Format, Output, Target};
 use crate::nvme::fields::Object;
 use crate::nvme::session::{self, Session};
 use crate::nvme::show;
@@ -24,7 +24,7 @@ const ATTEMPTS: usize = 3;
 ///
 /// A drive collects when it is asked to, and by itself when something went wrong (`--controller-init`). What it
 /// collected is for its maker; the header says why and how much it is. What a drive collected by itself stays until its
-/// log page is read without `--rae` (`gangway get-log -i 8 -l 512`).
+/// log page is read without `--rae` (`gangway get-log -i 8 -l 512`). `-o binary` gives the log itself, and not its header.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -46,16 +46,8 @@ pub(crate) struct TelemetryLog {
     /// Data areas up to this one, of 4
     #[arg(short, long, value_name = "AREA", value_parser = args::number8, default_value_t = 3)]
     data_area: u8,
-    /// How to show the header; `binary` is the log itself
-    #[arg(
-        short,
-        long = "output-format",
-        alias = "output",
-        value_enum,
-        value_name = "FORMAT",
-        default_value_t
-    )]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
 }
 
 impl TelemetryLog {
@@ -68,13 +60,13 @@ impl TelemetryLog {
                 "{} has no telemetry (LPA), or its target does not open it: `gangway serve --allow tune` does",
                 session.name()
             );
-            let whole = self.output_file.is_some() || self.output == Output::Binary;
+            let whole = self.output_file.is_some() || self.format.output == Output::Binary;
             let (header, bytes) = self.read(session, whole)?;
             if whole {
                 show::binary(self.output_file.as_deref(), &bytes)?;
             }
             let title = format!("Telemetry Log of {}", session.name());
-            match self.output {
+            match self.format.output {
                 Output::Normal => output::print(&format!("{title}:\n{}", decode(&header).lines(false)))?,
                 Output::Json => output::print_json(&decode(&header))?,
                 Output::Binary => {}
