@@ -131,6 +131,18 @@ pub trait Function: Send {
         Ok(Vec::new())
     }
 
+    /// Has the interrupts of a vector come to `cpu`, so that no other CPU is disturbed to wake who waits there.
+    ///
+    /// # Errors
+    /// [`FunctionError::Unsupported`] when nothing is known of where they come, [`FunctionError::Io`] when the kernel
+    /// refuses. They go on as before.
+    fn steer_interrupt(&self, _vector: u16, _cpu: usize) -> Result<(), FunctionError> {
+        Err(FunctionError::Unsupported {
+            function: self.name().to_owned(),
+            what: "have its interrupts steered",
+        })
+    }
+
     /// What makes the device work on queue pair `qid` (0: the admin queue), or `None` when the device runs by
     /// itself, as hardware does.
     fn stepper(&self, qid: u16) -> Option<Box<dyn Stepper>>;

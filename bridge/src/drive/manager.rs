@@ -343,6 +343,11 @@ impl Manager {
     /// Gives reactors their queue pairs.
     pub(super) fn hand_out(&mut self, pairs: Vec<Held>) {
         for (place, pair) in pairs {
+            if let Condition::Works(controller) = &self.condition
+                && let Err(error) = controller.steer_interrupt(&pair, self.reactors[place].cpu)
+            {
+                tracing::debug!(drive = %self.name, %error, "interrupts come to any CPU");
+            }
             self.issues[place] += 1;
             let state = DriveState::Works { pair: Box::new(pair), issue: self.issues[place] };
             self.reactors[place].send(Message::Thaw { drive: self.index, state });

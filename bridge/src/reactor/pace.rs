@@ -72,8 +72,8 @@ pub(super) struct Pace {
     quiet_since: Option<Instant>,
     /// How long nothing happens, on average, while drives have no commands.
     pause: Duration,
-    /// How long nothing happens, on average, while drives have commands. Spins and naps teach it:
-    /// what an interrupt ends looks longer than it is by a wake-up.
+    /// What half of the silences are shorter than while drives have commands: the few long ones, which every drive has,
+    /// do not make it slow. Spins and naps teach it: what an interrupt ends looks longer than it is by a wake-up.
     answer: Duration,
     /// Whether drives had commands at the last wait.
     awaited: bool,
@@ -107,7 +107,7 @@ impl Pace {
             // Averages in which a change shows after a few events.
             self.pause = (self.pause * 3 + pause) / 4;
             if self.watched {
-                self.answer = (self.answer * 3 + self.silence(now).min(LONGEST_SILENCE)) / 4;
+                self.answer = towards(self.answer, self.silence(now).min(LONGEST_SILENCE));
             }
             self.quiet_since = None;
             self.silences = self.silences.wrapping_add(self.awaited.into());
@@ -152,9 +152,16 @@ impl Pace {
         self.quiet_since.get_or_insert(now);
     }
 
+    /// Whether half of the answers come before a spin for them ends.
     fn drives_are_fast(&self) -> bool {
         self.answer < LONGEST_DRIVE_SPIN || self.silences.is_multiple_of(PROBE)
     }
+}
+
+/// A median that follows: it goes an eighth up for what is longer, and an eighth down for what is shorter.
+fn towards(median: Duration, seen: Duration) -> Duration {
+    let step = median / 8 + Duration::from_micros(1);
+    if seen > median { seen.min(median + step) } else { seen.max(median.saturating_sub(step)) }
 }
 
 #[cfg(test)]
@@ -226,22 +233,34 @@ mod tests {
             pace.note(true, now);
             wait
         };
-        for _ in 0..10 {
+        for _ in 0..40 * PROBE {
             answer_after(&mut pace, micros(600));
         }
         let spins = (0..PROBE).filter(|_| answer_after(&mut pace, micros(600)) == Wait::GiveWay).count();
         assert_eq!(spins, 1);
-        for _ in 0..10 * PROBE {
+        for _ in 0..20 * PROBE {
             answer_after(&mut pace, micros(50));
         }
         assert_eq!(answer_after(&mut pace, micros(50)), Wait::GiveWay);
     }
 
     #[test]
+    fn it_goes_on_spinning_for_a_fast_drive_of_which_some_answers_take_long() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(Poll::Adaptive);
+        for command in 0..1000 {
+            assert_eq!(pace.wait(Outstanding::Announced, now), Wait::GiveWay, "command {command}");
+            pace.note(false, now);
+            now += if command % 5 == 4 { Duration::from_millis(5) } else { micros(60) };
+            pace.note(true, now);
+        }
+    }
+
+    #[test]
     fn it_naps_longer_for_drives_that_take_longer() {
         let mut now = Instant::now();
         let mut pace = Pace::new(Poll::Never);
-        for _ in 0..50 {
+        for _ in 0..100 {
             pace.wait(Outstanding::Silent, now);
             pace.note(false, now);
             now += Duration::from_millis(4);

@@ -128,6 +128,18 @@ impl Controller {
         Ok(())
     }
 
+    /// Has the interrupts of a queue pair come to the CPU that its owner runs on, as far as the system lets that be
+    /// chosen. A vector that queue pairs share goes to the CPU that was named last. It does not outlive a reset.
+    ///
+    /// # Errors
+    /// As [`Function::steer_interrupt`]; not when the queue pair does not interrupt.
+    pub fn steer_interrupt(&self, pair: &QueuePair, cpu: usize) -> Result<(), ControllerError> {
+        match self.vector_of(pair.qid()) {
+            Some(vector) => Ok(self.function.steer_interrupt(vector, cpu)?),
+            None => Ok(()),
+        }
+    }
+
     /// The vector of an I/O queue: its own, or one that it shares with other I/O queues when there are fewer than queues.
     /// None when there is only that of the admin queue, whose reader would take the signals of the others.
     fn vector_of(&self, qid: u16) -> Option<u16> {

@@ -73,6 +73,8 @@ const SMALLEST_BAR: u64 = DOORBELLS as u64 + 8;
 #[derive(Debug)]
 pub struct VfioFunction {
     name: String,
+    address: PciAddress,
+    places: Places,
     domain: DmaDomain,
     bar: Bar,
     config: Config,
@@ -122,6 +124,8 @@ impl VfioFunction {
         tracing::debug!(%address, group, bar0 = ?bar0, "opened");
         Ok(Self {
             name: format!("pci:{address}"),
+            address,
+            places: places.clone(),
             domain: domain.clone(),
             bar,
             config,
@@ -281,6 +285,12 @@ impl Function for VfioFunction {
         let interrupts = enabled.interrupts().to_vec();
         *self.vectors() = enabled;
         Ok(interrupts)
+    }
+
+    fn steer_interrupt(&self, vector: u16, cpu: usize) -> Result<(), FunctionError> {
+        self.places
+            .steer(self.address, vector, cpu)
+            .map_err(|source| self.failed(&format!("have interrupt {vector} come to CPU {cpu}"), source))
     }
 
     fn doorbell(&self, offset: u32) -> Result<Doorbell, FunctionError> {

@@ -85,6 +85,20 @@ impl Places {
         Ok(others)
     }
 
+    /// Has the interrupts of a function's vector come to one CPU. The kernel knows them by numbers of its own, and by the
+    /// names that VFIO gave them.
+    pub(super) fn steer(&self, address: PciAddress, vector: u16, cpu: usize) -> io::Result<()> {
+        let vectors = self.sys.join("bus/pci/devices").join(address.to_string()).join("msi_irqs");
+        for number in fs::read_dir(vectors)? {
+            let interrupt = self.proc.join("irq").join(number?.file_name());
+            let is_it = |kind| interrupt.join(format!("{kind}[{vector}]({address})")).exists();
+            if ["vfio-msix", "vfio-msi"].into_iter().any(is_it) {
+                return fs::write(interrupt.join("smp_affinity_list"), format!("{cpu}\n"));
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::NotFound, "the kernel does not show which of its interrupts it is"))
+    }
+
     /// The processes that have a file open, as far as this process may look: `name (pid)`.
     pub(super) fn holders(&self, file: &Path) -> Vec<String> {
         let mut holders = Vec::new();
@@ -186,6 +200,27 @@ mod tests {
         machine.function(DRIVE, CLASS, Some("vfio-pci"), Some(7));
         assert_eq!(machine.check().unwrap(), 7);
         assert_eq!(machine.places.in_the_way(7).unwrap(), []);
+    }
+
+    #[test]
+    fn the_interrupts_of_a_vector_are_steered_and_no_others() {
+        let machine = Machine::new();
+        machine.function(DRIVE, CLASS, Some("vfio-pci"), Some(7));
+        let steered = |number: u32| {
+            fs::read_to_string(machine.places.proc.join(format!("irq/{number}/smp_affinity_list"))).unwrap()
+        };
+        for (number, name) in [(31, "vfio-msix[0](0000:01:00.0)"), (29, "vfio-msix[1](0000:01:00.0)")] {
+            let vector = machine.places.sys.join(format!("bus/pci/devices/{DRIVE}/msi_irqs"));
+            fs::create_dir_all(&vector).unwrap();
+            fs::write(vector.join(number.to_string()), "msix\n").unwrap();
+            let interrupt = machine.places.proc.join(format!("irq/{number}"));
+            fs::create_dir_all(interrupt.join(name)).unwrap();
+            fs::write(interrupt.join("smp_affinity_list"), "0-3\n").unwrap();
+        }
+        machine.places.steer(DRIVE.parse().unwrap(), 1, 2).unwrap();
+        assert_eq!((steered(31).as_str(), steered(29).as_str()), ("0-3\n", "2\n"));
+        let unknown = machine.places.steer(DRIVE.parse().unwrap(), 2, 2).unwrap_err();
+        assert_eq!(unknown.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
