@@ -6,6 +6,8 @@
 //! - [`connect`], [`properties`], [`keep_alive`], [`events`], [`discovery`]: what a fabrics controller does by
 //!   itself.
 //!
+//! [`congestion`] is the one thing that is told to sockets, which whoever uses this has.
+//!
 //! Payload never travels through the protocol code: a connection consumes the bytes of headers and says where the
 //! bytes behind them belong; the caller, which knows the buffers, puts them there and shows them to the connection,
 //! which looks at them only when there are data digests to compute.
@@ -14,6 +16,7 @@
 //! document is named.
 #![forbid(unsafe_code)]
 
+pub mod congestion;
 pub mod connect;
 mod digest;
 pub mod discovery;

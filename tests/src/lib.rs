@@ -25,6 +25,7 @@ use gangway_bridge::{
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::{EmulatedConfig, EmulatedFunction, EmulatedProbe};
+use gangway_fabric::congestion::CongestionControl;
 use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options, Transfer};
 use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::fabrics::{HostId, Nqn};
@@ -312,6 +313,7 @@ async fn start(setup: Setup, domain: DmaDomain) -> Started {
         reactor: setup.memory,
         listen: setup.listen,
         max_connections: setup.max_connections,
+        congestion_control: CongestionControl::default(),
         state: setup.state,
     };
     let target = Target::start(config, &domain, drives, exports).await.expect("the target starts");

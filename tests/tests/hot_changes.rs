@@ -12,6 +12,7 @@ use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::EmulatedConfig;
 use gangway_driver::emulated::EmulatedFunction;
+use gangway_fabric::congestion::CongestionControl;
 use gangway_fabric::host::client::{AdminQueue, HostError, Options, Transfer};
 use gangway_fabric::host::discovery;
 use gangway_spec::SubmissionQueueEntry;
@@ -184,6 +185,7 @@ fn a_target_that_cannot_start_gives_its_drives_back_in_order() {
         reactor: ReactorConfig { data_memory: 8 << 20, receive_chunks: 16, ..ReactorConfig::default() },
         listen: vec!["127.0.0.1:0".parse().unwrap()],
         max_connections: 16,
+        congestion_control: CongestionControl::default(),
         state: None,
     };
     let wrong = config(0, Selection::Namespaces(vec![Mapping { nsid: 1, drive: 0, drive_nsid: 9 }]));

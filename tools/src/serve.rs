@@ -21,6 +21,7 @@ use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::Backing;
 use gangway_driver::queue::DataPointers;
+use gangway_fabric::congestion::CongestionControl;
 use gangway_spec::fabrics::Nqn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -121,6 +122,11 @@ pub(crate) struct Serve {
     /// What reactors do when there is nothing to do
     #[arg(long, value_enum, default_value_t)]
     poll: PollArg,
+    /// Congestion control of TCP connections, one of /proc/sys/net/ipv4/tcp_available_congestion_control, or `system` for
+    /// what the system uses [default: `auto`, which is that too, but CUBIC in place of BBR: on the short ways of a storage
+    /// network BBR costs up to half of what a CPU can serve]
+    #[arg(long, value_name = "NAME")]
+    congestion_control: Option<CongestionControl>,
     /// Connections of all hosts at most, one for each of their queues; further ones are refused [default: 4096]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     max_connections: Option<u32>,
@@ -382,6 +388,7 @@ impl Serve {
             reactor: ReactorConfig { poll: self.poll.into(), data_memory, ..usual },
             listen: self.addresses(),
             max_connections,
+            congestion_control: self.congestion_control.clone().unwrap_or_default(),
             state: self.state.clone(),
         };
         let target = Target::start(config, &domain, drives, exports).await?;

@@ -9,6 +9,7 @@ use gangway_bridge::{
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::{EmulatedConfig, EmulatedFunction};
+use gangway_fabric::congestion::CongestionControl;
 
 /// Starts it, with one reactor.
 pub(crate) async fn start(drive: EmulatedConfig, nqn: &str) -> Target {
@@ -21,6 +22,7 @@ pub(crate) async fn start(drive: EmulatedConfig, nqn: &str) -> Target {
         reactor: ReactorConfig::default(),
         listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
         max_connections: 64,
+        congestion_control: CongestionControl::default(),
         state: None,
     };
     let export = ExportConfig {

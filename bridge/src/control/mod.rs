@@ -5,6 +5,7 @@ mod admin;
 mod barrier;
 mod exports;
 mod link;
+mod listen;
 mod registry;
 mod relay;
 mod reservations;
@@ -20,9 +21,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gangway_driver::dma::DmaDomain;
+use gangway_fabric::congestion::CongestionControl;
 use gangway_spec::fabrics::Nqn;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -55,6 +55,8 @@ pub struct TargetConfig {
     /// Connections at most, admin queues included, but those to the discovery controller. Further ones are refused as
     /// long as there are so many.
     pub max_connections: usize,
+    /// How TCP keeps from sending more than the network carries.
+    pub congestion_control: CongestionControl,
     /// Directory for what outlives the process: reservations that persist. Without one none do.
     pub state: Option<PathBuf>,
 }
@@ -67,6 +69,17 @@ pub enum TargetError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Connections cannot have the congestion control that they should.
+    #[error(
+        "cannot use congestion control {name}: {source} (/proc/sys/net/ipv4/tcp_available_congestion_control has what there is, \
+         tcp_allowed_congestion_control beside it what does not need CAP_NET_ADMIN)"
+    )]
+    CongestionControl {
+        /// Its name.
+        name: CongestionControl,
         /// What the kernel said.
         source: io::Error,
     },
@@ -251,8 +264,7 @@ impl Target {
     ) -> Result<Self, TargetError> {
         let mut sockets = Vec::new();
         for address in &config.listen {
-            let listen = |source| TargetError::Listen { address: *address, source };
-            sockets.push(listen_on(*address).map_err(listen)?);
+            sockets.push(listen::listen(*address, &config.congestion_control)?);
         }
         let listeners = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
 
@@ -291,7 +303,7 @@ impl Target {
         }
         let mut tasks = target.tasks();
         for socket in sockets {
-            tasks.spawn(accept(socket, Arc::clone(&shared)));
+            tasks.spawn(listen::accept(socket, Arc::clone(&shared)));
         }
         tasks.spawn(Arc::clone(&shared).serve_reservations(requests));
         tasks.spawn(tidy_up(Arc::clone(&shared)));
@@ -392,51 +404,4 @@ async fn tidy_up(shared: Arc<Shared>) {
         // It may take milliseconds, which other tasks need not wait for.
         let _ = tokio::task::spawn_blocking(gangway_driver::heap::give_back).await;
     }
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-    };
-    // Connections of an earlier run may linger in TIME_WAIT.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(1024)
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut sessions = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => meet(stream, peer, &shared, &mut sessions),
-                Err(error) => {
-                    // Out of descriptors, most likely: connections that end make room.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            Some(_) = sessions.join_next() => {}
-        }
-    }
-}
-
-fn meet(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, sessions: &mut JoinSet<()>) {
-    let Ok(permit) = Arc::clone(&shared.strangers).try_acquire_owned() else {
-        tracing::warn!(%peer, "too many connections that have not said what they are for; this one is closed");
-        return;
-    };
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "Nagle's algorithm stays on");
-    }
-    // A peer that lost its power is noticed even if its host wants no keep-alive timer.
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
-    if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
-        tracing::debug!(%peer, %error, "TCP keep-alive stays off");
-    }
-    sessions.spawn(session::serve(stream, peer, Arc::clone(shared), permit));
 }

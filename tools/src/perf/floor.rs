@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Context;
 use clap::Args;
+use gangway_fabric::congestion::CongestionControl;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
@@ -68,6 +69,8 @@ impl Floor {
         }
         let listener =
             TcpListener::bind(self.listen).with_context(|| format!("cannot listen on {}", self.listen))?;
+        // As the targets that it is measured beside.
+        CongestionControl::Auto.apply(&listener)?;
         output::print(&format!("Ready: {SUBSYSTEM} at {}", listener.local_addr()?))?;
         Server::new(listener, self.poll)?.serve()
     }

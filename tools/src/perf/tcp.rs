@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use gangway_fabric::congestion::CongestionControl;
 use gangway_fabric::host::client::{AdminQueue, HostIdentity, Options};
 use gangway_fabric::host::{ADMIN_IN_CAPSULE, Config, Connection, Data, Event, Want};
 use gangway_fabric::pdu::DigestFlags;
@@ -125,6 +126,7 @@ impl TcpSession {
         data.cntlid.set(cntlid);
         let stream = TcpStream::connect_timeout(&self.address, self.options.connect_timeout)?;
         stream.set_nodelay(true)?;
+        CongestionControl::Auto.apply(&stream)?;
         let mut setup = Setup { stream, connection: Connection::new(config) };
         setup.run(&command.into(), &data)?;
         setup.stream.set_nonblocking(true)?;

@@ -126,7 +126,8 @@ fn a_drive_that_moves_no_data_is_served_by_itself() {
 
 #[test]
 fn wrong_addresses_and_devices_are_usage_errors() {
-    for arguments in [["--listen", "example"], ["--device", "nvme0"], ["--nqn", "drive"]] {
+    let control = ["--congestion-control", "more than a word"];
+    for arguments in [["--listen", "example"], ["--device", "nvme0"], ["--nqn", "drive"], control] {
         assert!(parse(&arguments).is_err(), "{arguments:?}");
     }
 }

@@ -51,3 +51,10 @@ fn two_controllers_of_one_drive_are_not_served_side_by_side() {
     let other = ["nqn.2014-08.org.example:a", "--device", "emulated:size=1MiB,serial=ONE"];
     run("serve", devices[0], &[&devices[1..], &other].concat()).refused(1, "two controllers of one drive");
 }
+
+#[test]
+fn a_congestion_control_that_there_is_not_is_named_and_so_is_where_to_look() {
+    let options = ["--congestion-control", "gangway", "--device", "emulated:size=1MiB"];
+    run("serve", "--listen", &[&["127.0.0.1:0"], &options[..]].concat())
+        .refused(1, "tcp_available_congestion_control");
+}
