@@ -46,9 +46,13 @@ mod status;
 
 pub use control::{Target, TargetConfig, TargetError, TargetHandle};
 pub use drive::{Drive, DriveError, DriveEvent, DriveInfo, DriveNamespace, OpenError, Opener};
-pub use export::{Access, ExportConfig, ExportError, Identifiers, Mapping, RemoveError, Selection};
+pub use export::{
+    Access, ChangeError, ExportConfig, ExportError, Identifiers, Mapping, RemoveError, Selection,
+};
 pub use limits::{Limit, LimitBook, LimitError, Limits, Subject};
 pub use policy::{HostPolicies, Policy};
 pub use reactor::{Poll, ReactorConfig, ReactorError};
 pub use reservation::StateError;
-pub use status::{DriveCondition, DriveStatus, ExportStatus, HostStatus, ReactorStatus, Tally, TargetStatus};
+pub use status::{
+    DriveCondition, DriveStatus, ExportStatus, ExportUse, HostStatus, ReactorStatus, Tally, TargetStatus,
+};

@@ -3,6 +3,7 @@
 use std::ops::{Add, AddAssign};
 
 use gangway_spec::command::TransferDirection;
+use gangway_spec::fabrics::Nqn;
 use gangway_spec::status::Status;
 
 use crate::limits::{Limit, Subject};
@@ -104,6 +105,17 @@ pub struct ExportStatus {
     pub namespaces: Vec<(u32, String, u32)>,
     /// Its limits.
     pub limits: Vec<(Subject, Limit)>,
+}
+
+/// What an export needs, and who uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportUse {
+    /// Its NQN.
+    pub nqn: Nqn,
+    /// Indices of its drives, whether they have namespaces or not; the first answers what is about the controller.
+    pub drives: Vec<usize>,
+    /// A host for each association.
+    pub hosts: Vec<Nqn>,
 }
 
 /// One drive.

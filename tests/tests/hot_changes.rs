@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gangway_bridge::{
-    Access, Drive, ExportConfig, ExportError, HostPolicies, Identifiers, Mapping, ReactorConfig, RemoveError,
-    Selection, Target, TargetConfig, TargetError,
+    Access, ChangeError, Drive, ExportConfig, ExportError, HostPolicies, Identifiers, Mapping, ReactorConfig,
+    RemoveError, Selection, Target, TargetConfig, TargetError,
 };
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
@@ -23,7 +25,7 @@ use gangway_spec::feature::fid;
 use gangway_spec::identify::Oaes;
 use gangway_spec::log::lid;
 use gangway_spec::opcode::{admin, nvm};
-use gangway_tests::{Bystander, TestTarget, command, eventually, identity, pattern, subsystem};
+use gangway_tests::{Bystander, Setup, TestTarget, command, eventually, identity, pattern, subsystem};
 
 const SILENCE: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -251,4 +253,132 @@ fn an_export_that_is_back_is_connected_to_again() {
     }
     eventually("its associations are gone", || target.associations() == 0);
     target.assert_no_violations();
+}
+
+fn mapping(nsid: u32, drive: usize, drive_nsid: u32) -> Mapping {
+    Mapping { nsid, drive, drive_nsid }
+}
+
+fn add_namespaces(target: &TestTarget, export: usize, added: Vec<Mapping>) -> Result<(), ChangeError> {
+    target.ask(move |target| {
+        let handle = target.handle();
+        Box::pin(async move { handle.add_namespaces(&subsystem(export), &added).await })
+    })
+}
+
+fn remove_namespaces(target: &TestTarget, export: usize, removed: Vec<u32>) -> Result<(), ChangeError> {
+    target.ask(move |target| {
+        let handle = target.handle();
+        Box::pin(async move { handle.remove_namespaces(&subsystem(export), &removed).await })
+    })
+}
+
+/// The NSIDs that the next event names.
+fn told(admin: &mut AdminQueue) -> Vec<u32> {
+    let completed = admin.queue().wait(PATIENCE).unwrap().expect("an event in time");
+    assert_eq!(AsyncEvent::from_dw0(completed.entry.dw0.get()), AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED);
+    let page = admin.log_page(lid::CHANGED_NAMESPACES, u32::MAX, 0, 4096, false).unwrap();
+    admin.queue().submit(&SubmissionQueueEntry::new(admin::ASYNC_EVENT_REQUEST), Transfer::None).unwrap();
+    admin.queue().flush().unwrap();
+    let nsids = page.chunks_exact(4).map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap()));
+    nsids.take_while(|nsid| *nsid != 0).collect()
+}
+
+#[test]
+fn namespaces_of_another_drive_join_an_export_and_leave_it_while_its_host_goes_on() {
+    let target = TestTarget::start();
+    add_export(&target, config(1, Selection::Namespaces(vec![mapping(1, 0, 1)]))).unwrap();
+    let mut admin = connect(&target, 1, 1).unwrap();
+    admin.enable().unwrap();
+    let mut set = SubmissionQueueEntry::new(admin::SET_FEATURES);
+    set.cdw10.set(fid::ASYNC_EVENT_CONFIGURATION.into());
+    set.cdw11.set(Oaes::NAMESPACE_ATTRIBUTE.bits());
+    assert!(admin.command(&set, Transfer::None).unwrap().0.status().is_success());
+    admin.queue().submit(&SubmissionQueueEntry::new(admin::ASYNC_EVENT_REQUEST), Transfer::None).unwrap();
+    admin.queue().flush().unwrap();
+    let mut queue = admin.connect_io(1).unwrap();
+    let mut other = admin.connect_io(2).unwrap();
+    // Of its first namespace it reads and writes all the time.
+    let (stop, stopped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (ends, rounds) = (Arc::clone(&stop), Arc::clone(&stopped));
+    let load = std::thread::spawn(move || {
+        while !ends.load(Ordering::Relaxed) {
+            let round = rounds.fetch_add(1, Ordering::Relaxed);
+            other.write_blocks(1, 3, 4096, &pattern(3, round, 8192)).unwrap();
+            assert_eq!(other.read_blocks(1, 3, 2, 4096).unwrap(), pattern(3, round, 8192));
+        }
+    });
+    for round in 1..=3 {
+        let probe = target.add_drive(round, drive(4096));
+        assert!(queue.read_blocks(5, 0, 1, 4096).is_err(), "nothing shows it yet");
+        add_namespaces(&target, 1, vec![mapping(5, round, 2), mapping(9, round, 1)]).unwrap();
+        assert_eq!(told(&mut admin), [5, 9]);
+        assert_eq!(admin.active_namespaces().unwrap(), [1, 5, 9]);
+        queue.write_blocks(5, 7, 4096, &pattern(7, round as u64, 4096)).unwrap();
+        assert_eq!(queue.read_blocks(5, 7, 1, 4096).unwrap(), pattern(7, round as u64, 4096));
+        assert!(queue.read_blocks(9, 7, 1, 4096).unwrap() != pattern(7, round as u64, 4096));
+        assert!(matches!(remove_drive(&target, round), Err(RemoveError::InUse { .. })));
+        remove_namespaces(&target, 1, vec![9]).unwrap();
+        assert_eq!(told(&mut admin), [9]);
+        assert!(queue.read_blocks(9, 0, 1, 4096).is_err());
+        queue.read_blocks(5, 7, 1, 4096).unwrap();
+        remove_namespaces(&target, 1, vec![5]).unwrap();
+        assert_eq!(told(&mut admin), [5]);
+        assert_eq!(admin.active_namespaces().unwrap(), [1]);
+        assert!(queue.read_blocks(5, 7, 1, 4096).is_err());
+        assert_eq!(remove_drive(&target, round), Ok(true));
+        assert_eq!(probe.violations(), 0);
+        let before = stopped.load(Ordering::Relaxed);
+        eventually("the host goes on", || load.is_finished() || stopped.load(Ordering::Relaxed) > before + 1);
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.join().unwrap();
+    target.assert_no_violations();
+}
+
+#[test]
+fn a_namespace_leaves_an_export_when_drives_have_completed_what_its_hosts_gave() {
+    let slow = EmulatedConfig { latency: Some(Duration::from_millis(300)), ..drive(4096) };
+    let target = TestTarget::with(Setup {
+        drives: vec![drive(4096), slow],
+        exports: Some(vec![Selection::Namespaces(vec![mapping(1, 0, 1), mapping(2, 1, 1)])]),
+        ..Setup::default()
+    });
+    let (_admin, mut queue) = target.queue(1);
+    queue
+        .submit(
+            &SubmissionQueueEntry { nsid: 2.into(), ..command(nvm::WRITE, 0, 1) },
+            Transfer::Write(vec![7; 4096].into()),
+        )
+        .unwrap();
+    queue.flush().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    remove_namespaces(&target, 0, vec![2]).unwrap();
+    assert_eq!(remove_drive(&target, 1), Ok(true));
+    let completed = queue.wait(PATIENCE).unwrap().expect("an answer in time");
+    assert!(completed.entry.status().is_success(), "the drive had it: {}", completed.entry.status());
+}
+
+#[test]
+fn an_export_keeps_the_promises_that_its_hosts_were_told() {
+    let target = TestTarget::start();
+    add_export(&target, config(1, Selection::Namespaces(vec![mapping(1, 0, 1)]))).unwrap();
+    let small = target.add_drive(1, EmulatedConfig { mdts: 5, ..drive(4096) });
+    let refused = add_namespaces(&target, 1, vec![mapping(2, 1, 1)]);
+    assert!(matches!(refused, Err(ChangeError::PromisesLess { .. })), "{refused:?}");
+    assert_eq!(remove_drive(&target, 1), Ok(true), "nothing has it");
+    for (refused, what) in [
+        (remove_namespaces(&target, 1, vec![1]), "its only namespace"),
+        (remove_namespaces(&target, 1, vec![2]), "one that it has not"),
+        (remove_namespaces(&target, 0, vec![1]), "one of a whole drive"),
+        (add_namespaces(&target, 0, vec![mapping(2, 0, 1)]), "one more of a whole drive"),
+        (add_namespaces(&target, 7, vec![mapping(2, 0, 1)]), "one of an export that there is not"),
+        (add_namespaces(&target, 1, vec![mapping(1, 0, 1)]), "the same once more"),
+    ] {
+        assert!(refused.is_err(), "{what}");
+    }
+    assert_eq!(small.violations(), 0);
+    let mut admin = connect(&target, 1, 1).unwrap();
+    admin.enable().unwrap();
+    assert_eq!(admin.active_namespaces().unwrap(), [1]);
 }

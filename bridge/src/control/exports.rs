@@ -15,13 +15,14 @@ use crate::export::{Export, ExportConfig, ExportError, Offer, QueueNumbers, Remo
 use crate::limits::{Limit, Subject};
 use crate::reactor::{Message, Scope};
 use crate::reservation::Key;
+use crate::status::ExportUse;
 
 /// What there is now. Lists are replaced as a whole, so that whoever reads one has it for as long as needed.
 #[derive(Default)]
 pub(super) struct Catalogue {
     lists: Mutex<Lists>,
     /// Held while something changes: changes follow each other.
-    changing: AsyncMutex<Numbers>,
+    pub(super) changing: AsyncMutex<Numbers>,
 }
 
 #[derive(Default)]
@@ -33,9 +34,11 @@ struct Lists {
 
 /// Numbers that are given once.
 #[derive(Default)]
-struct Numbers {
+pub(super) struct Numbers {
     next_export: usize,
-    queues: QueueNumbers,
+    pub(super) queues: QueueNumbers,
+    /// Nothing is added any more.
+    pub(super) ended: bool,
 }
 
 impl Catalogue {
@@ -81,28 +84,32 @@ impl Shared {
         self.exports().iter().find(|export| export.nqn == *nqn).cloned()
     }
 
-    /// Gives every reactor a queue pair of the drive.
+    /// Lets nothing be added from now on; what is being added has been when this ends.
+    pub(super) async fn end_changes(&self) {
+        self.catalogue.changing.lock().await.ended = true;
+    }
+
+    /// Gives every reactor a queue pair of the drive. A drive that is refused is shut down.
     ///
     /// # Errors
     /// When it has too few, or does not create them, when there is a drive of its index, or when it is not known which of
     /// its namespaces are reserved.
     pub(super) async fn add_drive(&self, drive: Drive) -> Result<Arc<Drive>, TargetError> {
-        let _changing = self.catalogue.changing.lock().await;
-        let index = drive.index();
-        if self.catalogue.drives().iter().any(|other| other.index() == index) {
-            return Err(TargetError::SameDrive { index });
+        let numbers = self.catalogue.changing.lock().await;
+        let known = self.check_drive(&numbers, &drive);
+        let taken = match &known {
+            Ok(()) => self.take_up(&drive).await,
+            Err(_) => Ok(()),
+        };
+        if known.is_err() || taken.is_err() {
+            // Not by dropping it, which would hold up all hosts until it has stopped.
+            drive.shutdown().await;
         }
-        for other in self.catalogue.drives().iter() {
-            if let Some(nsid) = drive.shares_namespace_with(other) {
-                let name = |drive: &Drive| drive.info().name.clone();
-                return Err(TargetError::SameNamespace { drive: name(&drive), other: name(other), nsid });
-            }
+        known?;
+        if let Err(error) = taken {
+            self.forget_drive(drive.index()).await;
+            return Err(error);
         }
-        let unknown = self.reservations.adopt(index, drive.info(), &drive.namespaces());
-        if let Some((_, error)) = unknown.into_iter().next() {
-            return Err(error.into());
-        }
-        drive.connect(self.reactors.clone()).await?;
         let drive = Arc::new(drive);
         drive.namespaces().iter().for_each(|namespace| note_if_left_out(&drive, namespace));
         let mut lists = self.catalogue.lists();
@@ -110,14 +117,48 @@ impl Shared {
         Ok(drive)
     }
 
+    /// Whether a drive can be one of those that there are.
+    fn check_drive(&self, numbers: &Numbers, drive: &Drive) -> Result<(), TargetError> {
+        if numbers.ended {
+            return Err(TargetError::Ended);
+        }
+        for other in self.catalogue.drives().iter() {
+            if other.index() == drive.index() {
+                return Err(TargetError::SameDrive { index: drive.index() });
+            }
+            if let Some(nsid) = drive.shares_namespace_with(other) {
+                let name = |drive: &Drive| drive.info().name.clone();
+                return Err(TargetError::SameNamespace { drive: name(drive), other: name(other), nsid });
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_up(&self, drive: &Drive) -> Result<(), TargetError> {
+        let unknown = self.reservations.adopt(drive.index(), drive.info(), &drive.namespaces());
+        if let Some((_, error)) = unknown.into_iter().next() {
+            return Err(error.into());
+        }
+        Ok(drive.connect(self.reactors.clone()).await?)
+    }
+
+    /// Forgets a drive that was shut down: what it had is answered by now.
+    async fn forget_drive(&self, index: usize) {
+        self.tell_all(|done| Message::Unlink { drive: index, done }).await;
+        self.reservations.forget(index);
+    }
+
     /// Shows an export to hosts.
     ///
     /// # Errors
     /// When there is one of this name, or it names what there is not.
-    pub(super) async fn add_export(&self, config: ExportConfig) -> Result<(), ExportError> {
+    pub(super) async fn add_export(&self, config: ExportConfig) -> Result<(), TargetError> {
         let mut numbers = self.catalogue.changing.lock().await;
+        if numbers.ended {
+            return Err(TargetError::Ended);
+        }
         if self.export_named(&config.nqn).is_some() {
-            return Err(ExportError::SameName { nqn: config.nqn.to_string() });
+            return Err(ExportError::SameName { nqn: config.nqn.to_string() }.into());
         }
         let (index, drives) = (numbers.next_export, self.catalogue.drives());
         let export = Export::new(index, config, &drives, &mut numbers.queues, &self.reactor_config)?;
@@ -147,8 +188,7 @@ impl Shared {
         for association in self.registry.of_export(export.index) {
             self.close(&association).await;
         }
-        let drained = self.drain(Scope::Export(export.index));
-        if tokio::time::timeout(FAREWELL, drained).await.is_err() {
+        if !self.drain_export(&export).await {
             tracing::warn!(subsystem = %nqn, "drives still have commands of hosts of an export that is gone");
         }
         let _changing = self.catalogue.changing.lock().await;
@@ -156,6 +196,11 @@ impl Shared {
         self.tell_of_offer(&export);
         tracing::info!(subsystem = %nqn, "the export is taken back");
         Ok(())
+    }
+
+    /// Waits until drives have completed what hosts of an export have given by now, but not for ever. Whether they have.
+    pub(super) async fn drain_export(&self, export: &Export) -> bool {
+        tokio::time::timeout(FAREWELL, self.drain(Scope::Export(export.index))).await.is_ok()
     }
 
     /// Gives a drive up that no export shows: it is shut down. Whether that was done in order.
@@ -177,10 +222,20 @@ impl Shared {
             Arc::clone(drive)
         };
         let in_order = drive.shutdown().await;
-        // What the drive had is answered by now.
-        self.tell_all(|done| Message::Unlink { drive: index, done }).await;
-        self.reservations.forget(index);
+        self.forget_drive(index).await;
         Ok(in_order)
+    }
+
+    /// Which drives each export needs, and who uses it.
+    pub(super) fn export_uses(&self) -> Vec<ExportUse> {
+        let host = |association: Arc<Association>| association.connect.host.clone();
+        let all = self.exports();
+        let each = all.iter().map(|export| ExportUse {
+            nqn: export.nqn.clone(),
+            drives: export.drives().iter().map(|drive| drive.index()).collect(),
+            hosts: self.registry.of_export(export.index).into_iter().map(host).collect(),
+        });
+        each.collect()
     }
 
     /// Tells discovery controllers of a change that concerns their hosts (NVMe over Fabrics 1.1, 5.4).
@@ -194,7 +249,7 @@ impl Shared {
     }
 
     /// Puts a view in force on all reactors, for the export of this index.
-    async fn publish(&self, index: usize, view: &Arc<ExportView>) {
+    pub(super) async fn publish(&self, index: usize, view: &Arc<ExportView>) {
         self.tell_all(|done| Message::Publish { export: index, view: Arc::clone(view), done }).await;
     }
 
@@ -214,7 +269,7 @@ impl Shared {
     }
 
     /// `view`, with what keeps hosts from its namespaces.
-    fn guarded(&self, mut view: ExportView) -> Arc<ExportView> {
+    pub(super) fn guarded(&self, mut view: ExportView) -> Arc<ExportView> {
         let guard = |shown: &NamespaceView| {
             let guard = self.reservations.guard((shown.drive, shown.drive_nsid))?;
             Some((shown.nsid, guard))

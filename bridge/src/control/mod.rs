@@ -4,8 +4,10 @@
 mod admin;
 mod barrier;
 mod exports;
+mod handle;
 mod link;
 mod listen;
+mod namespaces;
 mod registry;
 mod relay;
 mod reservations;
@@ -27,8 +29,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use self::exports::Catalogue;
+pub use self::handle::TargetHandle;
 use self::registry::Registry;
-pub use self::status::TargetHandle;
 use crate::association::Association;
 use crate::drive::{Drive, DriveError, Verdict};
 use crate::events::Notice;
@@ -115,6 +117,9 @@ pub enum TargetError {
     /// Reservations that were kept cannot be known, or those to come cannot be kept.
     #[error(transparent)]
     State(#[from] StateError),
+    /// It is too late to add anything.
+    #[error("the target is ending")]
+    Ended,
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -210,10 +215,12 @@ impl Shared {
 /// A running target.
 pub struct Target {
     shared: Arc<Shared>,
-    /// They end with the target.
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Arc<Tasks>,
     _threads: Reactors,
 }
+
+/// What goes on beside each other. It ends with the target.
+type Tasks = Mutex<JoinSet<()>>;
 
 /// The reactors of a target. They end with it, also when it did not come to be.
 #[derive(Default)]
@@ -286,7 +293,7 @@ impl Target {
             departed: Notify::new(),
             adding_up: Mutex::default(),
         });
-        let target = Self { shared: Arc::clone(&shared), tasks: Mutex::default(), _threads: threads };
+        let target = Self { shared: Arc::clone(&shared), tasks: Arc::default(), _threads: threads };
         let prepared = async {
             for drive in drives {
                 target.add_drive(drive).await?;
@@ -315,43 +322,36 @@ impl Target {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves one more drive, to be named by exports. Its [`Drive::index`] must be its own.
+    /// See [`TargetHandle::add_drive`].
     ///
     /// # Errors
-    /// When it has fewer queue pairs than there are reactors, or does not create them, or when there is a drive of this
-    /// index.
+    /// As there.
     pub async fn add_drive(&self, drive: Drive) -> Result<(), TargetError> {
-        let drive = self.shared.add_drive(drive).await?;
-        let (changes, events) = (drive.changes(), drive.events());
-        let mut tasks = self.tasks();
-        tasks.spawn(relay::relay(Arc::clone(&self.shared), Arc::downgrade(&drive), events));
-        tasks.spawn(Arc::clone(&self.shared).follow(drive, changes));
-        Ok(())
+        self.handle().add_drive(drive).await
     }
 
-    /// Shuts a drive down that no export shows. Whether that was done in order, so that it kept all data that it had
-    /// promised to keep.
+    /// See [`TargetHandle::remove_drive`].
     ///
     /// # Errors
-    /// [`RemoveError::NoSuchDrive`], [`RemoveError::InUse`].
+    /// As there.
     pub async fn remove_drive(&self, index: usize) -> Result<bool, RemoveError> {
-        self.shared.remove_drive(index).await
+        self.handle().remove_drive(index).await
     }
 
-    /// Shows one more export to hosts. Discovery controllers tell of it.
+    /// See [`TargetHandle::add_export`].
     ///
     /// # Errors
-    /// [`ExportError`], as [`TargetError::Export`].
+    /// As there.
     pub async fn add_export(&self, config: ExportConfig) -> Result<(), TargetError> {
-        Ok(self.shared.add_export(config).await?)
+        self.handle().add_export(config).await
     }
 
-    /// Takes an export back: its hosts lose their connections, and find it gone when they connect again. Its drives stay.
+    /// See [`TargetHandle::remove_export`].
     ///
     /// # Errors
-    /// [`RemoveError::NoSuchExport`].
+    /// As there.
     pub async fn remove_export(&self, nqn: &Nqn) -> Result<(), RemoveError> {
-        self.shared.remove_export(nqn).await
+        self.handle().remove_export(nqn).await
     }
 
     /// The addresses that it listens on.
@@ -361,7 +361,7 @@ impl Target {
 
     /// What asks the target, and changes it, while it runs.
     pub fn handle(&self) -> TargetHandle {
-        TargetHandle(Arc::clone(&self.shared))
+        TargetHandle { shared: Arc::clone(&self.shared), tasks: Arc::downgrade(&self.tasks) }
     }
 
     /// Associations that exist now.
@@ -373,6 +373,7 @@ impl Target {
     /// names of the drives that could not be shut down in order: they may not have kept all data that they had promised
     /// to keep.
     pub async fn shutdown(self) -> Vec<String> {
+        self.shared.end_changes().await;
         let mut tasks = std::mem::take(&mut *self.tasks());
         tasks.shutdown().await;
         for association in self.shared.registry.all() {

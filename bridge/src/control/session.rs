@@ -149,7 +149,7 @@ fn admit_host(
         return Err(ConnectError::host_not_allowed());
     }
     let (host, drives) = (u128::from_be_bytes(request.host_id.0), export.drives());
-    if let Some(other) = shared.reservations.other_name(drives, host, &request.host) {
+    if let Some(other) = shared.reservations.other_name(&drives, host, &request.host) {
         tracing::warn!(host = %request.host, %other, "the host identifier is that of a host that is registered for reservations under another name");
         return Err(ConnectError::host_identifier_taken());
     }

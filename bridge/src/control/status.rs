@@ -1,40 +1,21 @@
-//! What a running target is asked, and what is changed while it runs.
+//! What a running target is doing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use gangway_spec::fabrics::Nqn;
 use tokio::sync::oneshot;
 
 use super::Shared;
 use crate::drive::Drive;
 use crate::export::Export;
-use crate::limits::{Limit, Subject};
 use crate::reactor::Message;
 use crate::status::{
     DriveCondition, DriveStatus, ExportStatus, HostStatus, QueueReport, ReactorReport, ReactorStatus,
     TargetStatus,
 };
 
-/// A running target, for whoever asks it or changes it. It does not keep the target alive.
-#[derive(Clone)]
-pub struct TargetHandle(pub(super) Arc<Shared>);
-
-impl TargetHandle {
-    /// What the target is doing.
-    pub async fn status(&self) -> TargetStatus {
-        self.0.status().await
-    }
-
-    /// Limits a host or a namespace of the export of this name, or of all exports, from now on. Returns how many exports
-    /// that are, once it is in force.
-    pub async fn set_limit(&self, subsystem: Option<&Nqn>, subject: Subject, limit: Limit) -> usize {
-        self.0.set_limit(subsystem, &subject, limit).await
-    }
-}
-
 impl Shared {
-    async fn status(&self) -> TargetStatus {
+    pub(super) async fn status(&self) -> TargetStatus {
         let mut reports = Vec::new();
         for reactor in &self.reactors {
             let (reply, report) = oneshot::channel();

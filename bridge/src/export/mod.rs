@@ -6,6 +6,7 @@
 
 pub(crate) mod identifiers;
 mod selection;
+mod shown;
 mod view;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gangway_spec::fabrics::Nqn;
 
 pub use self::identifiers::Identifiers;
-pub use self::selection::{ExportError, Mapping, RemoveError, Selection};
+pub use self::selection::{ChangeError, ExportError, Mapping, RemoveError, Selection};
+pub(crate) use self::shown::Shown;
 pub(crate) use self::view::QueueNumbers;
 use crate::admission::ExportView;
 use crate::drive::Drive;
@@ -82,9 +84,10 @@ pub(crate) struct Export {
     /// Unique in the process, and never used again.
     pub(crate) index: usize,
     pub(crate) nqn: Nqn,
-    /// The drives that it is about; the first is the primary.
-    drives: Vec<Arc<Drive>>,
-    selection: Selection,
+    /// The drive that answers what is about the controller.
+    primary: Arc<Drive>,
+    /// What it names.
+    shown: Mutex<Arc<Shown>>,
     pub(crate) identifiers: Identifiers,
     pub(crate) access: Access,
     pub(crate) read_only: bool,
@@ -109,27 +112,13 @@ impl Export {
         queues: &mut QueueNumbers,
         reactor: &ReactorConfig,
     ) -> Result<Self, ExportError> {
-        let find = |index: usize| drives.iter().find(|drive| drive.index() == index);
-        let name = |index: usize| find(index).map_or_else(String::new, |drive| drive.info().name.clone());
-        config.namespaces.check(config.nqn.as_str(), name)?;
-        let nqn = || config.nqn.to_string();
-        let found =
-            config.namespaces.drives().into_iter().map(|drive| {
-                find(drive).cloned().ok_or_else(|| ExportError::NoSuchDrive { nqn: nqn(), drive })
-            });
-        let drives = found.collect::<Result<Vec<_>, _>>()?;
-        if let Selection::Namespaces(mappings) = &config.namespaces {
-            for Mapping { drive, drive_nsid, .. } in mappings {
-                let Some(drive) = drives.iter().find(|found| found.index() == *drive) else { continue };
-                check_namespace(config.nqn.as_str(), drive, *drive_nsid)?;
-            }
-        }
-        let largest = drives.iter().map(|drive| drive.info().max_transfer).min().unwrap_or(u32::MAX);
+        let shown = Shown::new(&config.nqn, config.namespaces, drives)?;
+        let largest = shown.drives.iter().map(|drive| drive.info().max_transfer).min().unwrap_or(u32::MAX);
         let export = Self {
             index,
             nqn: config.nqn,
-            drives,
-            selection: config.namespaces,
+            primary: Arc::clone(&shown.drives[0]),
+            shown: Mutex::new(Arc::new(shown)),
             identifiers: config.identifiers,
             access: config.access,
             read_only: config.read_only,
@@ -139,23 +128,38 @@ impl Export {
             max_transfer: power_of_two_below(largest.min(reactor.max_transfer as u32)),
             view: Mutex::default(),
         };
-        export.set_view(Arc::new(view::compute(&export, 1, queues)));
+        export.set_view(Arc::new(view::compute(&export, &export.shown(), 1, queues)));
         Ok(export)
     }
 
     /// The drive that answers what is about the controller.
     pub(crate) fn primary(&self) -> &Arc<Drive> {
-        &self.drives[0]
+        &self.primary
+    }
+
+    /// What it names now.
+    pub(crate) fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.shown.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Names something else from now on. What it shows is another matter: [`Export::set_view`].
+    pub(crate) fn set_shown(&self, shown: Arc<Shown>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     /// All its drives, the primary first.
-    pub(crate) fn drives(&self) -> &[Arc<Drive>] {
-        &self.drives
+    pub(crate) fn drives(&self) -> Arc<[Arc<Drive>]> {
+        Arc::clone(&self.shown().drives)
     }
 
     /// The drive of this index, if it is one of its drives.
-    pub(crate) fn drive(&self, index: usize) -> Option<&Arc<Drive>> {
-        self.drives.iter().find(|drive| drive.index() == index)
+    pub(crate) fn drive(&self, index: usize) -> Option<Arc<Drive>> {
+        self.shown().drive(index).cloned()
+    }
+
+    /// Bytes that one command may transfer at most.
+    pub(crate) fn max_transfer(&self) -> u32 {
+        self.max_transfer
     }
 
     /// What it shows now.
@@ -165,26 +169,17 @@ impl Export {
 
     /// What it is to show, by the namespaces that its drives have now.
     pub(crate) fn next_view(&self, queues: &mut QueueNumbers) -> ExportView {
-        view::compute(self, self.view().version + 1, queues)
+        self.view_of(&self.shown(), queues)
+    }
+
+    /// What it would show if it named this.
+    pub(crate) fn view_of(&self, shown: &Shown, queues: &mut QueueNumbers) -> ExportView {
+        view::compute(self, shown, self.view().version + 1, queues)
     }
 
     /// Shows `view` from now on.
     pub(crate) fn set_view(&self, view: Arc<ExportView>) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
-    }
-}
-
-/// Checks that a drive has a namespace that can be exported.
-fn check_namespace(nqn: &str, drive: &Drive, drive_nsid: u32) -> Result<(), ExportError> {
-    let (nqn, name) = (nqn.to_owned(), drive.info().name.clone());
-    let namespaces = drive.namespaces();
-    match namespaces.iter().find(|namespace| namespace.nsid == drive_nsid) {
-        Some(namespace) if namespace.format.is_some() => Ok(()),
-        Some(_) => Err(ExportError::NotCarried { nqn, drive: name, drive_nsid }),
-        None => {
-            let found = namespaces.iter().map(|namespace| namespace.nsid).collect();
-            Err(ExportError::NoSuchNamespace { nqn, drive: name, drive_nsid, found })
-        }
     }
 }
 

@@ -126,6 +126,77 @@ pub enum RemoveError {
     },
 }
 
+/// Why the namespaces of an export cannot be changed.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ChangeError {
+    /// There is no export of this name.
+    #[error("there is no export {nqn}")]
+    NoSuchExport {
+        /// The name.
+        nqn: String,
+    },
+    /// It shows whatever its drive has.
+    #[error(
+        "{nqn} shows all of a drive, whatever namespaces that has; only of an export that lists namespaces can they be \
+         added and taken away"
+    )]
+    WholeDrive {
+        /// The export.
+        nqn: String,
+    },
+    /// What is to be shown cannot be.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// Hosts that are connected were told more than a drive keeps.
+    #[error(
+        "{drive} cannot do all that hosts of {nqn} were promised (length of transfers, commands, atomic writes); take that \
+         export back and add it anew with this drive"
+    )]
+    PromisesLess {
+        /// The export.
+        nqn: String,
+        /// Name of the drive.
+        drive: String,
+    },
+    /// It has no such namespace.
+    #[error("{nqn} has no namespace {nsid}; it has {}", list(found))]
+    NotShown {
+        /// The export.
+        nqn: String,
+        /// The NSID that hosts would know.
+        nsid: u32,
+        /// Those that there are.
+        found: Vec<u32>,
+    },
+    /// The drive that answers what is about the controller would have none left.
+    #[error(
+        "{drive} answers what is about the controllers of {nqn}, so one of its namespaces has to stay there; take the export \
+         back instead"
+    )]
+    LastOfPrimary {
+        /// The export.
+        nqn: String,
+        /// Name of the drive.
+        drive: String,
+    },
+    /// A host would have the reservations of another.
+    #[error(
+        "{host}, which is connected to {nqn}, has the host identifier that {other} is registered with for reservations: give \
+         one of them another (/etc/nvme/hostid)"
+    )]
+    SameHostIdentifier {
+        /// The export.
+        nqn: String,
+        /// The host that is connected.
+        host: String,
+        /// The one that is registered.
+        other: String,
+    },
+    /// It is too late to change anything.
+    #[error("the target is ending")]
+    Ended,
+}
+
 fn list(found: &[u32]) -> String {
     if found.is_empty() {
         return "none".to_owned();

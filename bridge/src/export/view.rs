@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gangway_spec::identify::Vwc;
 
-use super::{Export, Identifiers, Mapping, Selection, identifiers};
+use super::{Export, Identifiers, Mapping, Selection, Shown, identifiers};
 use crate::admission::{ExportView, NamespaceIds, NamespaceView};
 use crate::drive::{Drive, DriveNamespace};
 
@@ -21,8 +21,8 @@ impl QueueNumbers {
     }
 }
 
-/// What `export` shows by now.
-pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) -> ExportView {
+/// What `export` shows by now when it names `shown`.
+pub(super) fn compute(export: &Export, shown: &Shown, version: u64, queues: &mut QueueNumbers) -> ExportView {
     let mut namespaces = Vec::new();
     let mut show = |drive: &Drive, namespace: &DriveNamespace, nsid: u32| {
         let Some(format) = namespace.format else { return };
@@ -42,7 +42,7 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
         });
     };
     let mut nn = 0;
-    match &export.selection {
+    match &shown.selection {
         Selection::Drive(_) => {
             let primary = export.primary();
             nn = primary.info().identify.nn.get();
@@ -51,7 +51,7 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
         Selection::Namespaces(mappings) => {
             for Mapping { nsid, drive, drive_nsid } in mappings {
                 nn = nn.max(*nsid);
-                let Some(drive) = export.drive(*drive) else { continue };
+                let Some(drive) = shown.drive(*drive) else { continue };
                 let all = drive.namespaces();
                 if let Some(namespace) = all.iter().find(|namespace| namespace.nsid == *drive_nsid) {
                     show(drive, namespace, *nsid);
@@ -62,7 +62,7 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
     namespaces.sort_by_key(|namespace| namespace.nsid);
     // What is about a whole drive may only reach those who see all of it, and who see no more than that drive.
     // A list of namespaces is never that: what the drive has besides may be detached only for now.
-    let whole = matches!(export.selection, Selection::Drive(_))
+    let whole = matches!(shown.selection, Selection::Drive(_))
         && namespaces.len() == export.primary().namespaces().len();
     let flush_all = Vwc::from_bits_retain(export.primary().info().identify.vwc).contains(Vwc::FLUSH_ALL);
     ExportView {
@@ -71,7 +71,7 @@ pub(super) fn compute(export: &Export, version: u64, queues: &mut QueueNumbers) 
         whole,
         nn,
         broadcast_flush: whole && flush_all,
-        max_transfer: export.max_transfer,
+        max_transfer: export.max_transfer(),
         limits: Arc::clone(&export.limits),
         guards: Vec::new(),
     }

@@ -5,6 +5,7 @@
 
 use gangway_spec::identify::{IdentifyController, Vwc};
 
+use crate::drive::Drive;
 use crate::export::Export;
 
 /// FNA: Format NVM can erase cryptographically (NVMe Base 2.0, figure 275). The other bits say what a Format is about.
@@ -12,7 +13,8 @@ const CRYPTO_ERASE: u8 = 1 << 2;
 
 /// FNA of all drives of an export.
 pub(super) fn format_attributes(export: &Export) -> u8 {
-    let all = export.drives().iter().map(|drive| drive.info().identify.fna);
+    let drives = export.drives();
+    let all = drives.iter().map(|drive| drive.info().identify.fna);
     all.reduce(both_attributes).unwrap_or(0)
 }
 
@@ -21,6 +23,15 @@ pub(super) fn narrow_to_all(data: &mut IdentifyController, export: &Export) {
     for drive in &export.drives()[1..] {
         narrow(data, &drive.info().identify);
     }
+}
+
+/// Whether a drive that joins an export keeps what its hosts were told without it.
+pub(crate) fn keeps_promises(export: &Export, joining: &Drive) -> bool {
+    let mut told = export.primary().info().identify.clone();
+    narrow_to_all(&mut told, export);
+    let mut kept = told.clone();
+    narrow(&mut kept, &joining.info().identify);
+    kept == told
 }
 
 /// A Format of either is about as much as that of the one which takes more, and can do what both can.

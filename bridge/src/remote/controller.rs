@@ -323,7 +323,7 @@ impl RemoteController {
             _ => {}
         }
         let mut entry = *entry;
-        let mut drive = export.primary();
+        let mut drive = Arc::clone(export.primary());
         match namespaces::destination(&view, &entry, forward.finish)? {
             Destination::Primary => {}
             Destination::Drive { drive: index, nsid } => {
@@ -353,7 +353,7 @@ impl RemoteController {
             self.firmware = Some(Arc::new(drive.firmware().claim(&self.association)?));
         }
         let entry = decide::to_drive(&entry, drive.info().version);
-        let (drive, moment) = (Arc::clone(drive), self.events.now());
+        let moment = self.events.now();
         Ok(Action::Forward(Box::new(Order { drive, entry, data, forward, alters, moment })))
     }
 

@@ -19,6 +19,7 @@ mod firmware;
 mod namespaces;
 mod telemetry;
 
+pub(crate) use common::keeps_promises;
 pub(crate) use controller::{Action, Order, RemoteController};
 pub(crate) use discovery::DiscoveryService;
 pub(crate) use firmware::FirmwareLock;
