@@ -19,6 +19,7 @@ mod serve;
 #[cfg(test)]
 mod served;
 mod sysfs;
+mod texts;
 mod usage;
 
 use std::{
@@ -38,7 +39,7 @@ macro_rules! with_exit_codes {
         concat!(
             $text,
             "\n\nExit codes:\n  0  done, or nothing to do\n  1  failed or refused\n  2  the command line is wrong\n",
-            "  3  refused because a drive is in use\n  4  ended, but a drive was not shut down in order (serve)"
+            "  3  refused because a drive or an export is in use\n  4  ended, but a drive was not shut down in order (serve, remove)"
         )
     };
 }
@@ -51,7 +52,8 @@ Examples:
   gangway doctor                   what is in the way of serving them, and what to do
   gangway bind 0000:01:00.0        takes a drive from the kernel
   gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-host NQN
-  gangway unbind 0000:01:00.0      gives it back"
+  gangway add pci:0000:02:00.0     one more drive for the running server; `gangway remove` takes it back
+  gangway unbind 0000:01:00.0      gives a drive back to the kernel"
 );
 
 const BIND_HELP: &str = with_exit_codes!(
@@ -112,6 +114,8 @@ enum Command {
     Status(control::Status),
     Top(control::Top),
     Limit(control::SetLimit),
+    Add(Box<control::Add>),
+    Remove(control::Remove),
     Perf(Box<perf::Perf>),
     Bench(perf::bench::Bench),
     Emulate(emulate::Emulate),
@@ -154,6 +158,8 @@ fn run(command: &Command) -> anyhow::Result<Exit> {
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
         Command::Limit(limit) => limit.run(),
+        Command::Add(add) => add.run(),
+        Command::Remove(remove) => remove.run(),
         Command::Perf(perf) => perf.run(),
         Command::Bench(bench) => bench.run(),
         Command::Emulate(emulate) => emulate.run(),

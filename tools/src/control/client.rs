@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Request, usual_path};
+use crate::output;
+use crate::serve::InUse;
 
 /// How long the server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,23 +54,30 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Asks, and gives the answer.
+    /// Asks, and gives the answer. What the server says meanwhile goes to standard error.
     ///
     /// # Errors
-    /// The server says no, or nothing.
+    /// [`InUse`], or what else the server says; or it says nothing.
     pub(super) fn ask<T: DeserializeOwned>(&mut self, request: &Request) -> anyhow::Result<T> {
         let silent = "the server does not answer";
         let line = serde_json::to_string(request)? + "\n";
         self.stream.get_mut().write_all(line.as_bytes()).context(silent)?;
-        let mut answer = String::new();
-        self.stream.read_line(&mut answer).context(silent)?;
-        if answer.is_empty() {
-            bail!("the server has ended");
-        }
-        let answer: Value = serde_json::from_str(&answer).context("the server's answer is no JSON")?;
-        match answer.get("Error").and_then(Value::as_str) {
-            Some(error) => bail!("{error}"),
-            None => serde_json::from_value(answer).context("the server is of another version"),
+        loop {
+            let mut answer = String::new();
+            self.stream.read_line(&mut answer).context(silent)?;
+            if answer.is_empty() {
+                bail!("the server has ended");
+            }
+            let answer: Value = serde_json::from_str(&answer).context("the server's answer is no JSON")?;
+            if let Some(progress) = answer.get("Progress").and_then(Value::as_str) {
+                eprintln!("{}", output::printable(progress));
+                continue;
+            }
+            return match answer.get("Error").and_then(Value::as_str) {
+                Some(error) if answer.get("InUse").is_some() => Err(InUse(error.to_owned()).into()),
+                Some(error) => bail!("{error}"),
+                None => serde_json::from_value(answer).context("the server is of another version"),
+            };
         }
     }
 }

@@ -1,25 +1,35 @@
 //! The server's end of the control socket.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use gangway_bridge::{Limit, Subject, TargetHandle};
+use anyhow::{Context, bail};
+use gangway_bridge::{Limit, Subject};
 use gangway_driver::vfio_user::server::SocketFile;
 use gangway_spec::fabrics::Nqn;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::report::Report;
 use super::{LONGEST_REQUEST, Request, usual_path};
+use crate::output;
+use crate::serve::{Doing, InUse, Site, Wanted};
 
 /// Clients at a time at most.
 const CLIENTS: usize = 16;
 /// How long a client may be silent.
 const SILENCE: Duration = Duration::from_secs(300);
+/// How often a client that waits hears what it waits for.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// A control socket that listens. The file goes with it.
 pub(crate) struct Listener {
@@ -56,12 +66,12 @@ impl Listener {
     }
 
     /// Answers requests for ever.
-    pub(crate) async fn serve(self, target: TargetHandle) -> Infallible {
+    pub(crate) async fn serve(self, site: Arc<Site>) -> Infallible {
         let mut clients = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if clients.len() < CLIENTS => match accepted {
-                    Ok((stream, _)) => drop(clients.spawn(answer_all(stream, target.clone()))),
+                    Ok((stream, _)) => drop(clients.spawn(answer_all(stream, Arc::clone(&site)))),
                     Err(error) => {
                         tracing::warn!(%error, "the control socket failed");
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -74,7 +84,7 @@ impl Listener {
 }
 
 /// Answers the requests of one client.
-async fn answer_all(stream: UnixStream, target: TargetHandle) {
+async fn answer_all(stream: UnixStream, site: Arc<Site>) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -84,37 +94,77 @@ async fn answer_all(stream: UnixStream, target: TargetHandle) {
             Ok(Ok(count)) if count > 0 && line.ends_with(b"\n") => {}
             _ => return,
         }
-        let answer = match answer(&line, &target).await {
-            Ok(answer) => answer,
-            Err(error) => json!({ "Error": error }),
-        };
-        let sent = tokio::time::timeout(SILENCE, writer.write_all(format!("{answer}\n").as_bytes())).await;
-        if !matches!(sent, Ok(Ok(()))) {
+        let (doing, what) = Doing::new();
+        let answer = answer(&line, &site, doing);
+        let Some(answer) = tell_meanwhile(&mut writer, what, answer).await else { return };
+        let answer = answer.unwrap_or_else(|error| {
+            let text = output::explain(&error);
+            match error.is::<InUse>() {
+                true => json!({ "Error": text, "InUse": true }),
+                false => json!({ "Error": text }),
+            }
+        });
+        if !tell(&mut writer, &answer).await {
             return;
         }
     }
 }
 
-async fn answer(line: &[u8], target: &TargetHandle) -> Result<Value, String> {
-    let request = serde_json::from_slice(line).map_err(|error| format!("no request: {error}"))?;
-    match request {
-        Request::Status {} => {
-            serde_json::to_value(Report::from(target.status().await)).map_err(|error| error.to_string())
-        }
-        Request::Limit { subject, limit, subsystem } => {
-            let subject: Subject = subject.parse().map_err(to_text)?;
-            let limit: Limit = limit.parse().map_err(to_text)?;
-            let subsystem = subsystem.map(|name| name.parse::<Nqn>().map_err(to_text)).transpose()?;
-            match target.set_limit(subsystem.as_ref(), subject, limit).await {
-                0 => Err("there is no such export; `gangway status` names those that there are".to_owned()),
-                exports => Ok(json!({ "Exports": exports })),
+/// Writes a line to a client. Whether it took it.
+async fn tell(writer: &mut OwnedWriteHalf, line: &Value) -> bool {
+    let line = format!("{line}\n");
+    matches!(tokio::time::timeout(SILENCE, writer.write_all(line.as_bytes())).await, Ok(Ok(())))
+}
+
+/// Waits for what a client waits for, and tells it now and then what that is. `None` when the client has gone.
+async fn tell_meanwhile<T>(
+    writer: &mut OwnedWriteHalf,
+    what: watch::Receiver<String>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let begin = Instant::now();
+    let mut next = tokio::time::interval_at(begin + PROGRESS, PROGRESS);
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            _ = next.tick() => {
+                let progress = format!("{} ({} s)", *what.borrow(), begin.elapsed().as_secs());
+                if !tell(writer, &json!({ "Progress": progress })).await {
+                    return None;
+                }
             }
         }
     }
 }
 
-fn to_text(error: impl std::error::Error) -> String {
-    error.to_string()
+async fn answer(line: &[u8], site: &Arc<Site>, doing: Doing) -> anyhow::Result<Value> {
+    let request = serde_json::from_slice(line).context("no request")?;
+    Ok(match request {
+        Request::Status {} => serde_json::to_value(Report::from(site.target().status().await))?,
+        Request::Limit { subject, limit, subsystem } => {
+            let (subject, limit): (Subject, Limit) = (subject.parse()?, limit.parse()?);
+            let subsystem = subsystem.map(|name| name.parse::<Nqn>()).transpose()?;
+            match site.target().set_limit(subsystem.as_ref(), subject, limit).await {
+                0 => bail!("there is no such export; `gangway status` names those that there are"),
+                exports => json!({ "Exports": exports }),
+            }
+        }
+        Request::Add { devices, terms, to: None, namespaces } if namespaces.is_empty() => {
+            serde_json::to_value(site.add(Wanted { devices, terms: *terms }, doing).await?)?
+        }
+        Request::Add { to: None, .. } => bail!("it is not said to which subsystem namespaces are added"),
+        Request::Add { devices, terms, to: Some(subsystem), namespaces } => {
+            let wanted = Wanted { devices, terms: *terms };
+            serde_json::to_value(site.add_to(subsystem.parse()?, namespaces, wanted, doing).await?)?
+        }
+        Request::Remove { names, disconnect } => {
+            serde_json::to_value(site.remove(names, disconnect, doing).await?)?
+        }
+        Request::RemoveFrom { subsystem, namespaces, disconnect } => {
+            serde_json::to_value(site.remove_from(subsystem.parse()?, namespaces, disconnect, doing).await?)?
+        }
+    })
 }
 
 #[cfg(test)]
@@ -181,10 +231,10 @@ mod tests {
         };
         let (changed, refused, status) = runtime().block_on(async {
             let listener = Listener::at(&path).unwrap();
-            let target = crate::served::start("size=1M".parse().unwrap(), "nqn.2014-08.org.example:a").await;
+            let (target, site) = crate::serve::tests::start(&["--device", "emulated:size=1M"]).await;
             let answers = tokio::select! {
                 answers = tokio::task::spawn_blocking(client) => answers.unwrap(),
-                never = listener.serve(target.handle()) => match never {},
+                never = listener.serve(site) => match never {},
             };
             target.shutdown().await;
             answers

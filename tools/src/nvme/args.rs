@@ -80,7 +80,7 @@ pub(crate) struct LongVerbose {
 pub(crate) struct Consent {
     /// Go ahead without asking
     #[arg(long, visible_alias = "force", display_order = 700)]
-    pub(super) yes: bool,
+    pub(crate) yes: bool,
 }
 
 /// A number as nvme-cli takes it: decimal, or hexadecimal after `0x`.

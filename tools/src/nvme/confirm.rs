@@ -1,4 +1,4 @@
-//! Questions before data is lost.
+//! Questions before something is lost.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -10,7 +10,7 @@ impl Consent {
     ///
     /// # Errors
     /// The terminal cannot be used.
-    pub(super) fn asked(self, consequences: &str) -> anyhow::Result<bool> {
+    pub(crate) fn asked(self, consequences: &str) -> anyhow::Result<bool> {
         if self.yes {
             return Ok(true);
         }

@@ -22,6 +22,7 @@ use clap::Subcommand;
 use gangway_driver::address::OpenError;
 use gangway_driver::vfio::VfioError;
 
+pub(crate) use self::args::Consent;
 use crate::exit::Exit;
 
 /// Declares the commands: variant, arguments, and the group they are listed in.

@@ -1,6 +1,7 @@
 //! `--export`: which namespaces of which drives hosts see under one name.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::str::FromStr;
 
 use anyhow::bail;
@@ -13,7 +14,7 @@ const FORM: &str =
 
 /// An export as it is written: `nqn=NQN,ns=1=pci:0000:01:00.0/2,ns=2=2/1,host=NQN,read-only`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ExportArg {
+pub(crate) struct ExportArg {
     pub(super) nqn: Nqn,
     shown: Shown,
     /// Who may connect, when it is not whom --allow-host names.
@@ -25,54 +26,86 @@ pub(super) struct ExportArg {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shown {
     Drive(DriveName),
-    Namespaces(Vec<Namespace>),
+    Namespaces(Vec<NamespaceArg>),
 }
 
 /// `NSID=DRIVE/NSID`, or `DRIVE/NSID` for one that keeps its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Namespace {
+pub(crate) struct NamespaceArg {
     nsid: u32,
     drive: DriveName,
     drive_nsid: u32,
 }
 
-/// How a drive is named in an export: by its place among the --device options, from 1, by its PCI address, or by its
-/// serial number.
+/// How a drive is named: by its place on the command line, from 1, by its PCI address, by its serial number, or as `status`
+/// shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DriveName(String);
 
-/// A drive that exports can name.
-pub(super) struct Named<'a> {
-    pub(super) device: &'a DeviceAddress,
-    /// `None` when it is not known yet.
-    pub(super) serial: Option<String>,
+/// A drive that can be named.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    /// Index of the drive in the process.
+    pub(super) index: usize,
+    pub(super) device: DeviceAddress,
+    /// What is known of it once it is started.
+    pub(super) known: Option<Known>,
+    /// Its place on the command line, from 1, if it stands there.
+    pub(super) place: Option<usize>,
+}
+
+/// What is known of a drive that was started.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// As the driver calls it, and `status`.
+    pub(super) name: String,
+    pub(super) serial: String,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.known {
+            Some(Known { name, serial }) => write!(f, "{name} (serial {serial})")?,
+            None => write!(f, "{}", self.device)?,
+        }
+        match self.place {
+            Some(place) => write!(f, ", which is {place} here"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether `name` is the PCI address, the serial number or the name of a drive.
+pub(super) fn is_named(drive: &Named, name: &str) -> bool {
+    let address: Option<PciAddress> = name.strip_prefix("pci:").unwrap_or(name).parse().ok();
+    matches!(drive.device, DeviceAddress::Pci(own) if Some(own) == address)
+        || drive.known.as_ref().is_some_and(|known| known.serial == name || known.name == name)
 }
 
 impl DriveName {
-    /// The index of the drive among `drives`; `None` when it may be the serial number of one whose number is not known.
-    fn find(&self, drives: &[Named<'_>]) -> anyhow::Result<Option<usize>> {
+    /// The drive among `drives`; `None` when it may be the serial number of one whose number is not known.
+    fn find<'a>(&self, drives: &'a [Named]) -> anyhow::Result<Option<&'a Named>> {
         let Self(name) = self;
-        let address: Option<PciAddress> = name.strip_prefix("pci:").unwrap_or(name).parse().ok();
-        let has_address =
-            |drive: &Named<'_>| matches!(drive.device, DeviceAddress::Pci(own) if Some(*own) == address);
-        let has_serial = |drive: &Named<'_>| drive.serial.as_deref() == Some(name);
-        let place = name.parse().ok().filter(|place| (1..=drives.len()).contains(place));
-        let found = place.map(|place| place - 1);
-        let found = found.or_else(|| drives.iter().position(has_address));
-        let found = found.or_else(|| drives.iter().position(has_serial));
-        if found.is_none() && drives.iter().all(|drive| drive.serial.is_some()) {
-            let known = drives.iter().enumerate().map(|(index, drive)| {
-                format!(
-                    "{} ({}, serial {})",
-                    index + 1,
-                    drive.device,
-                    drive.serial.as_deref().unwrap_or("unknown")
-                )
-            });
-            bail!("there is no drive \"{name}\"; there are: {}", known.collect::<Vec<_>>().join(", "));
+        let place = name.parse::<usize>().ok();
+        if let Some(drive) = drives.iter().find(|drive| place.is_some() && drive.place == place) {
+            return Ok(Some(drive));
         }
-        Ok(found)
+        let found: Vec<&Named> = drives.iter().filter(|drive| is_named(drive, name)).collect();
+        match found[..] {
+            [drive] => Ok(Some(drive)),
+            [] if drives.iter().any(|drive| drive.known.is_none()) => Ok(None),
+            [] => bail!("there is no drive \"{name}\"; there are: {}", list(drives)),
+            _ => bail!("there are several drives \"{name}\"; there are: {}", list(drives)),
+        }
     }
+}
+
+/// Drives, for an error.
+pub(super) fn list(drives: &[Named]) -> String {
+    if drives.is_empty() {
+        return "none".to_owned();
+    }
+    drives.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl FromStr for ExportArg {
@@ -88,7 +121,7 @@ impl FromStr for ExportArg {
                 Some(("drive", value)) if drive.is_none() && !value.is_empty() => {
                     drive = Some(DriveName(value.to_owned()));
                 }
-                Some(("ns", value)) => namespaces.push(namespace(value)?),
+                Some(("ns", value)) => namespaces.push(value.parse()?),
                 Some(("host", value)) => drop(hosts.insert(name(value)?.to_string())),
                 None if part == "read-only" => read_only = true,
                 None if part == "derive-ids" => derive_ids = true,
@@ -113,53 +146,96 @@ impl FromStr for ExportArg {
     }
 }
 
-fn namespace(text: &str) -> Result<Namespace, String> {
-    let form = || format!("\"{text}\" does not name a namespace: write NSID=DRIVE/NSID, or DRIVE/NSID");
-    let (nsid, place) = match text.split_once('=') {
-        Some((nsid, place)) => (Some(nsid.parse::<u32>().map_err(|_| form())?), place),
-        None => (None, text),
-    };
-    let (drive, drive_nsid) = place.rsplit_once('/').ok_or_else(form)?;
-    let drive_nsid: u32 = drive_nsid.parse().map_err(|_| form())?;
-    if drive.is_empty() {
-        return Err(form());
+impl fmt::Display for ExportArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nqn={}", self.nqn)?;
+        match &self.shown {
+            Shown::Drive(DriveName(drive)) => write!(f, ",drive={drive}")?,
+            Shown::Namespaces(all) => all.iter().try_for_each(|one| write!(f, ",ns={one}"))?,
+        }
+        self.hosts.iter().try_for_each(|host| write!(f, ",host={host}"))?;
+        for (flag, name) in [(self.read_only, ",read-only"), (self.derive_ids, ",derive-ids")] {
+            if flag {
+                f.write_str(name)?;
+            }
+        }
+        Ok(())
     }
-    let nsid = nsid.unwrap_or(drive_nsid);
-    Ok(Namespace { nsid, drive: DriveName(drive.to_owned()), drive_nsid })
 }
 
-impl ExportArg {
-    /// The drives that it names, as far as they are known.
+impl FromStr for NamespaceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("\"{text}\" does not name a namespace: write NSID=DRIVE/NSID, or DRIVE/NSID");
+        let (nsid, place) = match text.split_once('=') {
+            Some((nsid, place)) => (Some(nsid.parse::<u32>().map_err(|_| form())?), place),
+            None => (None, text),
+        };
+        let (drive, drive_nsid) = place.rsplit_once('/').ok_or_else(form)?;
+        let drive_nsid: u32 = drive_nsid.parse().map_err(|_| form())?;
+        if drive.is_empty() {
+            return Err(form());
+        }
+        let nsid = nsid.unwrap_or(drive_nsid);
+        Ok(Self { nsid, drive: DriveName(drive.to_owned()), drive_nsid })
+    }
+}
+
+impl fmt::Display for NamespaceArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}/{}", self.nsid, self.drive.0, self.drive_nsid)
+    }
+}
+
+impl NamespaceArg {
+    /// The index of the drive that it names; `None` as long as that is not known.
     ///
     /// # Errors
     /// When there is no such drive.
-    pub(super) fn drives(&self, drives: &[Named<'_>]) -> anyhow::Result<Vec<Option<usize>>> {
+    pub(super) fn drive(&self, drives: &[Named]) -> anyhow::Result<Option<usize>> {
+        Ok(self.drive.find(drives)?.map(|drive| drive.index))
+    }
+
+    /// What it shows, of drives that are known.
+    ///
+    /// # Errors
+    /// When there is no such drive.
+    pub(super) fn mapping(&self, drives: &[Named]) -> anyhow::Result<Mapping> {
+        Ok(Mapping { nsid: self.nsid, drive: self.drive.index(drives)?, drive_nsid: self.drive_nsid })
+    }
+}
+
+impl DriveName {
+    /// The index of one of `drives`, which are known.
+    fn index(&self, drives: &[Named]) -> anyhow::Result<usize> {
+        let found = self.find(drives)?.map(|drive| drive.index);
+        found.ok_or_else(|| anyhow::anyhow!("the drive \"{}\" is not started", self.0))
+    }
+}
+
+impl ExportArg {
+    /// Indices of the drives that it names, as far as they are known.
+    ///
+    /// # Errors
+    /// When there is no such drive.
+    pub(super) fn drives(&self, drives: &[Named]) -> anyhow::Result<Vec<Option<usize>>> {
         match &self.shown {
-            Shown::Drive(drive) => Ok(vec![drive.find(drives)?]),
-            Shown::Namespaces(all) => all.iter().map(|one| one.drive.find(drives)).collect(),
+            Shown::Drive(drive) => Ok(vec![drive.find(drives)?.map(|drive| drive.index)]),
+            Shown::Namespaces(all) => all.iter().map(|one| one.drive(drives)).collect(),
         }
     }
 
-    /// What it shows, of drives whose serial numbers are known.
+    /// What it shows, of drives that are known.
     ///
     /// # Errors
     /// When it names a drive that there is not.
-    pub(super) fn selection(&self, drives: &[Named<'_>]) -> anyhow::Result<Selection> {
-        let find = |name: &DriveName| {
-            let found = name.find(drives)?;
-            found.ok_or_else(|| anyhow::anyhow!("the drive \"{}\" has no serial number", name.0))
-        };
+    pub(super) fn selection(&self, drives: &[Named]) -> anyhow::Result<Selection> {
         Ok(match &self.shown {
-            Shown::Drive(drive) => Selection::Drive(find(drive)?),
+            Shown::Drive(drive) => Selection::Drive(drive.index(drives)?),
             Shown::Namespaces(all) => {
-                let mapping = |one: &Namespace| {
-                    anyhow::Ok(Mapping {
-                        nsid: one.nsid,
-                        drive: find(&one.drive)?,
-                        drive_nsid: one.drive_nsid,
-                    })
-                };
-                Selection::Namespaces(all.iter().map(mapping).collect::<Result<_, _>>()?)
+                let mappings = all.iter().map(|one| one.mapping(drives));
+                Selection::Namespaces(mappings.collect::<Result<_, _>>()?)
             }
         })
     }
@@ -177,30 +253,59 @@ mod tests {
 
     #[test]
     fn namespaces_of_drives_are_named_by_place_address_or_serial_number() {
-        let devices: [DeviceAddress; 3] =
-            ["pci:0000:01:00.0", "pci:0000:02:00.0", "emulated:serial=X1"].map(|text| text.parse().unwrap());
-        let known: Vec<Named<'_>> = devices
-            .iter()
-            .zip(["S0", "S1", "X1"])
-            .map(|(device, serial)| Named { device, serial: Some(serial.to_owned()) })
-            .collect();
-        let export = parse("ns=1=2/7,ns=5=pci:0000:01:00.0/1,ns=02:00.0/3,ns=9=X1/4").unwrap();
+        let devices: [DeviceAddress; 4] =
+            ["pci:0000:01:00.0", "pci:0000:02:00.0", "emulated:serial=X1", "emulated"]
+                .map(|text| text.parse().unwrap());
+        // The last one was there before.
+        let known = |names: [&str; 4], serials: [&str; 4]| -> Vec<Named> {
+            let all = devices.iter().cloned().zip(names.into_iter().zip(serials)).enumerate();
+            let named = |(index, (device, (name, serial))): (usize, (_, (&str, &str)))| Named {
+                index: index + 10,
+                device,
+                known: Some(Known { name: name.to_owned(), serial: serial.to_owned() }),
+                place: (index < 3).then_some(index + 1),
+            };
+            all.map(named).collect()
+        };
+        let names = ["pci:0000:01:00.0", "pci:0000:02:00.0", "emulated:2", "emulated:0"];
+        let all = known(names, ["S0", "S1", "X1", "4"]);
+        let export =
+            parse("ns=1=2/7,ns=5=pci:0000:01:00.0/1,ns=02:00.0/3,ns=9=X1/4,ns=8=4/1,ns=7=emulated:0/2");
         let mapping = |nsid, drive, drive_nsid| Mapping { nsid, drive, drive_nsid };
         assert_eq!(
-            export.selection(&known).unwrap(),
+            export.unwrap().selection(&all).unwrap(),
             Selection::Namespaces(vec![
-                mapping(1, 1, 7),
-                mapping(5, 0, 1),
-                mapping(3, 1, 3),
-                mapping(9, 2, 4)
+                mapping(1, 11, 7),
+                mapping(5, 10, 1),
+                mapping(3, 11, 3),
+                mapping(9, 12, 4),
+                mapping(8, 13, 1),
+                mapping(7, 13, 2)
             ])
         );
-        assert_eq!(parse("drive=X1").unwrap().selection(&known).unwrap(), Selection::Drive(2));
-        let refused = parse("drive=4").unwrap().selection(&known).unwrap_err().to_string();
-        assert!(refused.contains("\"4\"") && refused.contains("pci:0000:02:00.0, serial S1"), "{refused}");
+        assert_eq!(parse("drive=X1").unwrap().selection(&all).unwrap(), Selection::Drive(12));
+        let refused = parse("drive=5").unwrap().selection(&all).unwrap_err().to_string();
+        assert!(refused.contains("\"5\"") && refused.contains("pci:0000:02:00.0 (serial S1)"), "{refused}");
+        let alike = known(names, ["S0", "S0", "X1", "X2"]);
+        let refused = parse("drive=S0").unwrap().selection(&alike).unwrap_err().to_string();
+        assert!(refused.contains("several"), "{refused}");
         // Before the drives are started, what may be a serial number is not refused.
-        let unknown: Vec<Named<'_>> = devices.iter().map(|device| Named { device, serial: None }).collect();
-        assert_eq!(export.drives(&unknown).unwrap(), [Some(1), Some(0), Some(1), None]);
+        let unknown: Vec<Named> = all.into_iter().map(|drive| Named { known: None, ..drive }).collect();
+        let export = parse("ns=1=2/7,ns=5=pci:0000:01:00.0/1,ns=9=X1/4").unwrap();
+        assert_eq!(export.drives(&unknown).unwrap(), [Some(11), Some(10), None]);
+    }
+
+    #[test]
+    fn an_export_survives_being_printed() {
+        for rest in [
+            "drive=1",
+            "ns=1=1/3,ns=2=pci:0000:01:00.0/1,read-only",
+            "drive=S1,host=nqn.2014-08.org.example:h,host=nqn.2014-08.org.example:i,read-only,derive-ids",
+        ] {
+            let export = parse(rest).unwrap();
+            assert_eq!(export.to_string(), format!("nqn={NQN},{rest}"));
+            assert_eq!(export.to_string().parse(), Ok(export));
+        }
     }
 
     #[test]

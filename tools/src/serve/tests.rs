@@ -1,22 +1,43 @@
 use clap::Parser;
+use gangway_bridge::Access;
 
+use super::drives::cannot_export;
 use super::*;
 
 #[derive(Parser)]
-struct Line {
+struct Arguments {
     #[command(flatten)]
     serve: Serve,
 }
 
 fn parse(arguments: &[&str]) -> Result<Serve, clap::Error> {
-    Line::try_parse_from(std::iter::once(&"serve").chain(arguments)).map(|line| line.serve)
+    Arguments::try_parse_from(std::iter::once(&"serve").chain(arguments)).map(|line| line.serve)
+}
+
+fn access(arguments: &[&str]) -> anyhow::Result<Access> {
+    let serve = parse(arguments).unwrap();
+    serve.terms.access(&serve.addresses())
+}
+
+fn check(arguments: &[&str]) -> anyhow::Result<Rights> {
+    let serve = parse(arguments).unwrap();
+    serve.wanted()?.check(&[], &serve.addresses())
+}
+
+/// A server in this process, started with these arguments on a free port of the loopback address.
+pub(crate) async fn start(arguments: &[&str]) -> (Target, Arc<Site>) {
+    let serve = parse(&[&["--listen", "127.0.0.1:0"], arguments].concat()).unwrap();
+    let wanted = serve.wanted().unwrap();
+    let rights = wanted.check(&[], &serve.addresses()).unwrap();
+    let (target, site, _) = serve.start(wanted, rights, serve.reactors().unwrap()).await.unwrap();
+    (target, site)
 }
 
 #[test]
 fn without_arguments_only_this_machine_can_connect() {
     let serve = parse(&[]).unwrap();
     assert_eq!(serve.addresses(), ["127.0.0.1:4420".parse().unwrap()]);
-    assert_eq!(serve.access().unwrap(), Access::AnyHost);
+    assert_eq!(access(&[]).unwrap(), Access::AnyHost);
 }
 
 #[test]
@@ -32,19 +53,18 @@ fn an_error_names_its_drive_once() {
 #[test]
 fn an_address_that_others_reach_wants_hosts_to_be_named() {
     for address in ["192.0.2.7", "0.0.0.0:4420", "[::]:4420", "2001:db8::1"] {
-        let refused = parse(&["--listen", address]).unwrap().access().unwrap_err();
+        let refused = access(&["--listen", address]).unwrap_err();
         assert!(refused.to_string().contains("--allow-host"), "{refused}");
-        assert!(parse(&["--listen", address, "--allow-any-host"]).unwrap().access().is_ok());
+        assert!(access(&["--listen", address, "--allow-any-host"]).is_ok());
     }
     for address in ["127.0.0.1", "[::1]:4420", "::ffff:127.0.0.1"] {
-        assert!(parse(&["--listen", address]).unwrap().access().is_ok(), "{address}");
+        assert!(access(&["--listen", address]).is_ok(), "{address}");
     }
 }
 
 #[test]
 fn named_hosts_are_the_only_ones_on_loopback_too() {
-    let serve = parse(&["--allow-host", "nqn.2014-08.org.example:a"]).unwrap();
-    let access = serve.access().unwrap();
+    let access = access(&["--allow-host", "nqn.2014-08.org.example:a"]).unwrap();
     assert!(access.allows(&"nqn.2014-08.org.example:a".parse().unwrap()));
     assert!(!access.allows(&"nqn.2014-08.org.example:b".parse().unwrap()));
 }
@@ -77,7 +97,7 @@ fn an_export_can_have_neither_the_name_of_another_nor_that_of_discovery() {
     let two = ["--device", "emulated", "--device", "emulated"];
     let with = |names: &[&str]| {
         let names = names.iter().flat_map(|name| ["--nqn", name]);
-        parse(&two.into_iter().chain(names).collect::<Vec<_>>()).unwrap().check_names()
+        check(&two.into_iter().chain(names).collect::<Vec<_>>())
     };
     assert!(with(&[]).is_ok() && with(&[a]).is_ok() && with(&[a, b]).is_ok());
     assert!(with(&[a, a]).unwrap_err().to_string().contains("twice"));
@@ -88,16 +108,16 @@ fn an_export_can_have_neither_the_name_of_another_nor_that_of_discovery() {
 #[test]
 fn exports_name_drives_that_there_are_and_leave_none_out() {
     let name = "nqn=nqn.2014-08.org.example:a";
-    let check = |exports: &[&str]| {
+    let check_exports = |exports: &[&str]| {
         let mut arguments = vec!["--device", "pci:0000:01:00.0", "--device", "emulated:serial=S"];
         exports.iter().for_each(|export| arguments.extend(["--export", export]));
-        parse(&arguments).unwrap().check_exports()
+        check(&arguments)
     };
-    assert!(check(&[&format!("{name},ns=1=1/1,ns=2=2/1")]).is_ok());
-    assert!(check(&[&format!("{name},ns=1=1/1,ns=2=S/1")]).is_ok(), "S may be a serial number");
-    assert!(check(&[&format!("{name},drive=1")]).unwrap_err().to_string().contains("serial=S"));
+    assert!(check_exports(&[&format!("{name},ns=1=1/1,ns=2=2/1")]).is_ok());
+    assert!(check_exports(&[&format!("{name},ns=1=1/1,ns=2=S/1")]).is_ok(), "S may be a serial number");
+    assert!(check_exports(&[&format!("{name},drive=1")]).unwrap_err().to_string().contains("serial=S"));
     let twice = format!("{name},drive=1");
-    assert!(check(&[&twice, &twice]).unwrap_err().to_string().contains("twice"));
+    assert!(check_exports(&[&twice, &twice]).unwrap_err().to_string().contains("twice"));
     assert!(parse(&["--nqn", "nqn.2014-08.org.example:a", "--export", &twice]).is_err());
 }
 
@@ -106,7 +126,7 @@ fn hosts_can_be_named_for_each_export() {
     let access = |exports: &[&str]| {
         let mut arguments = vec!["--listen", "192.0.2.7"];
         exports.iter().for_each(|export| arguments.extend(["--export", export]));
-        parse(&arguments).unwrap().access()
+        access(&arguments)
     };
     let named = "nqn=nqn.2014-08.org.example:a,drive=1,host=nqn.2014-08.org.example:h";
     assert!(!access(&[named]).unwrap().allows(&"nqn.2014-08.org.example:x".parse().unwrap()));
@@ -117,7 +137,7 @@ fn hosts_can_be_named_for_each_export() {
 fn a_drive_that_moves_no_data_is_served_by_itself() {
     let devices = |devices: &[&str]| {
         let arguments: Vec<&str> = devices.iter().flat_map(|device| ["--device", device]).collect();
-        parse(&arguments).unwrap().check_devices()
+        check(&arguments)
     };
     assert!(devices(&["emulated:null", "emulated:null"]).is_ok());
     assert!(devices(&["emulated", "emulated"]).is_ok());
@@ -130,4 +150,58 @@ fn wrong_addresses_and_devices_are_usage_errors() {
     for arguments in [["--listen", "example"], ["--device", "nvme0"], ["--nqn", "drive"], control] {
         assert!(parse(&arguments).is_err(), "{arguments:?}");
     }
+}
+
+#[test]
+fn what_add_leaves_unsaid_is_as_serve_was_told() {
+    let terms = |arguments: &[&str]| parse(arguments).unwrap().terms;
+    let (a, b) = ("nqn.2014-08.org.example:a", "nqn.2014-08.org.example:b");
+    let tune = format!("{a}=tune");
+    let usual = terms(&[
+        "--allow-host",
+        a,
+        "--allow",
+        "firmware",
+        "--allow-for",
+        &tune,
+        "--limit",
+        "host=iops=5k",
+        "--read-only",
+        "--prp",
+        "--nqn",
+        b,
+    ]);
+    let nothing = terms(&[]).or(&usual);
+    assert_eq!(nothing, Terms { nqn: Vec::new(), ..usual.clone() }, "all but names");
+    let other = terms(&["--allow-host", b, "--limit", "host=none", "--derive-ids"]).or(&usual);
+    let text: Vec<String> = other.limit.iter().map(ToString::to_string).collect();
+    assert_eq!((other.allow_host, text), (vec![b.parse().unwrap()], vec!["host=none".to_owned()]));
+    assert!(other.allow_for.is_empty(), "that host may not connect");
+    assert_eq!(other.allow, usual.allow);
+    assert!(other.read_only && other.derive_ids && other.prp);
+    let anyone = terms(&["--allow-any-host", "--allow", "inspect"]).or(&usual);
+    assert!(anyone.allow_host.is_empty() && anyone.allow_any_host);
+    assert!(
+        anyone.allow != usual.allow && anyone.allow_for.is_empty(),
+        "what hosts may do is said as a whole"
+    );
+}
+
+#[test]
+fn terms_are_the_same_after_their_way_through_json() {
+    let export = "nqn=nqn.2014-08.org.example:a,ns=1=1/3,host=nqn.2014-08.org.example:h,read-only";
+    let for_one = "nqn.2014-08.org.example:h=tune,firmware";
+    let arguments = [
+        &["--export", export, "--allow", "tune,admin:14h", "--refuse", "feature:06h", "--allow-for", for_one]
+            [..],
+        &["--limit", "host=iops=5k,burst=2000ms", "--limit", "namespace:2=none", "--allow-any-host", "--prp"]
+            [..],
+    ];
+    let terms = parse(&arguments.concat()).unwrap().terms;
+    let json = serde_json::to_value(&terms).unwrap();
+    assert_eq!(json["Export"], serde_json::json!([export]));
+    assert_eq!(serde_json::from_value::<Terms>(json).unwrap(), terms);
+    assert_eq!(serde_json::to_string(&Terms::default()).unwrap(), "{}");
+    assert!(serde_json::from_str::<Terms>(r#"{"Allow":["everything"]}"#).is_err());
+    assert!(serde_json::from_str::<Terms>(r#"{"AllowAll":true}"#).is_err());
 }
