@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use gangway_bridge::{Poll, ReactorConfig};
+use gangway_bridge::{Limits, Poll, ReactorConfig};
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Options, Transfer};
 use gangway_spec::opcode::nvm;
 use gangway_tests::meeting::Meeting;
@@ -210,6 +210,19 @@ fn no_command_allocates_that_waits_for_memory() {
     let memory = ReactorConfig { data_memory: 1 << 20, ..ReactorConfig::default() };
     let setup = Setup { memory, ..Setup::default() };
     nothing_is_allocated(&Options { in_capsule: false, ..Options::default() }, setup);
+}
+
+#[test]
+fn no_command_allocates_that_waits_for_a_limit() {
+    let mut limits = Limits::default();
+    for rule in ["host=iops=20k,burst=5ms", "namespace=iops=30k,burst=5ms"] {
+        let (subject, limit) = Limits::parse_rule(rule).unwrap();
+        limits.set(subject, limit);
+    }
+    for in_capsule in [true, false] {
+        let setup = Setup { limits: limits.clone(), ..plenty() };
+        nothing_is_allocated(&Options { in_capsule, ..Options::default() }, setup);
+    }
 }
 
 #[test]

@@ -7,11 +7,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use gangway_bridge::{Limit, Limits, Subject};
+use gangway_bridge::{Limit, Limits, ReactorConfig, Subject};
+use gangway_driver::emulated::EmulatedConfig;
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
-use gangway_spec::Status;
+use gangway_fabric::pdu::{CapsuleResp, PduType, R2t};
 use gangway_spec::opcode::nvm;
-use gangway_tests::{Bystander, Setup, TestTarget, command, eventually, identity, pattern, use_all_memory};
+use gangway_spec::{CompletionQueueEntry, Status};
+use gangway_tests::wire::{REFUSAL, Wire, by_transport, capsule, h2c_data, refused};
+use gangway_tests::{
+    Bystander, Setup, TestTarget, command, eventually, identity, pattern, subsystem, use_all_memory,
+};
+use zerocopy::FromBytes;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -232,5 +238,250 @@ fn a_host_that_is_always_at_its_limit_connects_once_more() {
     });
     finish(&mut queue);
     drop(admin);
+    target.assert_no_violations();
+}
+
+/// The I/O queues 1 to `count` of host 1, and its admin queue.
+fn wires(target: &TestTarget, count: u16) -> (Wire, Vec<Wire>) {
+    let host = identity(1);
+    let (admin, cntlid) = Wire::admin(target.address, &subsystem(0), &host);
+    let io = |qid| Wire::io(target.address, cntlid, qid, &subsystem(0), &host);
+    (admin, (1..=count).map(io).collect())
+}
+
+/// Where writes begin that do not touch what [`use_all_memory`] verifies.
+const OWN: u64 = 10_000;
+
+/// `count` writes with data in their capsules, as many reads, and as many writes with data that is to be asked for.
+fn some_of_each(count: u64) -> Vec<u8> {
+    let each = |place| {
+        let lba = OWN + place;
+        let in_capsule = capsule(command(nvm::WRITE, lba, 1), &pattern(lba, 5, 4096));
+        let read = by_transport(command(nvm::READ, place, 1), 4096);
+        [in_capsule, read, by_transport(command(nvm::WRITE, OWN + 1000 + 8 * place, 8), 32768)].concat()
+    };
+    (0..count).flat_map(each).collect()
+}
+
+/// The next response of a host that sends what it is asked for. Data of reads is passed over.
+fn next_response(wire: &mut Wire) -> CompletionQueueEntry {
+    loop {
+        let pdu = wire.pdu().expect("the connection lives");
+        match PduType(pdu[0]) {
+            PduType::CAPSULE_RESP => return CapsuleResp::ref_from_bytes(&pdu).unwrap().entry,
+            PduType::R2T => {
+                let r2t = R2t::read_from_bytes(&pdu).unwrap();
+                let data = vec![9; r2t.r2tl.get() as usize];
+                wire.send(&h2c_data(&r2t, 0, &data, true));
+            }
+            other => assert_eq!(other, PduType::C2H_DATA),
+        }
+    }
+}
+
+#[test]
+fn data_that_was_asked_for_is_received_behind_commands_that_wait() {
+    const LARGE: u16 = 77;
+    let target = limited(1, &["host=iops=1".to_owned()]);
+    let (_admin, mut wires) = wires(&target, 1);
+    let wire = &mut wires[0];
+    let mut write = command(nvm::WRITE, OWN + 2000, 256);
+    write.cid.set(LARGE);
+    wire.send(&by_transport(write, 1 << 20));
+    let r2t = wire.r2t();
+    wire.send(&some_of_each(30));
+    wire.send(&h2c_data(&r2t, 0, &pattern(1, 1, 1 << 20), true));
+    let mut before = 0;
+    loop {
+        let entry = next_response(wire);
+        assert!(entry.status().is_success(), "{}", entry.status());
+        if entry.cid.get() == LARGE {
+            break;
+        }
+        before += 1;
+    }
+    // At this rate each of them takes a second.
+    assert!(before < 10, "{before} of 90 commands that wait came before the write whose data was there");
+    target.assert_no_violations();
+}
+
+#[test]
+fn hosts_at_their_limit_keep_no_memory_that_others_wait_for_and_stay_connected() {
+    let memory = ReactorConfig {
+        data_memory: 4 << 20,
+        receive_chunks: 4,
+        host_timeout: Duration::from_secs(1),
+        ..ReactorConfig::default()
+    };
+    let target = TestTarget::with(Setup { memory, ..Setup::default() });
+    let (_admin, mut wires) = wires(&target, 8);
+    // Half of them have all memory for data of writes between them when the limit comes.
+    let mut asked = Vec::new();
+    for (index, wire) in wires[..4].iter_mut().enumerate() {
+        wire.send(&by_transport(command(nvm::WRITE, OWN + 2000 + 256 * index as u64, 256), 1 << 20));
+        asked.push(wire.r2t());
+    }
+    target.set_limit(Subject::Host(identity(1).nqn.as_str().to_owned()), "iops=1".parse().unwrap());
+    for wire in &mut wires {
+        wire.send(&some_of_each(40));
+    }
+    for (wire, r2t) in wires.iter_mut().zip(&asked) {
+        wire.send(&h2c_data(r2t, 0, &[4; 1 << 20], true));
+    }
+    let (_other, mut queue) = target.queue(2);
+    for round in 0..3 {
+        use_all_memory(&mut queue, round);
+        // By then a host that keeps memory from others would be gone.
+        std::thread::sleep(Duration::from_millis(600));
+    }
+    for wire in &mut wires {
+        wire.send(&refused());
+    }
+    target.set_limit(Subject::Host(identity(1).nqn.as_str().to_owned()), Limit::NONE);
+    // All at a time: who keeps the others waiting for data is ended.
+    std::thread::scope(|scope| {
+        for (index, wire) in wires.iter_mut().enumerate() {
+            scope.spawn(move || {
+                let (mut done, mut refused) = (0, 0);
+                while done < 120 + usize::from(index < 4) || refused < 1 {
+                    match next_response(wire).status() {
+                        REFUSAL => refused += 1,
+                        status if status.is_success() => done += 1,
+                        status => panic!("{status}"),
+                    }
+                }
+            });
+        }
+    });
+    for lba in OWN..OWN + 40 {
+        assert!(queue.read_blocks(1, lba, 1, 4096).unwrap() == pattern(lba, 5, 4096), "block {lba} differs");
+    }
+    target.assert_no_violations();
+}
+
+#[test]
+fn more_data_in_capsules_than_there_is_room_for_is_written_and_no_faster_than_it_may() {
+    let memory = ReactorConfig { data_memory: 1 << 20, ..ReactorConfig::default() };
+    let limits = limits(&[host(1, "iops=800,burst=0ms")]);
+    let target = TestTarget::with(Setup { memory, limits, ..Setup::default() });
+    let mut admin = target.host(1);
+    let mut mine = queues(&mut admin, 4);
+    let start = Instant::now();
+    for (first, queue) in (0..).step_by(100).zip(&mut mine) {
+        for lba in first..first + 100 {
+            queue
+                .submit(&command(nvm::WRITE, lba, 1), Transfer::Write(pattern(lba, 3, 4096).into()))
+                .unwrap();
+        }
+        queue.flush().unwrap();
+    }
+    let (_other, mut queue) = target.queue(2);
+    use_all_memory_beside(&mut queue);
+    mine.iter_mut().for_each(finish);
+    assert!(start.elapsed() > Duration::from_millis(450), "400 commands took {:?}", start.elapsed());
+    for lba in 0..400 {
+        assert!(queue.read_blocks(1, lba, 1, 4096).unwrap() == pattern(lba, 3, 4096), "block {lba} differs");
+    }
+    target.assert_no_violations();
+}
+
+/// Writes more at a time than there is memory for, beside what [`pattern`] is compared with.
+fn use_all_memory_beside(queue: &mut IoQueue) {
+    for place in 0..16_u64 {
+        let data = vec![8; 256 << 10];
+        queue.submit(&command(nvm::WRITE, 8192 + 64 * place, 64), Transfer::Write(data.into())).unwrap();
+    }
+    finish(queue);
+}
+
+#[test]
+fn a_connection_with_one_command_does_not_wait_behind_all_those_of_another_one_of_its_host() {
+    let target = limited(1, &["host=iops=50,burst=0ms".to_owned()]);
+    let mut admin = target.host(1);
+    let mut two = queues(&mut admin, 2);
+    let (many, one) = two.split_at_mut(1);
+    ask(&mut many[0], 100);
+    std::thread::sleep(Duration::from_millis(30));
+    collect(many);
+    ask(&mut one[0], 1);
+    finish(&mut one[0]);
+    let before = collect(many);
+    assert!(before < 50, "{before} of 100 commands of another connection came first");
+    target.set_limit(Subject::EachHost, Limit::NONE);
+    finish(&mut many[0]);
+    target.assert_no_violations();
+}
+
+#[test]
+fn commands_to_a_namespace_at_its_limit_hold_up_none_to_another() {
+    let drive = EmulatedConfig { namespaces: 2, size: 64 << 20, ..EmulatedConfig::default() };
+    let rules = ["namespace:1=iops=1".to_owned(), "namespace:2=iops=10k".to_owned()];
+    let target = TestTarget::with(Setup { drives: vec![drive], limits: limits(&rules), ..Setup::default() });
+    let (_admin, mut queue) = target.queue(1);
+    ask(&mut queue, 50);
+    let mut to_the_other = command(nvm::READ, 0, 1);
+    to_the_other.nsid.set(2);
+    let tag = queue.submit(&to_the_other, Transfer::Read(4096)).unwrap();
+    queue.flush().unwrap();
+    let mut before = 0;
+    while queue.wait(PATIENCE).unwrap().expect("a completion in time").tag != tag {
+        before += 1;
+    }
+    // At this rate each of them takes a second.
+    assert!(before < 10, "{before} of 50 commands to the other namespace came first");
+    target.set_limit(Subject::Namespace(1), Limit::NONE);
+    finish(&mut queue);
+    target.assert_no_violations();
+}
+
+#[test]
+fn a_host_with_writes_that_wait_for_its_limit_connects_once_more() {
+    let target = limited(1, &["host=iops=1".to_owned()]);
+    let (_admin, mut queue) = target.queue(1);
+    for lba in 0..100 {
+        queue.submit(&command(nvm::WRITE, lba, 1), Transfer::Write(pattern(lba, 1, 4096).into())).unwrap();
+    }
+    queue.flush().unwrap();
+    // What is written by the new connection must not be overwritten by what was sent before.
+    let (_admin, mut second) = target.queue(1);
+    target.set_limit(Subject::EachHost, Limit::NONE);
+    for lba in 0..100 {
+        second.write_blocks(1, lba, 4096, &pattern(lba, 2, 4096)).unwrap();
+    }
+    finish(&mut queue);
+    for lba in 0..100 {
+        assert!(second.read_blocks(1, lba, 1, 4096).unwrap() == pattern(lba, 2, 4096), "block {lba} differs");
+    }
+    target.assert_no_violations();
+}
+
+#[test]
+fn hosts_have_equal_parts_of_a_limited_bandwidth_whatever_the_size_of_their_commands() {
+    let target = limited(1, &["namespace:1=bandwidth=16MiB,burst=0ms".to_owned()]);
+    let (mut admin, mut admin_2) = (target.host(1), target.host(2));
+    let (mut large, mut small) = (queues(&mut admin, 1), queues(&mut admin_2, 1));
+    let (large, small) = (&mut large[0], &mut small[0]);
+    const LARGE: u32 = 128 << 10;
+    let (mut large_bytes, mut small_bytes) = (0_u64, 0_u64);
+    // Both always have more than enough that waits.
+    while large_bytes < 4 << 20 {
+        while large.in_flight() < 8 {
+            large.submit(&command(nvm::READ, 0, LARGE / 4096), Transfer::Read(LARGE)).unwrap();
+        }
+        large.flush().unwrap();
+        let more = 120_usize.saturating_sub(small.in_flight());
+        ask(small, more);
+        while large.wait(Duration::ZERO).unwrap().is_some() {
+            large_bytes += u64::from(LARGE);
+        }
+        small_bytes += 4096 * collect(std::slice::from_mut(small)) as u64;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Small commands cost a block more each, so that host has half as many bytes for its commands.
+    let ratio = small_bytes as f64 / large_bytes as f64;
+    assert!((0.3..1.2).contains(&ratio), "{small_bytes} bytes beside {large_bytes}");
+    target.set_limit(Subject::Namespace(1), Limit::NONE);
+    finish(large);
+    finish(small);
     target.assert_no_violations();
 }

@@ -1,7 +1,7 @@
 //! Aborts: what waits here ends at once, what a drive has the drive is asked to end.
 
 use super::Reactor;
-use super::connection::{Connection, Found};
+use super::connection::Found;
 use crate::drive::Verdict;
 
 /// In the place of a command that has ended.
@@ -42,10 +42,6 @@ impl Reactor {
         // Who gave up waiting may ask again, as often as it likes.
         self.aborts.retain(|abort| !abort.verdict.is_closed());
         self.aborts.push(Abort { command, sequence, aborted, verdict });
-        // What stood behind a command that waited for a limit may be taken in now.
-        if self.connections.get(key).is_some_and(Connection::is_halted) {
-            self.work(key, |connection, context| connection.resume(context));
-        }
     }
 
     /// Notes that a drive aborted a command. Whether its host wanted that.

@@ -1,16 +1,19 @@
-//! Limits in force on a reactor: who may have one more command now, and who waits until that is so.
+//! Limits in force on a reactor: who may have one more command now, and which commands wait until that is so.
 //!
-//! A command pays before anything is set aside for it, to its host's account and to its namespace's. One that must wait keeps
-//! its connection from reading on, so that what waits holds no memory that others need. Before each account connections have
-//! their turn by host ([`FairQueue`]).
+//! A command pays to its host's account, and then to its namespace's. Before one that has nothing it waits: before the account
+//! of a host its connections have their turn one after the other, before that of a namespace hosts have ([`FairQueue`]).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gangway_fabric::target::Reply;
 use slab::Slab;
 
-use super::fair::{self, FairQueue, Link, Links};
+use super::commands::Command;
+use super::fair::{FairQueue, Link, Links};
 use super::tenants::Tenant;
+use crate::admission::Admitted;
 use crate::limits::{Meter, Purse};
 
 /// How long a reactor sleeps at least before it looks again whether there is something. By then there is something for
@@ -21,45 +24,43 @@ const SHORTEST_WAIT: Duration = Duration::from_micros(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AccountId(u32);
 
-/// Where a command has to wait.
+/// Whose account a command has to pay to next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
-    /// Before its host's account.
+    /// Its host's, and then its namespace's.
     Host,
-    /// Before its namespace's. Its host's has been paid.
+    /// Its namespace's. Its host's has been paid to.
     Namespace,
 }
 
 #[derive(Debug)]
 struct Account {
+    gate: Gate,
     meter: Arc<Meter>,
     purse: Purse,
-    /// Connections and software queues that have it.
+    /// Connections, or namespaces of exports, that have it.
     users: usize,
-    /// Connections that wait.
+    /// Commands that wait.
     queue: FairQueue,
 }
 
-/// A connection, as one that may wait.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    link: Link,
-    tenant: Tenant,
-    cost: u32,
-    waits_for: Option<AccountId>,
-}
+/// Commands as they stand before an account: each connection of a host in a line of its own, or each host.
+struct Lines<'a>(&'a mut Slab<Command>, Gate);
 
-impl Links for Vec<Place> {
+impl Links for Lines<'_> {
     fn link(&mut self, item: u32) -> &mut Link {
-        &mut self[item as usize].link
+        self.0.link(item)
     }
 
     fn tenant(&self, item: u32) -> Tenant {
-        self[item as usize].tenant
+        match self.1 {
+            Gate::Host => Tenant::new(self.0[item as usize].connection().unwrap_or(0)),
+            Gate::Namespace => self.0.tenant(item),
+        }
     }
 
     fn cost(&self, item: u32) -> u32 {
-        self[item as usize].cost
+        self.0.cost(item)
     }
 }
 
@@ -67,12 +68,14 @@ impl Links for Vec<Place> {
 #[derive(Debug)]
 pub(super) struct Accounts {
     accounts: Slab<Account>,
-    /// Connections, by their keys.
-    places: Vec<Place>,
-    /// Those of limited namespaces, by export: ordered by NSID.
-    namespaces: Vec<Vec<(u32, AccountId)>>,
-    /// Accounts before which connections wait.
+    /// Those of limited namespaces, by export: ordered by the number of their software queue.
+    namespaces: Vec<Vec<(usize, AccountId)>>,
+    /// Accounts before which commands wait.
     busy: Vec<AccountId>,
+    /// Answers of commands that were executed and not paid for.
+    answers: HashMap<u32, Reply>,
+    /// Keys of connections, and numbers of hosts, for which there is room.
+    room: (usize, usize),
     /// The time of this turn.
     now: Instant,
 }
@@ -81,9 +84,10 @@ impl Accounts {
     pub(super) fn new() -> Self {
         Self {
             accounts: Slab::new(),
-            places: Vec::new(),
             namespaces: Vec::new(),
             busy: Vec::new(),
+            answers: HashMap::new(),
+            room: (0, 0),
             now: Instant::now(),
         }
     }
@@ -100,25 +104,22 @@ impl Accounts {
         self.now = now;
     }
 
-    /// Makes room for the connection with this key, and for so many hosts.
-    pub(super) fn make_room(&mut self, key: usize, tenant: Tenant, tenants: usize) {
-        let vacant = Place { link: Link::default(), tenant, cost: 0, waits_for: None };
-        if self.places.len() <= key {
-            self.places.resize(key + 1, vacant);
-        }
-        self.places[key] = vacant;
-        self.accounts.iter_mut().for_each(|(_, account)| account.queue.make_room(tenants));
+    /// Makes room for so many connections, and so many hosts.
+    pub(super) fn make_room(&mut self, connections: usize, tenants: usize) {
+        self.room = (self.room.0.max(connections), self.room.1.max(tenants));
+        let room = self.room;
+        self.accounts.iter_mut().for_each(|(_, account)| account.make_room(room));
     }
 
-    /// Opens an account with a meter, for one more user.
-    pub(super) fn open(&mut self, meter: Arc<Meter>, tenants: usize) -> AccountId {
+    /// Opens an account with a meter, for one more user. `gate`: whose it is.
+    pub(super) fn open(&mut self, gate: Gate, meter: Arc<Meter>) -> AccountId {
         let found = self.accounts.iter().find(|(_, account)| Arc::ptr_eq(&account.meter, &meter));
         let index = match found {
             Some((index, _)) => index,
             None => {
-                let mut queue = FairQueue::default();
-                queue.make_room(tenants);
-                let account = Account { meter, purse: Purse::default(), users: 0, queue };
+                let queue = FairQueue::default();
+                let mut account = Account { gate, meter, purse: Purse::default(), users: 0, queue };
+                account.make_room(self.room);
                 self.accounts.insert(account)
             }
         };
@@ -127,45 +128,53 @@ impl Accounts {
         AccountId(index as u32)
     }
 
-    /// A user no longer has the account. What waits for one that nobody has any more is put into `woken`.
-    pub(super) fn close(&mut self, id: AccountId, woken: &mut Vec<usize>) {
+    /// A user no longer has the account. Commands that wait for one that nobody has any more are put into `woken`.
+    pub(super) fn close(
+        &mut self,
+        id: AccountId,
+        commands: &mut Slab<Command>,
+        woken: &mut Vec<(usize, Gate)>,
+    ) {
         let Some(account) = self.accounts.get_mut(id.0 as usize) else { return };
         account.users -= 1;
         if account.users > 0 {
             return;
         }
-        while let Some(item) = account.queue.next(&self.places, |_| true) {
-            account.queue.remove(item, &mut self.places);
-            self.places[item as usize].waits_for = None;
-            woken.push(item as usize);
+        let Account { gate, queue, .. } = account;
+        let mut lines = Lines(commands, *gate);
+        while let Some(item) = queue.next(&lines, |_| true) {
+            queue.remove(item, &mut lines);
+            woken.push((item as usize, *gate));
         }
         self.busy.retain(|busy| *busy != id);
         self.accounts.remove(id.0 as usize);
     }
 
-    /// The account of a namespace of an export, if it is limited.
-    pub(super) fn of_namespace(&self, export: usize, nsid: u32) -> Option<AccountId> {
-        let limited = self.namespaces.get(export)?;
-        limited.binary_search_by_key(&nsid, |(nsid, _)| *nsid).ok().map(|at| limited[at].1)
-    }
-
-    /// Says which namespaces of an export are limited, in order of NSID. What waits for accounts that nobody has any more
-    /// is put into `woken`.
+    /// Says which namespaces of an export are limited, by the numbers of their software queues. Commands that wait for
+    /// accounts that nobody has any more are put into `woken`.
     pub(super) fn limit_namespaces(
         &mut self,
         export: usize,
-        limited: Vec<(u32, Arc<Meter>)>,
-        tenants: usize,
-        woken: &mut Vec<usize>,
+        mut limited: Vec<(usize, Arc<Meter>)>,
+        commands: &mut Slab<Command>,
+        woken: &mut Vec<(usize, Gate)>,
     ) {
         if self.namespaces.len() <= export {
             self.namespaces.resize_with(export + 1, Vec::new);
         }
+        limited.sort_unstable_by_key(|(queue, _)| *queue);
         // Opened before the old ones are closed, so that those which stay the same stay open.
-        let new = limited.into_iter().map(|(nsid, meter)| (nsid, self.open(meter, tenants))).collect();
+        let open = |(queue, meter)| (queue, self.open(Gate::Namespace, meter));
+        let new = limited.into_iter().map(open).collect();
         for (_, id) in std::mem::replace(&mut self.namespaces[export], new) {
-            self.close(id, woken);
+            self.close(id, commands, woken);
         }
+    }
+
+    /// The account of the namespace of a command, if that is limited. What is for all namespaces counts for none.
+    pub(super) fn of_namespace(&self, export: usize, admitted: &Admitted) -> Option<AccountId> {
+        let limited = self.namespaces.get(export).filter(|_| admitted.nsid != u32::MAX)?;
+        limited.binary_search_by_key(&admitted.queue, |(queue, _)| *queue).ok().map(|at| limited[at].1)
     }
 
     /// Whether account `id` has this meter.
@@ -177,50 +186,62 @@ impl Accounts {
         }
     }
 
-    /// Pays for a command of `length` bytes of connection `key`. False when it has to wait: then the connection is in the
-    /// account's queue. `turn`: it has waited, and has its turn.
-    pub(super) fn pay(&mut self, id: Option<AccountId>, key: usize, length: u32, turn: bool) -> bool {
-        let Some((id, account)) = id.and_then(|id| Some((id, self.accounts.get_mut(id.0 as usize)?))) else {
-            return true;
-        };
-        if self.places[key].waits_for.is_some() {
-            // It is in a queue, and can be in one only.
-            return false;
-        }
+    /// Whose account this is.
+    pub(super) fn gate(&self, id: AccountId) -> Gate {
+        self.accounts.get(id.0 as usize).map_or(Gate::Namespace, |account| account.gate)
+    }
+
+    /// Pays for a command of `length` bytes. False when it has to wait: there is nothing, or others wait and it is not its
+    /// `turn`.
+    pub(super) fn pay(&mut self, id: AccountId, length: u32, turn: bool) -> bool {
+        let Some(account) = self.accounts.get_mut(id.0 as usize) else { return true };
         let Account { meter, purse, queue, .. } = account;
-        if (turn || queue.is_empty()) && purse.has_some(meter, self.now) {
+        let may = (turn || queue.is_empty()) && purse.has_some(meter, self.now);
+        if may {
             purse.pay(meter, length);
-            return true;
         }
-        let place = &mut self.places[key];
-        place.cost = fair::cost(length);
-        place.waits_for = Some(id);
+        may
+    }
+
+    /// Puts a command behind those that wait for an account.
+    pub(super) fn wait(&mut self, id: AccountId, item: u32, commands: &mut Slab<Command>) {
+        let Account { gate, queue, .. } = &mut self.accounts[id.0 as usize];
         if queue.is_empty() {
             self.busy.push(id);
         }
-        queue.push(key as u32, &mut self.places);
-        false
+        queue.push(item, &mut Lines(commands, *gate));
     }
 
-    /// Takes out a connection that waits, which has its turn now.
-    pub(super) fn next_ready(&mut self) -> Option<usize> {
+    /// A command no longer waits for an account.
+    pub(super) fn forget(&mut self, id: AccountId, item: u32, commands: &mut Slab<Command>) {
+        let Account { gate, queue, .. } = &mut self.accounts[id.0 as usize];
+        queue.remove(item, &mut Lines(commands, *gate));
+        if queue.is_empty() {
+            self.busy.retain(|busy| *busy != id);
+        }
+        self.answers.remove(&item);
+    }
+
+    /// Takes out a command that waits, which has its turn now, with whose account it waited for.
+    pub(super) fn next_ready(&mut self, commands: &mut Slab<Command>) -> Option<(usize, Gate)> {
         for at in 0..self.busy.len() {
-            let Account { meter, purse, queue, .. } = &mut self.accounts[self.busy[at].0 as usize];
+            let Account { gate, meter, purse, queue, .. } = &mut self.accounts[self.busy[at].0 as usize];
+            let mut lines = Lines(commands, *gate);
             if purse.has_some(meter, self.now)
-                && let Some(item) = queue.next(&self.places, |_| true)
+                && let Some(item) = queue.next(&lines, |_| true)
             {
-                queue.take(item, &mut self.places);
+                queue.take(item, &mut lines);
+                let ready = (item as usize, *gate);
                 if queue.is_empty() {
                     self.busy.swap_remove(at);
                 }
-                self.places[item as usize].waits_for = None;
-                return Some(item as usize);
+                return Some(ready);
             }
         }
         None
     }
 
-    /// How long it takes until a connection that waits can have its turn; `None` when none waits.
+    /// How long it takes until a command that waits can have its turn; `None` when none waits.
     pub(super) fn ready_in(&self) -> Option<Duration> {
         let waits = self.busy.iter().map(|id| {
             let Account { meter, purse, .. } = &self.accounts[id.0 as usize];
@@ -229,44 +250,115 @@ impl Accounts {
         waits.min().map(|wait| wait.max(SHORTEST_WAIT))
     }
 
-    /// A connection no longer waits for anything.
-    pub(super) fn forget(&mut self, key: usize) {
-        let Some(id) = self.places.get_mut(key).and_then(|place| place.waits_for.take()) else { return };
-        let queue = &mut self.accounts[id.0 as usize].queue;
-        queue.remove(key as u32, &mut self.places);
-        if queue.is_empty() {
-            self.busy.retain(|busy| *busy != id);
-        }
+    /// Keeps the answer of a command that is to be paid for.
+    pub(super) fn keep_answer(&mut self, item: usize, reply: Reply) {
+        self.answers.insert(item as u32, reply);
+    }
+
+    /// The answer of a command that has been paid for.
+    pub(super) fn take_answer(&mut self, item: usize) -> Option<Reply> {
+        self.answers.remove(&(item as u32))
+    }
+}
+
+impl Account {
+    fn make_room(&mut self, (connections, tenants): (usize, usize)) {
+        self.queue.make_room(if self.gate == Gate::Host { connections } else { tenants });
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)] // Tests end where something fails.
 mod tests {
-    use super::*;
+    use gangway_driver::dma::CommandData;
+    use gangway_spec::SubmissionQueueEntry;
+    use gangway_spec::command::TransferDirection;
+    use gangway_spec::opcode::nvm;
 
-    #[test]
-    fn a_connection_waits_before_one_account_once_however_often_it_asks() {
-        let mut accounts = Accounts::new();
+    use super::*;
+    use crate::admission::{Course, Handling};
+    use crate::reactor::commands::{Stage, Terms};
+
+    fn waiting(connection: u32, tenant: usize) -> Command {
+        Command {
+            entry: SubmissionQueueEntry::new(nvm::READ),
+            connection: Some(connection),
+            slot: 0,
+            tenant: Tenant::new(tenant),
+            link: Link::default(),
+            sequence: 0,
+            admitted: Admitted {
+                course: Course::Drive,
+                drive: 0,
+                queue: 0,
+                nsid: 1,
+                direction: TransferDirection::ControllerToHost,
+                length: 4096,
+                handling: Handling::Plain,
+            },
+            data: CommandData::None,
+            terms: Terms::Usual,
+            counted: false,
+            stage: Stage::Receiving,
+        }
+    }
+
+    /// Has commands of these connections and hosts wait before an account, and lets them go on one after the other.
+    fn order(gate: Gate, of: &[(u32, usize)]) -> Vec<(u32, usize)> {
+        let (mut accounts, mut commands) = (Accounts::new(), Slab::new());
         let now = Instant::now();
         accounts.begin_turn(now);
-        let meter = Arc::new(Meter::new(&"iops=1,burst=0ms".parse().unwrap()).unwrap());
-        let account = Some(accounts.open(meter, 1));
-        for key in 0..2 {
-            accounts.make_room(key, Tenant::new(0), 1);
+        accounts.make_room(8, 8);
+        let id = accounts.open(gate, Arc::new(Meter::new(&"iops=1,burst=0ms".parse().unwrap()).unwrap()));
+        while accounts.pay(id, 4096, false) {}
+        for (connection, tenant) in of {
+            assert!(!accounts.pay(id, 4096, false));
+            let item = commands.insert(waiting(*connection, *tenant));
+            accounts.wait(id, item as u32, &mut commands);
         }
-        while accounts.pay(account, 0, 4096, false) {}
-        for turn in [false, true] {
-            assert!(!accounts.pay(account, 0, 4096, turn));
-        }
-        assert!(!accounts.pay(account, 1, 4096, false));
-        assert!(!accounts.pay(account, 0, 4096, true));
-        let turns = (0..10).filter_map(|second| {
-            accounts.begin_turn(now + Duration::from_secs(10 * (second + 1)));
-            let key = accounts.next_ready()?;
-            assert!(accounts.pay(account, key, 4096, true));
-            Some(key)
+        let turns = (1..=of.len() as u64).map(|turn| {
+            assert_eq!(accounts.next_ready(&mut commands), None);
+            accounts.begin_turn(now + Duration::from_secs(10 * turn));
+            assert!(!accounts.pay(id, 4096, false), "nobody goes before those who wait");
+            let (item, at) = accounts.next_ready(&mut commands).unwrap();
+            assert!(at == gate && accounts.pay(id, 4096, true));
+            let Command { connection, tenant, .. } = commands.remove(item);
+            (connection.unwrap(), tenant.index())
         });
-        assert_eq!(turns.collect::<Vec<_>>(), [0, 1]);
+        let turns = turns.collect();
+        assert_eq!(accounts.ready_in(), None);
+        turns
+    }
+
+    #[test]
+    fn connections_of_a_host_have_its_limit_in_turn() {
+        let order = order(Gate::Host, &[(1, 0), (1, 0), (1, 0), (2, 0), (2, 0), (5, 0)]);
+        assert_eq!(order, [(1, 0), (2, 0), (5, 0), (1, 0), (2, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn hosts_have_the_limit_of_a_namespace_in_turn() {
+        let order = order(Gate::Namespace, &[(1, 0), (2, 0), (3, 0), (4, 1), (4, 1)]);
+        assert_eq!(order, [(1, 0), (4, 1), (2, 0), (4, 1), (3, 0)]);
+    }
+
+    #[test]
+    fn who_waits_for_an_account_that_is_closed_is_woken() {
+        let (mut accounts, mut commands) = (Accounts::new(), Slab::new());
+        accounts.make_room(8, 8);
+        let meter = Arc::new(Meter::new(&"iops=1".parse().unwrap()).unwrap());
+        let id = accounts.open(Gate::Host, Arc::clone(&meter));
+        assert_eq!(accounts.open(Gate::Host, meter), id);
+        for connection in [3, 4] {
+            let item = commands.insert(waiting(connection, 0));
+            accounts.wait(id, item as u32, &mut commands);
+        }
+        accounts.forget(id, 0, &mut commands);
+        let mut woken = Vec::new();
+        accounts.close(id, &mut commands, &mut woken);
+        assert!(woken.is_empty() && accounts.are_in_force());
+        accounts.close(id, &mut commands, &mut woken);
+        assert_eq!(woken, [(1, Gate::Host)]);
+        assert!(!accounts.are_in_force() && accounts.ready_in().is_none());
     }
 }

@@ -10,7 +10,7 @@ use gangway_spec::status::Status;
 use slab::Slab;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::accounts::Accounts;
+use super::accounts::{AccountId, Accounts, Gate};
 use super::batch::{BatchPool, SendBatch};
 use super::drives::{DriveSlot, Passage, SoftwareQueue, Way, passage};
 use super::fair::{self, Link, Links};
@@ -40,6 +40,21 @@ pub(super) enum Stage {
     WithDrive,
     /// With the control plane, which will answer it.
     Asked,
+    /// It waits until it can be paid for. It has no memory, but for data that came in its capsule.
+    Limited(AccountId),
+    /// It was executed, and its answer waits until it can be paid for.
+    Owing(AccountId),
+}
+
+/// What is to be remembered of a command until it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terms {
+    /// Nothing.
+    Usual,
+    /// Its data was asked for with R2T.
+    Requested,
+    /// It was not paid for. That is to be done, from here on, when it has been executed.
+    InDebt(Gate),
 }
 
 #[derive(Debug)]
@@ -57,8 +72,7 @@ pub(super) struct Command {
     pub(super) sequence: u64,
     pub(super) admitted: Admitted,
     pub(super) data: CommandData,
-    /// Whether its data was asked for with R2T.
-    pub(super) requested: bool,
+    pub(super) terms: Terms,
     /// Whether its memory counts against its drive's share.
     pub(super) counted: bool,
     pub(super) stage: Stage,
@@ -76,7 +90,8 @@ impl Command {
         match self.stage {
             Stage::Queued | Stage::WithDrive => true,
             Stage::Memory | Stage::Held => self.admitted.direction != TransferDirection::HostToController,
-            Stage::Refused(_) | Stage::Receiving | Stage::Asked => false,
+            Stage::Limited(_) => self.admitted.length == 0 || !self.data.is_empty(),
+            Stage::Refused(_) | Stage::Receiving | Stage::Asked | Stage::Owing(_) => false,
         }
     }
 }
@@ -125,6 +140,23 @@ pub(super) struct Ended {
 
 /// Commands for which there is room in any case.
 const LEAST_ROOM: usize = 1024;
+/// What part of the memory for data of writes may be taken by data that waits for a limit.
+const ASIDE: usize = 8;
+
+/// Takes from a command what it has of its drive's share and queue, and the buffer that it has in hand.
+#[inline]
+fn detach(drives: &mut [Option<DriveSlot>], command: &mut Command) -> CommandData {
+    let Admitted { drive, direction, length, .. } = command.admitted;
+    if let Some(Some(slot)) = drives.get_mut(drive) {
+        if command.counted {
+            slot.taken[Way::of(direction) as usize] -= length as usize;
+        }
+        if command.stage == Stage::WithDrive {
+            slot.with_drive[command.tenant.index()] -= 1;
+        }
+    }
+    std::mem::take(&mut command.data)
+}
 
 /// Everything of a reactor that is not a connection.
 pub(super) struct Engine {
@@ -146,6 +178,8 @@ pub(super) struct Engine {
     pub(super) accounts: Accounts,
     /// Memory that drives read: data of writes.
     to_drive: BufferPool,
+    /// Bytes of it with data of commands that wait for a limit.
+    pub(super) aside: usize,
     /// Memory that drives write: data of reads.
     from_drive: BufferPool,
     /// Memory for in-capsule data when there is none in `to_drive`. What `to_drive` lent for data that is still to
@@ -192,6 +226,7 @@ impl Engine {
             tenants: Tenants::default(),
             accounts: Accounts::new(),
             to_drive,
+            aside: 0,
             from_drive,
             capsules,
             depth: 0,
@@ -435,23 +470,62 @@ impl Engine {
     /// against its drive's share.
     pub(super) fn remove(&mut self, index: usize) -> Option<Ended> {
         let command = self.commands.get_mut(index)?;
-        let Admitted { drive, direction, length, .. } = command.admitted;
+        let Admitted { direction, length, .. } = command.admitted;
         let ended = Ended { connection: command.connection(), slot: command.slot, direction, length };
-        let data = std::mem::take(&mut command.data);
-        if let Some(Some(slot)) = self.drives.get_mut(drive) {
-            if command.counted {
-                slot.taken[Way::of(direction) as usize] -= length as usize;
-            }
-            if command.stage == Stage::WithDrive {
-                slot.with_drive[command.tenant.index()] -= 1;
-            }
-        }
+        let data = detach(&mut self.drives, command);
         self.commands.remove(index);
         self.release(data);
         if ended.connection.is_none() {
             self.orphans.retain(|orphan| orphan.command != index);
         }
         Some(ended)
+    }
+
+    /// Takes from a command that its drive has completed what it had of that, and keeps it on the books.
+    pub(super) fn retain(&mut self, index: usize, data: CommandData) {
+        self.release(data);
+        if let Some(command) = self.commands.get_mut(index) {
+            let data = detach(&mut self.drives, command);
+            command.counted = false;
+            command.stage = Stage::Receiving;
+            self.release(data);
+        }
+    }
+
+    /// Lets the data of a command that came in its capsule stay until the command can be paid for. False when such data
+    /// has as much memory as it may.
+    pub(super) fn set_aside(&mut self, index: usize) -> bool {
+        let Some(command) = self.commands.get_mut(index) else { return false };
+        let length = command.data.len();
+        if self.aside + length > self.to_drive.capacity() / ASIDE {
+            return false;
+        }
+        if !command.counted {
+            // What is received into, and what capsules fall back on, cannot be missed for so long.
+            let data = std::mem::take(&mut command.data);
+            let taken = self.take(index, false);
+            match (&mut self.commands[index].data, &data) {
+                (CommandData::Buffer(buffer), CommandData::Buffer(from)) if taken => {
+                    buffer.copy_from_slice(from);
+                }
+                (CommandData::Buffer(buffer), CommandData::Shared(from)) if taken => {
+                    buffer.copy_from_slice(from);
+                }
+                (place, _) => {
+                    *place = data;
+                    return false;
+                }
+            }
+            self.release(data);
+        }
+        self.aside += length;
+        true
+    }
+
+    /// Puts a command into the queue of those that wait for an account. `stage` names it.
+    pub(super) fn limit(&mut self, index: usize, stage: Stage, account: AccountId) {
+        self.commands[index].stage = stage;
+        self.accounts.wait(account, index as u32, &mut self.commands);
     }
 
     /// A command's connection is gone; its drive still has it.
@@ -618,6 +692,11 @@ impl Engine {
                     slot.waiting[Way::of(direction) as usize].remove(index as u32, &mut self.commands);
                 }
             }
+            Stage::Limited(account) => {
+                self.aside -= command.data.len();
+                self.accounts.forget(account, index as u32, &mut self.commands);
+            }
+            Stage::Owing(account) => self.accounts.forget(account, index as u32, &mut self.commands),
             Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive | Stage::Asked => {}
         }
     }

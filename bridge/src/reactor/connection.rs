@@ -18,11 +18,10 @@ use gangway_spec::status::Status;
 
 pub(super) use self::abort::Found;
 use self::intake::Arrived;
-use self::limited::Parked;
-use super::accounts::{AccountId, Gate};
+use super::accounts::AccountId;
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
-use super::commands::{Command, Ended, Engine, GivenUp, Origin, Stage};
+use super::commands::{Command, Ended, Engine, GivenUp, Origin, Stage, Terms};
 use super::fair::Link;
 use super::message::LoadShare;
 use super::sockets::Receive;
@@ -78,12 +77,6 @@ pub(super) struct Connection {
     pub(super) paused: bool,
     /// Waits for a buffer for in-capsule data; nothing is received meanwhile.
     pub(super) starved: bool,
-    /// A command that waits until its host or its namespace may have one more; nothing is received meanwhile.
-    parked: Option<Parked>,
-    /// Where the command that is taken in has waited.
-    waited: Option<Gate>,
-    /// A command waited for that, and little is received at a time until all that was received needs not wait.
-    wary: bool,
     /// Too many answers wait to leave; nothing is received until some have.
     pub(super) congested: bool,
     /// Memory for data of writes that is asked for with R2T, until all of it has arrived.
@@ -159,9 +152,6 @@ impl Connection {
             stash: None,
             paused: false,
             starved: false,
-            parked: None,
-            waited: None,
-            wary: false,
             congested: false,
             writes: Budget::new(depth),
             requested: 0,
@@ -239,7 +229,7 @@ impl Connection {
     /// Whether nothing but answers that have not left keeps it from receiving. What waits for something else goes on when
     /// it has that: it is listed for it already.
     pub(super) fn waits_to_send(&self) -> bool {
-        let listed = self.starved || self.paused || self.is_parked();
+        let listed = self.starved || self.paused;
         self.phase == Phase::Open && self.congested && !listed
     }
 
@@ -344,23 +334,22 @@ impl Connection {
                 return Ok(());
             }
         };
-        if context.engine.accounts.are_in_force()
-            && stage == Stage::Receiving
-            && let Some(gate) = self.must_wait(&entry, &admitted, context)
-        {
-            self.parked = Some(Parked { slot, entry, data, gate });
-            return Ok(());
-        }
         let index = self.enter(slot, entry, admitted, stage, context);
+        // With data in its capsule, it goes on when that has arrived.
+        if !in_capsule && (!context.engine.accounts.are_in_force() || self.pays(index, context)) {
+            self.begin(index, &admitted, context);
+        }
+        Ok(())
+    }
+
+    /// Has a command get what it needs before its drive can have it. Its data is not there.
+    fn begin(&mut self, index: usize, admitted: &Admitted, context: &mut Context<'_>) {
         match (admitted.direction, admitted.length) {
-            // It goes on when that has arrived.
-            _ if in_capsule => {}
             // A vendor's command may have no data, whatever its opcode says.
             (TransferDirection::HostToController, 1..) => self.start(index, admitted.length, false, context),
             (TransferDirection::ControllerToHost, 1..) => self.start(index, admitted.length, true, context),
             _ => self.dispatch(index, context),
         }
-        Ok(())
     }
 
     fn enter(
@@ -382,7 +371,7 @@ impl Connection {
             sequence,
             admitted,
             data: CommandData::None,
-            requested: false,
+            terms: Terms::Usual,
             counted: false,
             stage,
         });
@@ -425,7 +414,7 @@ impl Connection {
             return self.dispatch(index, context);
         }
         let slot = command.slot;
-        command.requested = true;
+        command.terms = Terms::Requested;
         command.stage = Stage::Receiving;
         self.requested += command.data.len();
         self.requests += 1;
@@ -435,7 +424,8 @@ impl Connection {
     fn data_complete(&mut self, slot: Slot, intact: bool, context: &mut Context<'_>) {
         let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
         let Some(command) = context.engine.commands.get(index) else { return };
-        if command.requested {
+        let requested = command.terms == Terms::Requested;
+        if requested {
             let length = command.admitted.length as usize;
             self.writes.give_back(length);
             self.requested -= length;
@@ -447,7 +437,12 @@ impl Connection {
                 self.respond(slot, &Reply { status, result: 0 }, context.engine);
             }
             Stage::Receiving => match self.examine(index, intact, context) {
-                Ok(()) => self.dispatch(index, context),
+                Ok(()) => {
+                    let paid = requested || !context.engine.accounts.are_in_force();
+                    if paid || self.pays_with_data(index, context) {
+                        self.dispatch(index, context);
+                    }
+                }
                 Err(status) => self.give_up(index, status, context.engine),
             },
             _ => {}
@@ -482,8 +477,10 @@ impl Connection {
     /// Answers a command that will not reach its drive.
     pub(super) fn give_up(&mut self, index: usize, status: Status, engine: &mut Engine) {
         let Some(command) = engine.commands.get(index) else { return };
-        let Command { slot, admitted, .. } = *command;
-        if admitted.direction == TransferDirection::ControllerToHost {
+        let Command { slot, admitted, stage, .. } = *command;
+        // One that waited for a limit had no memory yet.
+        let had_none = matches!(stage, Stage::Limited(_));
+        if admitted.direction == TransferDirection::ControllerToHost && !had_none {
             self.reads.give_back(admitted.length as usize);
         }
         self.leave(slot, index, engine);

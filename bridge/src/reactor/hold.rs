@@ -74,11 +74,11 @@ impl Engine {
         for (index, command) in &mut self.commands {
             let Some(status) = verdict(command) else { continue };
             match command.stage {
-                Stage::Queued => given_up.push(GivenUp { command: index, status }),
+                Stage::Queued | Stage::Limited(_) => given_up.push(GivenUp { command: index, status }),
                 Stage::Memory | Stage::Held | Stage::Receiving => {
                     command.admitted.course = Course::Nowhere(status);
                 }
-                Stage::Refused(_) | Stage::WithDrive | Stage::Asked => {}
+                Stage::Refused(_) | Stage::WithDrive | Stage::Asked | Stage::Owing(_) => {}
             }
         }
         for GivenUp { command, .. } in &given_up[before..] {

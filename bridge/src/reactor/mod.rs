@@ -13,6 +13,7 @@ mod connection;
 mod drives;
 mod fair;
 mod hold;
+mod limited;
 mod message;
 mod obey;
 mod pace;

@@ -7,6 +7,7 @@ use gangway_driver::dma::CommandData;
 use gangway_driver::queue::QueuePair;
 use gangway_spec::status::Status;
 
+use super::accounts::Gate;
 use super::commands::Command;
 use super::connection::Connection;
 use super::message::{Adoption, DriveState, Message};
@@ -174,10 +175,10 @@ impl Reactor {
         connection.greet(&greeting);
         let host = connection.claim.association().connect.host.as_str();
         let meter = self.exports.get(export).and_then(|view| view.limits.host(host));
-        let tenants = self.engine.tenants.numbers();
-        connection.account = meter.map(|meter| self.engine.accounts.open(meter, tenants));
+        let accounts = &mut self.engine.accounts;
+        connection.account = meter.map(|meter| accounts.open(Gate::Host, meter));
         let key = self.connections.insert(connection);
-        self.engine.accounts.make_room(key, tenant, tenants);
+        accounts.make_room(key + 1, self.engine.tenants.numbers());
         while self.by_socket.len() <= socket {
             self.by_socket.push(usize::MAX);
         }

@@ -53,7 +53,7 @@ impl Reactor {
         let report = |connection: &Connection| QueueReport {
             association: connection.claim.association().id,
             with_drives: connection.with_drives(&self.engine),
-            waits: connection.is_parked(),
+            waits: connection.waits_for_limit(&self.engine),
             tally: connection.tally,
         };
         ReactorReport {
@@ -64,6 +64,7 @@ impl Reactor {
 
     /// Answers the drains whose commands have all completed.
     pub(super) fn check_drains(&mut self) {
+        self.hasten();
         let pending = |drain: &Drain| {
             if let Scope::Namespace { drive, nsid } = drain.scope {
                 return self.engine.has_with_drive(drive, nsid);
@@ -82,11 +83,11 @@ impl Reactor {
                 || orphans
                     .iter()
                     .any(|orphan| orphan.sequence <= drain.before && drain.scope.has(&orphan.origin, false));
-            // What had arrived already, but waits for memory or a limit before it is looked at, comes from before the drain too.
+            // What had arrived already, but waits for memory before it is looked at, comes from before the drain too.
             let unread = |connection: &Connection| {
                 let of_a_host = matches!(drain.scope, Scope::Host { .. });
                 of_a_host
-                    && (connection.starved || connection.is_parked())
+                    && connection.starved
                     && connection.received_at < drain.before
                     && drain.scope.has(&connection.origin(), true)
             };

@@ -6,7 +6,7 @@ use gangway_fabric::target::Reply;
 use gangway_spec::status::Status;
 
 use super::Reactor;
-use super::commands::{Command, Engine, GivenUp};
+use super::commands::{Command, GivenUp};
 use super::connection::{Connection, Context, End, Phase};
 use super::drives::Way;
 use super::sockets::{Receive, SocketEvent};
@@ -203,6 +203,9 @@ impl Reactor {
     }
 
     pub(super) fn complete(&mut self, user: u64, data: CommandData, reply: &Reply) {
+        if self.engine.accounts.are_in_force() && self.owes(user as usize) {
+            return self.keep_answer(user as usize, data, reply);
+        }
         let Some(ended) = self.engine.remove(user as usize) else {
             self.engine.release(data);
             return;
@@ -246,48 +249,6 @@ impl Reactor {
         }
     }
 
-    /// Lets commands go on that waited for a limit. Whether there were any.
-    pub(super) fn serve_the_limited(&mut self) -> bool {
-        let mut any = false;
-        while let Some(key) = self.engine.accounts.next_ready() {
-            any = true;
-            self.work(key, |connection, context| connection.resume(context));
-        }
-        any
-    }
-
-    /// Puts the limits of an export in force, as they are now.
-    pub(super) fn apply_limits(&mut self, export: usize) {
-        let Some(view) = self.exports.get(export) else { return };
-        let Engine { accounts, tenants, .. } = &mut self.engine;
-        let tenants = tenants.numbers();
-        let mut woken = Vec::new();
-        let nsids = view.namespaces.iter().map(|namespace| namespace.nsid);
-        let limited = nsids.filter_map(|nsid| Some((nsid, view.limits.namespace(nsid)?))).collect();
-        accounts.limit_namespaces(export, limited, tenants, &mut woken);
-        for (key, connection) in self.connections.iter_mut().filter(|(_, one)| one.export == export) {
-            let meter = view.limits.host(connection.claim.association().connect.host.as_str());
-            if accounts.has(connection.account, meter.as_ref()) {
-                continue;
-            }
-            if connection.is_parked() {
-                accounts.forget(key);
-                woken.push(key);
-            }
-            let new = meter.map(|meter| accounts.open(meter, tenants));
-            if let Some(old) = std::mem::replace(&mut connection.account, new) {
-                accounts.close(old, &mut woken);
-            }
-        }
-        woken.sort_unstable();
-        woken.dedup();
-        for key in woken {
-            if self.connections.get(key).is_some_and(Connection::is_parked) {
-                self.work(key, |connection, context| connection.resume(context));
-            }
-        }
-    }
-
     /// Lets connections that gave way to others take more of what has arrived.
     pub(super) fn resume_the_paused(&mut self) {
         for _ in 0..self.paused.len() {
@@ -305,10 +266,9 @@ impl Reactor {
         }
         let (receive, batch) = self.sockets.remove(connection.socket);
         connection.dissolve(key, receive, batch, &mut self.engine);
-        self.engine.accounts.forget(key);
         if let Some(account) = connection.account {
             // Nobody else waits for an account that only this connection had.
-            self.engine.accounts.close(account, &mut Vec::new());
+            self.engine.close_account(account, &mut Vec::new());
         }
         self.engine.tenants.leave(connection.tenant);
         self.by_socket[connection.socket] = usize::MAX;

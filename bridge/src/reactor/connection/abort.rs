@@ -22,9 +22,6 @@ impl Connection {
     /// Aborts the command that its host knows by `cid`. `None` when there is none, or it is about to be answered.
     pub(in crate::reactor) fn abort(&mut self, cid: u16, context: &mut Context<'_>) -> Option<Found> {
         let slot = self.fabric.slot_of(cid)?;
-        if self.is_parked_in(slot) {
-            return Some(self.abort_parked(context));
-        }
         let engine = &mut *context.engine;
         let index = self.slots.get(usize::from(slot)).copied().unwrap_or(VACANT);
         let command = engine.commands.get_mut(index)?;
@@ -34,14 +31,16 @@ impl Connection {
         match command.stage {
             // It was aborted before.
             Stage::Refused(Status::ABORT_REQUESTED) => return Some(Found::Arriving { index }),
-            // The control plane may have executed it already.
-            Stage::Refused(_) | Stage::Asked => return None,
+            // The control plane may have executed it already, or its drive has.
+            Stage::Refused(_) | Stage::Asked | Stage::Owing(_) => return None,
             Stage::Receiving => {
                 command.stage = Stage::Refused(Status::ABORT_REQUESTED);
                 return Some(Found::Arriving { index });
             }
             Stage::WithDrive => return Some(Found::WithDrive { index }),
             Stage::Held => budget.held.retain(|held| *held != index),
+            // It had no memory yet, or none that counts.
+            Stage::Limited(_) => {}
             // Of the data of a write nothing counts any more when it has arrived.
             Stage::Queued if !reads => {}
             Stage::Memory | Stage::Queued => {

@@ -60,8 +60,8 @@ struct Piece<'a> {
     whole: bool,
 }
 
-/// Bytes received at a time where headers are due, while data of large commands is on its way behind them, or commands
-/// that may have to wait. What of it comes along must be copied to where it belongs.
+/// Bytes received at a time where headers are due, while data of large commands is on its way behind them. What of it
+/// comes along must be copied to where it belongs.
 const AHEAD_OF_DATA: usize = 8192;
 /// Bytes of a command from which on receiving its data apart from others saves more than it costs.
 const LARGE: usize = 32 * 1024;
@@ -99,12 +99,6 @@ impl Connection {
     pub(in crate::reactor) fn resume(&mut self, context: &mut Context<'_>) -> Result<Option<Receive>, End> {
         self.starved = false;
         self.paused = false;
-        if self.phase == Phase::Open {
-            self.unpark(context)?;
-        }
-        if self.is_parked() {
-            return Ok(None);
-        }
         if let Some(bytes) = self.stash.take() {
             self.consume(bytes, 0, context)?;
         }
@@ -166,11 +160,6 @@ impl Connection {
                         if let Some(event) = event {
                             commands += 1;
                             self.happened(event, context)?;
-                            if self.is_parked() {
-                                self.stash = Some(bytes.keep(at));
-                                self.wary = true;
-                                return Ok(());
-                            }
                         }
                     }
                     Err(fatal) => return Err(self.terminate(fatal, context.engine)),
@@ -204,7 +193,6 @@ impl Connection {
                 Want::Nothing => return Ok(()),
             }
         }
-        self.wary = false;
         self.settle(context);
         Ok(())
     }
@@ -243,13 +231,13 @@ impl Connection {
     /// Bytes at most to receive into receive memory behind `due` bytes that have their place.
     fn beyond(&self, due: usize) -> usize {
         let large = self.requested > due && self.requested >= LARGE * self.requests;
-        if large || self.wary { AHEAD_OF_DATA } else { usize::MAX }
+        if large { AHEAD_OF_DATA } else { usize::MAX }
     }
 
     pub(in crate::reactor) fn next_receive(&mut self, context: &mut Context<'_>) -> Option<Receive> {
         let unsent = self.out.as_ref().map_or(0, |batch| batch.header_bytes());
         self.congested = self.sending && unsent > MOST_UNSENT;
-        if self.starved || self.paused || self.congested || self.is_parked() {
+        if self.starved || self.paused || self.congested {
             return None;
         }
         let Want::Payload { slot, offset, remaining } = self.fabric.want() else {

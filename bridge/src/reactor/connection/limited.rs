@@ -1,86 +1,142 @@
 //! What a connection does with commands of hosts and namespaces that are limited.
 //!
-//! A command that must wait is not taken in at all: no memory is set aside for it, the host is not asked for its data, and
-//! nothing behind it is read. What was received already is kept.
+//! A command pays before anything is set aside for it: while it waits it has no memory, and its host is not asked for its
+//! data. Only data that came in its capsule is there already. It stays, as long as such data has no more than a part of the
+//! memory for data of writes ([`Engine::set_aside`]). Beyond that a command is executed first and paid for afterwards: its
+//! answer waits instead, and its host cannot send more than its queue holds. So a connection is always read on.
 
-use gangway_fabric::target::{CapsuleData, Event, Reply, Slot};
-use gangway_spec::command::SubmissionQueueEntry;
-use gangway_spec::status::Status;
+use gangway_fabric::target::Reply;
 
-use super::{Connection, Context, End, Found, nowhere};
+use super::{Connection, Context, Phase};
 use crate::admission::Admitted;
-use crate::reactor::accounts::Gate;
-use crate::reactor::commands::Stage;
-
-/// A command that waits.
-pub(super) struct Parked {
-    pub(super) slot: Slot,
-    pub(super) entry: SubmissionQueueEntry,
-    pub(super) data: CapsuleData,
-    /// Where.
-    pub(super) gate: Gate,
-}
+use crate::reactor::accounts::{AccountId, Accounts, Gate};
+use crate::reactor::commands::{Command, Engine, Stage, Terms};
 
 impl Connection {
-    /// Pays for a command. Where it has to wait, if it cannot.
-    #[cold]
-    pub(super) fn must_wait(
-        &mut self,
-        entry: &SubmissionQueueEntry,
+    /// Pays for a command, from `from` on; `turn`: it waited there, and has its turn. Where it has to wait, if there is
+    /// not enough.
+    fn toll(
+        &self,
         admitted: &Admitted,
-        context: &mut Context<'_>,
-    ) -> Option<Gate> {
-        let waited = self.waited.take();
-        let accounts = &mut context.engine.accounts;
-        let (key, length) = (context.key, admitted.length);
-        if waited != Some(Gate::Namespace)
-            && !accounts.pay(self.account, key, length, waited == Some(Gate::Host))
+        from: Gate,
+        turn: bool,
+        accounts: &mut Accounts,
+    ) -> Option<(Gate, AccountId)> {
+        if from == Gate::Host
+            && let Some(id) = self.account
+            && !accounts.pay(id, admitted.length, turn)
         {
-            return Some(Gate::Host);
+            return Some((Gate::Host, id));
         }
-        let namespace = accounts.of_namespace(self.export, entry.nsid.get());
-        let paid = accounts.pay(namespace, key, length, waited == Some(Gate::Namespace));
-        (!paid).then_some(Gate::Namespace)
+        let id = accounts.of_namespace(self.export, admitted)?;
+        let turn = turn && from == Gate::Namespace;
+        (!accounts.pay(id, admitted.length, turn)).then_some((Gate::Namespace, id))
     }
 
-    /// Whether a command waits for a limit.
-    pub(in crate::reactor) fn is_parked(&self) -> bool {
-        self.parked.is_some()
+    /// Pays for a command that has come. False when it has to wait.
+    #[cold]
+    pub(super) fn pays(&mut self, index: usize, context: &mut Context<'_>) -> bool {
+        let engine = &mut *context.engine;
+        let admitted = engine.commands[index].admitted;
+        let Some((_, account)) = self.toll(&admitted, Gate::Host, false, &mut engine.accounts) else {
+            return true;
+        };
+        engine.limit(index, Stage::Limited(account), account);
+        false
     }
 
-    /// Whether that is the command in `slot`.
-    pub(super) fn is_parked_in(&self, slot: Slot) -> bool {
-        self.parked.as_ref().is_some_and(|parked| parked.slot == slot)
+    /// Pays for a command whose data came in its capsule. False when it has to wait. If its data cannot, it goes on and
+    /// is in debt.
+    #[cold]
+    pub(super) fn pays_with_data(&mut self, index: usize, context: &mut Context<'_>) -> bool {
+        let engine = &mut *context.engine;
+        let admitted = engine.commands[index].admitted;
+        let Some((gate, account)) = self.toll(&admitted, Gate::Host, false, &mut engine.accounts) else {
+            return true;
+        };
+        if engine.set_aside(index) {
+            engine.limit(index, Stage::Limited(account), account);
+            return false;
+        }
+        engine.commands[index].terms = Terms::InDebt(gate);
+        true
     }
 
-    /// Whether bytes that were received wait for nothing any more.
-    pub(in crate::reactor) fn is_halted(&self) -> bool {
-        self.stash.is_some() && !self.is_parked() && !self.starved && !self.paused
-    }
-
-    /// Ends the command that waits, as aborted.
-    pub(super) fn abort_parked(&mut self, context: &mut Context<'_>) -> Found {
-        context.engine.accounts.forget(context.key);
-        let status = Status::ABORT_REQUESTED;
-        match self.parked.take() {
-            Some(Parked { slot, entry, data: CapsuleData::InCapsule { .. }, .. }) => {
-                let index = self.enter(slot, entry, nowhere(), Stage::Refused(status), context);
-                Found::Arriving { index }
+    /// A command that waited goes on, or its answer leaves, if it can be paid for from `from` on.
+    pub(in crate::reactor) fn has_turn(
+        &mut self,
+        index: usize,
+        from: Gate,
+        turn: bool,
+        context: &mut Context<'_>,
+    ) {
+        let engine = &mut *context.engine;
+        let Some(Command { admitted, stage, slot, .. }) = engine.commands.get(index) else { return };
+        let (admitted, stage, slot) = (*admitted, *stage, *slot);
+        let next = self.toll(&admitted, from, turn, &mut engine.accounts);
+        match (stage, next) {
+            (Stage::Owing(_), Some((_, account))) => engine.limit(index, Stage::Owing(account), account),
+            (Stage::Owing(_), None) => {
+                if let Some(reply) = engine.accounts.take_answer(index) {
+                    self.leave(slot, index, engine);
+                    self.respond(slot, &reply, engine);
+                }
             }
-            Some(Parked { slot, .. }) => {
-                self.respond(slot, &Reply::status(status), context.engine);
-                Found::Here
+            (_, Some((_, account))) => engine.limit(index, Stage::Limited(account), account),
+            (_, None) => {
+                engine.aside -= engine.commands[index].data.len();
+                self.go(index, context);
             }
-            None => Found::Here,
         }
     }
 
-    /// Lets the command that waited have its turn. It is judged anew: the namespace may be another one by now.
-    pub(super) fn unpark(&mut self, context: &mut Context<'_>) -> Result<(), End> {
-        let Some(Parked { slot, entry, data, gate }) = self.parked.take() else { return Ok(()) };
-        self.waited = Some(gate);
-        let taken = self.happened(Event::Command { slot, entry, data }, context);
-        self.waited = None;
-        taken
+    /// A command that waits for a limit goes on at once, and is paid for when it has been executed.
+    pub(in crate::reactor) fn go_first(&mut self, index: usize, context: &mut Context<'_>) {
+        let engine = &mut *context.engine;
+        let Some(Stage::Limited(account)) = engine.commands.get(index).map(|command| command.stage) else {
+            return;
+        };
+        engine.unlist(index);
+        engine.commands[index].terms = Terms::InDebt(engine.accounts.gate(account));
+        self.go(index, context);
+    }
+
+    fn go(&mut self, index: usize, context: &mut Context<'_>) {
+        let command = &mut context.engine.commands[index];
+        command.stage = Stage::Receiving;
+        if self.phase != Phase::Open {
+            // Nothing follows a termination request.
+            let slot = command.slot;
+            self.leave(slot, index, context.engine);
+        } else if command.data.is_empty() {
+            let admitted = command.admitted;
+            self.begin(index, &admitted, context);
+        } else {
+            self.dispatch(index, context);
+        }
+    }
+
+    /// A command was executed that was not paid for. Its answer leaves when it is.
+    pub(in crate::reactor) fn executed(&mut self, index: usize, reply: &Reply, engine: &mut Engine) {
+        let Some(command) = engine.commands.get_mut(index) else { return };
+        let (admitted, slot) = (command.admitted, command.slot);
+        let Terms::InDebt(gate) = command.terms else { return };
+        self.tally.count(admitted.direction, admitted.length);
+        match self.toll(&admitted, gate, false, &mut engine.accounts) {
+            Some((_, account)) => {
+                engine.accounts.keep_answer(index, *reply);
+                engine.limit(index, Stage::Owing(account), account);
+            }
+            None => {
+                self.leave(slot, index, engine);
+                self.respond(slot, reply, engine);
+            }
+        }
+    }
+
+    /// Whether a command, or the answer of one, waits for a limit.
+    pub(in crate::reactor) fn waits_for_limit(&self, engine: &Engine) -> bool {
+        let mut commands = self.slots.iter().filter_map(|index| engine.commands.get(*index));
+        commands.any(|command| matches!(command.stage, Stage::Limited(_) | Stage::Owing(_)))
     }
 }
