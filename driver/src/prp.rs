@@ -89,6 +89,7 @@ pub(crate) const fn list_pages_for(len: usize) -> usize {
 }
 
 /// Describes `len` bytes (at least 1) of contiguous I/O virtual addresses from `iova` on.
+#[inline(always)]
 pub(crate) fn describe(
     iova: u64,
     len: usize,
@@ -100,12 +101,20 @@ pub(crate) fn describe(
     }
     let offset = (iova % PAGE_SIZE as u64) as usize;
     let second = iova - offset as u64 + PAGE_SIZE as u64;
-    let entries = entries_for(offset, len);
-    match entries {
-        0 => return Ok(Pointers { prp1: iova, prp2: poison, list_entries: 0, second_page: false }),
-        1 => return Ok(Pointers { prp1: iova, prp2: second, list_entries: 0, second_page: true }),
-        _ => {}
+    match entries_for(offset, len) {
+        0 => Ok(Pointers { prp1: iova, prp2: poison, list_entries: 0, second_page: false }),
+        1 => Ok(Pointers { prp1: iova, prp2: second, list_entries: 0, second_page: true }),
+        entries => list_from(iova, second, entries, list),
     }
+}
+
+/// The same for more than two pages: `entries` of them from `second` on are in the list.
+fn list_from(
+    iova: u64,
+    second: u64,
+    entries: usize,
+    list: &mut impl ListPages,
+) -> Result<Pointers, PrpError> {
     if pages_for(entries) > list.pages() {
         return Err(PrpError::TooLong);
     }

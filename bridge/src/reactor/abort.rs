@@ -29,7 +29,7 @@ impl Reactor {
             None => return,
             Some(Found::Here) => {
                 // What held it up may go to others.
-                self.list_unsettled(key);
+                self.connections[key].list_unsettled(key, &mut self.unsettled);
                 (NONE, true)
             }
             Some(Found::Arriving { index }) => (index, true),

@@ -20,6 +20,8 @@ pub(crate) struct SendBatch {
     headers: Vec<u8>,
     payloads: Vec<Payload>,
     payload_bytes: usize,
+    /// Bytes that have left, of headers and payloads.
+    gone: usize,
     /// Payloads that have left.
     sent: usize,
     /// Bytes of the headers that have left.
@@ -73,24 +75,34 @@ impl SendBatch {
         let mut bytes = 0;
         let mut from = self.headers_sent;
         let mut skip = self.offset;
-        let mut push = |slice: &'a [u8]| {
-            if !slice.is_empty() && slices.len() < most {
-                bytes += slice.len();
-                slices.push(IoSlice::new(slice));
-            }
-        };
-        for Payload { headers, buffer } in &self.payloads[self.sent..] {
-            push(&self.headers[from..*headers]);
-            push(&buffer[skip..]);
+        let payloads = &self.payloads[self.sent..];
+        // Each with the headers before it.
+        let these = &payloads[..payloads.len().min((most - 1) / 2)];
+        slices.extend(these.iter().flat_map(|Payload { headers, buffer }| {
+            let pair = [&self.headers[from..*headers], &buffer[skip..]];
+            bytes += pair[0].len() + pair[1].len();
             from = *headers;
             skip = 0;
+            pair.map(IoSlice::new)
+        }));
+        if these.len() == payloads.len() && from < self.headers.len() {
+            bytes += self.headers.len() - from;
+            slices.push(IoSlice::new(&self.headers[from..]));
         }
-        push(&self.headers[from..]);
         bytes
     }
 
-    /// Notes that `sent` more bytes have left.
-    pub(crate) fn advance(&mut self, mut sent: usize) {
+    /// Notes that `sent` more bytes have left. Whether all have; then it is to be [recycled](Self::recycle).
+    pub(crate) fn advance(&mut self, sent: usize) -> bool {
+        self.gone += sent;
+        let all = self.gone == self.headers.len() + self.payload_bytes;
+        if !all {
+            self.leave_off_behind(sent);
+        }
+        all
+    }
+
+    fn leave_off_behind(&mut self, mut sent: usize) {
         while sent > 0 {
             let next = self.payloads.get(self.sent);
             let headers = next.map_or(self.headers.len(), |next| next.headers) - self.headers_sent;
@@ -116,6 +128,7 @@ impl SendBatch {
         }
         self.headers.clear();
         self.payload_bytes = 0;
+        self.gone = 0;
         self.sent = 0;
         self.headers_sent = 0;
         self.offset = 0;
@@ -237,11 +250,11 @@ mod tests {
             let mut seen = Vec::new();
             loop {
                 let bytes = sent(&batch, step);
-                if bytes.is_empty() {
+                assert!(!bytes.is_empty());
+                seen.extend_from_slice(&bytes);
+                if batch.advance(bytes.len()) {
                     break;
                 }
-                batch.advance(bytes.len());
-                seen.extend_from_slice(&bytes);
             }
             assert_eq!(seen, expected, "cut every {step} bytes");
             let mut released = 0;

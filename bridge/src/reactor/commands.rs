@@ -373,22 +373,28 @@ impl Engine {
 
     /// Gives a command its buffer, if it is its turn and there is one; puts it into the list of those that wait
     /// otherwise, and returns false. `first`: it is the first of these.
+    #[inline]
     pub(super) fn provide(&mut self, index: usize, first: bool) -> bool {
-        if self.take(index, first) {
-            return true;
+        let taken = self.take(index, first);
+        if !taken {
+            self.wait_for_memory(index);
         }
-        let Some(command) = self.commands.get_mut(index) else { return false };
+        taken
+    }
+
+    #[cold]
+    fn wait_for_memory(&mut self, index: usize) {
+        let Some(command) = self.commands.get_mut(index) else { return };
         command.stage = Stage::Memory;
         let Admitted { drive, direction, .. } = command.admitted;
         let way = Way::of(direction) as usize;
         if let Some(Some(slot)) = self.drives.get_mut(drive) {
             slot.waiting[way].push(index as u32, &mut self.commands);
         }
-        false
     }
 
     /// Gives a command its buffer, unless there is none, or others wait for one and it is not `first` among them.
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, index: usize, first: bool) -> bool {
         let Some(command) = self.commands.get_mut(index) else { return false };
         let Admitted { drive, direction, length, .. } = command.admitted;
@@ -468,6 +474,7 @@ impl Engine {
 
     /// Takes a command off the books, and gives back the buffer that it has in hand. Its memory no longer counts
     /// against its drive's share.
+    #[inline(always)]
     pub(super) fn remove(&mut self, index: usize) -> Option<Ended> {
         let command = self.commands.get_mut(index)?;
         let Admitted { direction, length, .. } = command.admitted;
@@ -537,53 +544,38 @@ impl Engine {
     }
 
     /// Sends a command to its drive now, or puts it into its software queue.
-    pub(super) fn dispatch(&mut self, index: usize) -> Option<GivenUp> {
+    ///
+    /// # Errors
+    /// The status to answer it with.
+    #[inline]
+    pub(super) fn dispatch(&mut self, index: usize) -> Result<(), Status> {
         let command = &mut self.commands[index];
         let Admitted { drive, queue, .. } = command.admitted;
-        let Some(Some(slot)) = self.drives.get_mut(drive) else {
-            return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
-        };
+        let Some(Some(slot)) = self.drives.get_mut(drive) else { return Err(Status::INTERNAL_PATH_ERROR) };
+        if !slot.guarded
+            && slot.backlog.is_empty()
+            && slot.may_have_more(command.tenant, self.tenants.count())
+            && slot.submit(index, command, self.deadline)?
+        {
+            self.submitted += 1;
+            return Ok(());
+        }
+        self.queue(index, drive, queue)
+    }
+
+    fn queue(&mut self, index: usize, drive: usize, queue: usize) -> Result<(), Status> {
+        let Some(Some(slot)) = self.drives.get_mut(drive) else { return Err(Status::INTERNAL_PATH_ERROR) };
         let passage = if slot.guarded { passage(slot, &self.queues[queue]) } else { Passage::MayGo };
         if let Passage::Refused(status) = passage {
-            return Some(GivenUp { command: index, status });
+            return Err(status);
         }
-        let waits = passage == Passage::Waits;
-        if !waits
-            && slot.backlog.is_empty()
-            && slot.has_room()
-            && slot.may_have_more(command.tenant, self.tenants.count())
-        {
-            return self.submit(index);
-        }
-        command.stage = Stage::Queued;
+        self.commands[index].stage = Stage::Queued;
         let pending = &mut self.queues[queue].pending;
-        if pending.is_empty() && !waits {
+        if pending.is_empty() && passage == Passage::MayGo {
             slot.backlog.push_back(queue);
         }
         pending.push(index as u32, &mut self.commands);
-        None
-    }
-
-    fn submit(&mut self, index: usize) -> Option<GivenUp> {
-        let command = &mut self.commands[index];
-        let slot = self.drives[command.admitted.drive].as_mut();
-        let Some(DriveSlot { pair: Some(pair), with_drive, .. }) = slot else {
-            return Some(GivenUp { command: index, status: Status::INTERNAL_PATH_ERROR });
-        };
-        let data = std::mem::take(&mut command.data);
-        match pair.submit(&command.entry, data, index as u64, self.deadline) {
-            Ok(()) => {
-                command.stage = Stage::WithDrive;
-                with_drive[command.tenant.index()] += 1;
-                self.submitted += 1;
-                None
-            }
-            Err(rejected) => {
-                tracing::error!(reason = %rejected.reason, command = %command.entry, "the queue pair refused a command");
-                command.data = rejected.data;
-                Some(GivenUp { command: index, status: Status::INTERNAL_ERROR })
-            }
-        }
+        Ok(())
     }
 
     /// Moves commands from software queues to hardware queues as far as there is room: each namespace in turn, and of
@@ -602,17 +594,26 @@ impl Engine {
                 let pending = &mut self.queues[queue].pending;
                 let may = |tenant| refuses.is_some() || slot.may_have_more(tenant, hosts);
                 let next = pending.next(&self.commands, may);
+                passed_over = if next.is_some() { 0 } else { passed_over + 1 };
                 if let Some(item) = next {
+                    let index = item as usize;
+                    let submitted = match refuses {
+                        None => slot.submit(index, &mut self.commands[index], self.deadline),
+                        Some(status) => Err(status),
+                    };
+                    match submitted {
+                        Ok(true) => self.submitted += 1,
+                        Ok(false) => {
+                            // Its controller was stopped at this very moment.
+                            slot.backlog.push_front(queue);
+                            break;
+                        }
+                        Err(status) => given_up.push(GivenUp { command: index, status }),
+                    }
                     pending.take(item, &mut self.commands);
                 }
                 if !pending.is_empty() {
                     slot.backlog.push_back(queue);
-                }
-                passed_over = if next.is_some() { 0 } else { passed_over + 1 };
-                match (next, refuses) {
-                    (None, _) => {}
-                    (Some(item), Some(status)) => given_up.push(GivenUp { command: item as usize, status }),
-                    (Some(item), None) => given_up.extend(self.submit(item as usize)),
                 }
             }
         }

@@ -21,7 +21,7 @@ use self::intake::Arrived;
 use super::accounts::AccountId;
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
-use super::commands::{Command, Ended, Engine, GivenUp, Origin, Stage, Terms};
+use super::commands::{Command, Ended, Engine, Origin, Stage, Terms};
 use super::fair::Link;
 use super::message::LoadShare;
 use super::sockets::Receive;
@@ -238,6 +238,26 @@ impl Connection {
         !self.writes.held.is_empty() || !self.reads.held.is_empty()
     }
 
+    /// Puts it into the list of those that may have something to send. Each is listed at most once, so the list never
+    /// grows on the path of an I/O.
+    #[inline]
+    pub(super) fn list_flush(&mut self, key: usize, list: &mut Vec<usize>) {
+        if !self.flush_listed {
+            self.flush_listed = true;
+            list.push(key);
+        }
+    }
+
+    /// Puts it into the list of those that may have room for commands that they held back, if it holds some. Each is
+    /// listed at most once.
+    #[inline]
+    pub(super) fn list_unsettled(&mut self, key: usize, list: &mut Vec<usize>) {
+        if !self.settle_listed && self.holds_commands() {
+            self.settle_listed = true;
+            list.push(key);
+        }
+    }
+
     /// Lets held commands go on when there is room for more.
     pub(super) fn settle(&mut self, context: &mut Context<'_>) {
         if self.phase != Phase::Open {
@@ -261,6 +281,7 @@ impl Connection {
     }
 
     /// Starts a command that needs `length` bytes of memory, or holds it until there is room in its budget.
+    #[inline]
     fn start(&mut self, index: usize, length: u32, reads: bool, context: &mut Context<'_>) {
         let budget = if reads { &mut self.reads } else { &mut self.writes };
         if !budget.held.is_empty() || budget.is_beyond(length as usize, context.memory_limit) {
@@ -287,11 +308,12 @@ impl Connection {
         sending.max(self.unread.idle_for(owes_room, sent, now))
     }
 
-    fn happened(&mut self, event: Event, context: &mut Context<'_>) -> Result<(), End> {
-        match event {
+    #[inline(always)]
+    fn happened(&mut self, event: &Event, context: &mut Context<'_>) -> Result<(), End> {
+        match *event {
+            Event::Command { slot, ref entry, data } => self.command(slot, entry, data, context),
             // The handshake was done before a reactor took the connection.
             Event::Initialized => Ok(()),
-            Event::Command { slot, entry, data } => self.command(slot, entry, data, context),
             Event::Refused { slot, status, .. } => {
                 self.respond(slot, &Reply { status, result: 0 }, context.engine);
                 Ok(())
@@ -310,7 +332,7 @@ impl Connection {
     fn command(
         &mut self,
         slot: Slot,
-        entry: SubmissionQueueEntry,
+        entry: &SubmissionQueueEntry,
         data: CapsuleData,
         context: &mut Context<'_>,
     ) -> Result<(), End> {
@@ -320,21 +342,16 @@ impl Connection {
             CapsuleData::Transport { len } => (len, false),
         };
         if entry.opcode == admin::FABRICS {
-            return self.fabrics_command(slot, &entry, in_capsule, context);
+            return self.fabrics_command(slot, entry, in_capsule, context);
         }
-        let admitted = context.view.admit(&entry, declared, &self.policy).and_then(|admitted| {
-            let permitted = context.view.permits(self.host, &entry);
-            if permitted { Ok(admitted) } else { Err(CONFLICT) }
-        });
-        let (admitted, stage) = match admitted {
-            Ok(admitted) => (admitted, Stage::Receiving),
-            Err(status) if in_capsule => (nowhere(), Stage::Refused(status)),
-            Err(status) => {
-                self.respond(slot, &Reply { status, result: 0 }, context.engine);
+        let admitted = match context.view.admit(entry, declared, &self.policy) {
+            Ok(admitted) if context.view.permits(self.host, entry) => admitted,
+            other => {
+                self.refuse(slot, entry, in_capsule, other.err().unwrap_or(CONFLICT), context);
                 return Ok(());
             }
         };
-        let index = self.enter(slot, entry, admitted, stage, context);
+        let index = self.enter(slot, entry, admitted, Stage::Receiving, context);
         // With data in its capsule, it goes on when that has arrived.
         if !in_capsule && (!context.engine.accounts.are_in_force() || self.pays(index, context)) {
             self.begin(index, &admitted, context);
@@ -343,6 +360,7 @@ impl Connection {
     }
 
     /// Has a command get what it needs before its drive can have it. Its data is not there.
+    #[inline]
     fn begin(&mut self, index: usize, admitted: &Admitted, context: &mut Context<'_>) {
         match (admitted.direction, admitted.length) {
             // A vendor's command may have no data, whatever its opcode says.
@@ -352,18 +370,35 @@ impl Connection {
         }
     }
 
+    /// Answers a command that is not admitted, once its in-capsule data has passed if it has some.
+    #[cold]
+    fn refuse(
+        &mut self,
+        slot: Slot,
+        entry: &SubmissionQueueEntry,
+        in_capsule: bool,
+        status: Status,
+        context: &mut Context<'_>,
+    ) {
+        if in_capsule {
+            self.enter(slot, entry, nowhere(), Stage::Refused(status), context);
+        } else {
+            self.respond(slot, &Reply::status(status), context.engine);
+        }
+    }
+
+    #[inline(always)]
     fn enter(
         &mut self,
         slot: Slot,
-        mut entry: SubmissionQueueEntry,
+        entry: &SubmissionQueueEntry,
         admitted: Admitted,
         stage: Stage,
         context: &mut Context<'_>,
     ) -> usize {
         let sequence = context.engine.next_sequence();
-        entry.nsid.set(admitted.nsid);
         let index = context.engine.commands.insert(Command {
-            entry,
+            entry: SubmissionQueueEntry { nsid: admitted.nsid.into(), ..*entry },
             connection: Some(context.key as u32),
             slot,
             tenant: self.tenant,
@@ -382,6 +417,7 @@ impl Connection {
     }
 
     /// Fabrics commands on an I/O queue: only Disconnect has a place here.
+    #[cold]
     fn fabrics_command(
         &mut self,
         slot: Slot,
@@ -395,12 +431,8 @@ impl Connection {
             fctype::CONNECT => Status::COMMAND_SEQUENCE_ERROR.with_dnr(),
             _ => Status::INVALID_FIELD.with_dnr(),
         };
-        if in_capsule {
-            self.enter(slot, *entry, nowhere(), Stage::Refused(status), context);
-            return Ok(());
-        }
-        self.respond(slot, &Reply { status, result: 0 }, context.engine);
-        if kind == fctype::DISCONNECT { Err(End::ByHost) } else { Ok(()) }
+        self.refuse(slot, entry, in_capsule, status, context);
+        if kind == fctype::DISCONNECT && !in_capsule { Err(End::ByHost) } else { Ok(()) }
     }
 
     /// Lets a command that needs memory go on once it has some: a write asks its host for the data, a read goes to
@@ -465,16 +497,18 @@ impl Connection {
         context.view.check_list(&command.entry, &command.admitted, list)
     }
 
+    #[inline]
     fn dispatch(&mut self, index: usize, context: &mut Context<'_>) {
         if context.engine.commands[index].admitted.course != Course::Drive {
             return self.divert(index, context);
         }
-        if let Some(GivenUp { command, status }) = context.engine.dispatch(index) {
-            self.give_up(command, status, context.engine);
+        if let Err(status) = context.engine.dispatch(index) {
+            self.give_up(index, status, context.engine);
         }
     }
 
     /// Answers a command that will not reach its drive.
+    #[cold]
     pub(super) fn give_up(&mut self, index: usize, status: Status, engine: &mut Engine) {
         let Some(command) = engine.commands.get(index) else { return };
         let Command { slot, admitted, stage, .. } = *command;
@@ -496,6 +530,7 @@ impl Connection {
     }
 
     /// A drive completed the command: its reply goes into the batch, with its data if it read any.
+    #[inline]
     pub(super) fn completed(
         &mut self,
         Ended { slot, direction, length, .. }: Ended,

@@ -1,11 +1,13 @@
 //! What a reactor keeps of a drive: its queue pair, the software queues before it, and the memory its commands have.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
-use gangway_driver::queue::QueuePair;
+use gangway_driver::queue::{QueuePair, Rejected, SubmitError};
 use gangway_spec::command::TransferDirection;
 use gangway_spec::status::Status;
 
+use super::commands::{Command, Stage};
 use super::fair::FairQueue;
 use super::message::Hold;
 use super::tenants::Tenant;
@@ -87,6 +89,29 @@ impl DriveSlot {
         (self.with_drive[tenant.index()] as usize) < GREED * free
     }
 
+    /// Puts a command onto the hardware queue. Whether that has room, and takes commands at present.
+    ///
+    /// # Errors
+    /// The status to answer it with.
+    #[inline]
+    pub(super) fn submit(
+        &mut self,
+        index: usize,
+        command: &mut Command,
+        deadline: Instant,
+    ) -> Result<bool, Status> {
+        let Some(pair) = self.pair.as_mut() else { return Ok(false) };
+        let data = std::mem::take(&mut command.data);
+        match pair.submit(&command.entry, data, index as u64, deadline) {
+            Ok(()) => {
+                command.stage = Stage::WithDrive;
+                self.with_drive[command.tenant.index()] += 1;
+                Ok(true)
+            }
+            Err(rejected) => turned_down(command, rejected),
+        }
+    }
+
     /// It works, with this queue pair.
     pub(super) fn works(&mut self, pair: QueuePair, issue: u64, interrupts: bool) {
         self.pair = Some(pair);
@@ -103,6 +128,16 @@ impl DriveSlot {
         let taken = self.taken[way as usize];
         taken == 0 || taken + length <= share[way as usize]
     }
+}
+
+#[cold]
+fn turned_down(command: &mut Command, Rejected { data, reason }: Rejected) -> Result<bool, Status> {
+    command.data = data;
+    if matches!(reason, SubmitError::Full | SubmitError::Stopped) {
+        return Ok(false);
+    }
+    tracing::error!(%reason, command = %command.entry, "the queue pair refused a command");
+    Err(Status::INTERNAL_ERROR)
 }
 
 /// The two ways of data, each with memory of its own.

@@ -364,8 +364,10 @@ fn send(
             Ok(0) if bytes == 0 => break Ok(()),
             Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
             Ok(sent) => {
-                batch.advance(sent);
                 socket.sent += sent as u64;
+                if batch.advance(sent) {
+                    break Ok(());
+                }
                 if sent < bytes {
                     // The kernel has no room for more. It tells when there is some, as after a call that had none.
                     socket.writable = false;

@@ -13,6 +13,9 @@ use super::sockets::{Receive, SocketEvent};
 
 impl Reactor {
     pub(super) fn handle_events(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             match event {
@@ -31,12 +34,13 @@ impl Reactor {
                 },
                 SocketEvent::Sent { key, batch, result } => match self.connection_of(key) {
                     Some(key) => {
-                        self.connections[key].batch_sent(batch, &mut self.engine);
-                        self.list_unsettled(key);
-                        self.list_flush(key);
+                        let connection = &mut self.connections[key];
+                        connection.batch_sent(batch, &mut self.engine);
+                        connection.list_unsettled(key, &mut self.unsettled);
+                        connection.list_flush(key, &mut self.to_flush);
                         if result.is_err() {
                             self.drop_connection(key);
-                        } else if self.connections[key].waits_to_send() {
+                        } else if connection.waits_to_send() {
                             self.work(key, |connection, context| Ok(connection.next_receive(context)));
                         }
                     }
@@ -111,21 +115,7 @@ impl Reactor {
     }
 
     pub(super) fn list_flush(&mut self, key: usize) {
-        let connection = &mut self.connections[key];
-        if !connection.flush_listed {
-            connection.flush_listed = true;
-            self.to_flush.push(key);
-        }
-    }
-
-    /// Notes that a connection may have room for commands that it held back, if it has any. Each is listed at most
-    /// once, so the list never grows on the path of an I/O.
-    pub(super) fn list_unsettled(&mut self, key: usize) {
-        let connection = &mut self.connections[key];
-        if !connection.settle_listed && connection.holds_commands() {
-            connection.settle_listed = true;
-            self.unsettled.push(key);
-        }
+        self.connections[key].list_flush(key, &mut self.to_flush);
     }
 
     pub(super) fn flush(&mut self) {
@@ -210,15 +200,14 @@ impl Reactor {
             self.engine.release(data);
             return;
         };
-        match ended.connection {
-            Some(key) => {
-                self.connections[key].completed(ended, data, reply, &mut self.engine);
-                self.list_unsettled(key);
-                self.list_flush(key);
-            }
+        let Some(key) = ended.connection else {
             // Its host is gone. The drive is done with the buffer only now.
-            None => self.engine.release(data),
-        }
+            return self.engine.release(data);
+        };
+        let connection = &mut self.connections[key];
+        connection.completed(ended, data, reply, &mut self.engine);
+        connection.list_unsettled(key, &mut self.unsettled);
+        connection.list_flush(key, &mut self.to_flush);
     }
 
     /// Gives buffers that became free to those who wait for them, in order of arrival for each drive.
@@ -233,6 +222,18 @@ impl Reactor {
                 self.on(key, |connection, context| connection.with_memory(index, true, context));
             }
         }
+        if !self.unsettled.is_empty() {
+            self.settle_the_unsettled();
+        }
+        for _ in 0..self.starved.len() {
+            let Some(key) = self.starved.pop_front() else { break };
+            if self.connections.get(key).is_some_and(|connection| connection.starved) {
+                self.work(key, |connection, context| connection.resume(context));
+            }
+        }
+    }
+
+    fn settle_the_unsettled(&mut self) {
         let mut unsettled = std::mem::take(&mut self.unsettled);
         for key in unsettled.drain(..) {
             self.on(key, |connection, context| {
@@ -241,12 +242,6 @@ impl Reactor {
             });
         }
         self.unsettled = unsettled;
-        for _ in 0..self.starved.len() {
-            let Some(key) = self.starved.pop_front() else { break };
-            if self.connections.get(key).is_some_and(|connection| connection.starved) {
-                self.work(key, |connection, context| connection.resume(context));
-            }
-        }
     }
 
     /// Lets connections that gave way to others take more of what has arrived.

@@ -89,18 +89,18 @@ impl BufferPool {
     #[inline]
     pub fn take(&mut self, len: usize) -> Option<DmaBuffer> {
         let order = order_for(len);
-        let capacity = BLOCK.checked_shl(order as u32)?;
         if let Some(mut buffer) = self.kept.get_mut(order)?.pop() {
             buffer.set_len(len);
-            self.available -= capacity;
+            self.available -= BLOCK << order;
             return Some(buffer);
         }
-        self.cut(order, capacity, len)
+        self.cut(order, len)
     }
 
     /// Makes a buffer of a free area, or of what is left when all that is free has been joined.
     #[cold]
-    fn cut(&mut self, order: usize, capacity: usize, len: usize) -> Option<DmaBuffer> {
+    fn cut(&mut self, order: usize, len: usize) -> Option<DmaBuffer> {
+        let capacity = BLOCK << order;
         let block = self.take_block(order).or_else(|| {
             self.join();
             self.take_block(order)
@@ -227,8 +227,8 @@ impl BufferPool {
 /// The order of the smallest area with room for `len` bytes. Orders of the pool start at one page.
 #[inline]
 fn order_for(len: usize) -> usize {
-    let blocks = len.div_ceil(BLOCK).max(1);
-    (usize::BITS - (blocks - 1).leading_zeros()) as usize
+    let beyond_the_first = (len.max(1) - 1) / BLOCK;
+    (usize::BITS - beyond_the_first.leading_zeros()) as usize
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ impl PrpReader {
     }
 
     /// Lists the memory that two PRP entries describe.
-    #[inline]
+    #[inline(always)]
     pub(super) fn follow(
         &mut self,
         host: &DmaMemory,
@@ -96,13 +96,11 @@ impl PrpReader {
         let first = len.min(PAGE - prp1 as usize % PAGE);
         self.spans.clear();
         self.spans.push(Span { iova: prp1, len: first });
-        let rest = len - first;
-        if rest > PAGE {
-            self.follow_list(host, prp2, rest)?;
-        } else if rest > 0 {
-            self.append(prp2, rest)?;
+        match len - first {
+            0 => Ok(()),
+            rest @ ..=PAGE => self.append(prp2, rest),
+            rest => self.follow_list(host, prp2, rest),
         }
-        Ok(())
     }
 
     /// Adds a page, or its beginning, to the spans.

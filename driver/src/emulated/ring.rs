@@ -45,6 +45,7 @@ impl SubmissionQueue {
     }
 
     /// Whether all commands that the drive knows of were taken.
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.head == self.tail
     }
@@ -71,18 +72,16 @@ impl SubmissionQueue {
         Ok(())
     }
 
-    /// The next command, if there is one.
+    /// Takes the next command. The queue must not be [empty](Self::is_empty).
     ///
     /// # Errors
     /// The queue's memory may not be read.
     #[inline]
-    pub(super) fn fetch(&mut self, host: &DmaMemory) -> Result<Option<SubmissionQueueEntry>, DmaFault> {
-        if self.head == self.tail {
-            return Ok(None);
-        }
+    pub(super) fn fetch(&mut self, host: &DmaMemory) -> Result<SubmissionQueueEntry, DmaFault> {
+        debug_assert!(!self.is_empty(), "the caller looked whether there is one");
         let entry = host.read_entry(self.base + u64::from(self.head) * SQ_ENTRY)?;
         self.head = next(self.head, self.size);
-        Ok(Some(transmute!(entry)))
+        Ok(transmute!(entry))
     }
 
     /// Head pointer as completions report it.

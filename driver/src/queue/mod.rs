@@ -245,6 +245,7 @@ impl QueuePair {
     }
 
     /// Whether a command can be submitted now.
+    #[inline]
     pub fn has_room(&self) -> bool {
         self.is_running() && self.slots.next_free().is_some() && !self.ring_is_full()
     }
@@ -350,23 +351,24 @@ impl QueuePair {
             State::Faulted(fault) => return Err(fault),
             State::Quiet => return Ok(0),
         }
-        if self.slots.outstanding() > 0 {
+        // It ran when the doorbell was rung. If that was all, its completions are here.
+        if self.slots.outstanding() > 0 && self.cq.read(self.next, self.phase).is_none() {
             self.step();
         }
         let before = out.len();
         let mut result = Ok(());
+        let mut sq_head = self.head;
         // No more than a round, even if a device writes faster than this reads.
         while out.len() - before < usize::from(self.entries) {
             let Some(entry) = self.cq.read(self.next, self.phase) else { break };
             match self.accept(&entry) {
-                Ok(command) => out.push(Completion { user: command.user, entry, data: command.data }),
+                Ok((user, data)) => out.push(Completion { user, entry, data }),
                 Err(fault) => {
-                    tracing::error!(%fault, "queue pair given up");
-                    self.state = State::Faulted(fault);
-                    result = Err(fault);
+                    result = Err(self.give_up(fault));
                     break;
                 }
             }
+            sq_head = entry.sq_head.get();
             self.next += 1;
             if self.next == self.entries {
                 self.next = 0;
@@ -376,8 +378,28 @@ impl QueuePair {
         let count = out.len() - before;
         if count > 0 {
             self.head_bell.ring(self.next);
+            self.fetched_up_to(sq_head);
         }
         result.map(|()| count)
+    }
+
+    #[cold]
+    fn give_up(&mut self, fault: QueueFault) -> QueueFault {
+        tracing::error!(%fault, "queue pair given up");
+        self.state = State::Faulted(fault);
+        fault
+    }
+
+    /// Takes note of the head that the last completion of several reported.
+    ///
+    /// Completions may be written by several engines of a device and then report heads out of order: the head only
+    /// moves forward, up to what the device was told of. With nothing outstanding, all entries were fetched.
+    fn fetched_up_to(&mut self, sq_head: u16) {
+        if self.slots.outstanding() == 0 {
+            self.head = self.tail;
+        } else if self.distance(self.head, sq_head) <= self.distance(self.head, self.rung) {
+            self.head = sq_head;
+        }
     }
 
     /// The command whose deadline passed first, if any has passed. Looks at every slot: call it now and then.
@@ -437,9 +459,10 @@ impl QueuePair {
     fn make_quiet(&mut self) -> Vec<(u64, CommandData)> {
         self.state = State::Quiet;
         self.stepper = None;
-        self.slots.take_all().into_iter().map(|command| (command.user, command.data)).collect()
+        self.slots.take_all()
     }
 
+    #[inline]
     fn check_room(&self) -> Result<usize, SubmitError> {
         if !self.is_running() {
             return Err(SubmitError::Stopped);
@@ -470,18 +493,14 @@ impl QueuePair {
             number: self.posted,
         };
         let cid = self.slots.occupy(command).expect("a free slot was seen when the command was checked");
-        let mut entry = *entry;
-        entry.cid.set(cid);
-        entry.mptr.set(mptr);
-        pointer.put_into(&mut entry);
-        self.sq.write(self.tail, &entry);
+        self.sq.write(self.tail, pointer.words_of(entry, cid, mptr));
         self.tail = self.after(self.tail);
         self.posted += 1;
     }
 
-    /// Checks a completion and takes its command out.
+    /// Checks a completion and takes its command out: what was given with it, and its data.
     #[inline]
-    fn accept(&mut self, entry: &CompletionQueueEntry) -> Result<Outstanding, QueueFault> {
+    fn accept(&mut self, entry: &CompletionQueueEntry) -> Result<(u64, CommandData), QueueFault> {
         let (qid, cid) = (self.qid, entry.cid.get());
         let (sq_id, sq_head) = (entry.sq_id.get(), entry.sq_head.get());
         if cid == u16::MAX && sq_id == u16::MAX && entry.status.get() == u16::MAX {
@@ -495,15 +514,7 @@ impl QueuePair {
         }
         // Of a command that was not rung for the device cannot know. Its entry is still to be fetched, and must not
         // name memory that is in other hands by then.
-        let command = self.slots.complete(cid, self.told).ok_or(QueueFault::UnknownCommand { qid, cid })?;
-        // Completions may be written by several engines of a device and then report heads out of order: the head
-        // only moves forward, up to what the device was told of. With nothing outstanding, all entries were fetched.
-        if self.slots.outstanding() == 0 {
-            self.head = self.tail;
-        } else if self.distance(self.head, sq_head) <= self.distance(self.head, self.rung) {
-            self.head = sq_head;
-        }
-        Ok(command)
+        self.slots.complete(cid, self.told).ok_or(QueueFault::UnknownCommand { qid, cid })
     }
 
     /// Whether commands are taken and doorbells rung.
@@ -512,10 +523,12 @@ impl QueuePair {
         self.state == State::Running && self.run.is_on()
     }
 
+    #[inline]
     fn ring_is_full(&self) -> bool {
         self.after(self.tail) == self.head
     }
 
+    #[inline]
     fn after(&self, index: u16) -> u16 {
         if index + 1 == self.entries { 0 } else { index + 1 }
     }

@@ -8,6 +8,7 @@ use gangway_spec::command::{PSDT_PRP, PSDT_SGL};
 use gangway_spec::identify::Sgls;
 use gangway_spec::opcode::nvm;
 use gangway_spec::{SubmissionQueueEntry, TransferDirection, admin_opcode_name, nvm_opcode_name};
+use zerocopy::little_endian::U64;
 
 use super::{QueuePair, SubmitError, keeps_memory};
 use crate::dma::CommandData;
@@ -99,11 +100,20 @@ impl DataPointer {
         Self { words: (iova, len as u64), psdt: PSDT_SGL }
     }
 
-    /// Puts it into an entry.
+    /// The words of `entry` with this data pointer, an identifier and a metadata pointer in it.
+    ///
+    /// Word by word, since the entry of every command comes through here.
     #[inline]
-    pub(super) fn put_into(self, entry: &mut SubmissionQueueEntry) {
-        entry.set_prp(self.words.0, self.words.1);
-        entry.set_psdt(self.psdt);
+    pub(super) fn words_of(self, entry: &SubmissionQueueEntry, cid: u16, mptr: u64) -> [U64; 8] {
+        /// Of the first word: all but PSDT (bits 15:14) and the identifier (bits 31:16).
+        const KEPT: u64 = !0xffff_c000;
+        let mut words: [U64; 8] = zerocopy::transmute!(*entry);
+        let first = words[0].get() & KEPT | u64::from(self.psdt) << 14 | u64::from(cid) << 16;
+        words[0].set(first);
+        words[2].set(mptr);
+        words[3].set(self.words.0);
+        words[4].set(self.words.1);
+        words
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{self, AtomicU32, Ordering};
 
 use gangway_spec::{CompletionQueueEntry, SubmissionQueueEntry};
+use zerocopy::little_endian::U64;
 
 use crate::dma::{Direction, DmaDomain, DmaError, DmaRegion, PAGE_SIZE};
 use crate::prp::{ENTRIES_PER_PAGE, ListPages};
@@ -77,11 +78,14 @@ impl SubmissionRing {
 
     /// Writes an entry. The device does not look at it before the doorbell was rung for it.
     #[inline]
-    pub(super) fn write(&mut self, index: u16, entry: &SubmissionQueueEntry) {
+    pub(super) fn write(&mut self, index: u16, entry: [U64; 8]) {
         assert!(index < self.entries);
-        let words: [u64; 8] = zerocopy::transmute!(*entry);
         // SAFETY: index < entries, whose 64 bytes each were checked to be inside the region; page-aligned base.
-        unsafe { self.base.add(usize::from(index)).write_volatile(words) }
+        let words = unsafe { self.base.add(usize::from(index)) }.cast::<u64>();
+        for (at, word) in entry.into_iter().enumerate() {
+            // SAFETY: one of the 8 words of the entry.
+            unsafe { words.add(at).write_volatile(word.get().to_le()) }
+        }
     }
 }
 

@@ -50,16 +50,19 @@ impl Slots {
         self.slots.len()
     }
 
+    #[inline]
     pub(super) fn outstanding(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// The slot that the next command gets.
+    #[inline]
     pub(super) fn next_free(&self) -> Option<usize> {
         self.free.last().map(|&slot| usize::from(slot))
     }
 
     /// Puts a command into the slot that [`Slots::next_free`] named, and gives its identifier.
+    #[inline]
     pub(super) fn occupy(&mut self, command: Outstanding) -> Option<u16> {
         let index = self.free.pop()?;
         let slot = &mut self.slots[usize::from(index)];
@@ -68,21 +71,22 @@ impl Slots {
     }
 
     /// Takes the command out that goes by `cid`, if it is outstanding and one of the first `told` that were put onto
-    /// the queue.
-    pub(super) fn complete(&mut self, cid: u16, told: u64) -> Option<Outstanding> {
+    /// the queue: what was given with it, and its data.
+    #[inline]
+    pub(super) fn complete(&mut self, cid: u16, told: u64) -> Option<(u64, CommandData)> {
         let index = cid & ((1 << SLOT_BITS) - 1);
         let slot = self.slots.get_mut(usize::from(index))?;
         if u16::from(slot.generation) != cid >> SLOT_BITS {
             return None;
         }
-        let command = slot.outstanding.take_if(|command| command.number < told)?;
+        let Outstanding { user, data, .. } = slot.outstanding.take_if(|command| command.number < told)?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
         self.free.push(index);
-        Some(command)
+        Some((user, data))
     }
 
     /// Takes all commands out.
-    pub(super) fn take_all(&mut self) -> Vec<Outstanding> {
+    pub(super) fn take_all(&mut self) -> Vec<(u64, CommandData)> {
         let commands = self.iter_cids().collect::<Vec<_>>();
         commands.into_iter().filter_map(|cid| self.complete(cid, u64::MAX)).collect()
     }
@@ -113,13 +117,13 @@ mod tests {
         let mut slots = Slots::new(2);
         let (a, b) = (slots.occupy(command(1)).unwrap(), slots.occupy(command(2)).unwrap());
         assert!(slots.occupy(command(3)).is_none());
-        assert_eq!(slots.complete(b, 1).unwrap().user, 2);
+        assert_eq!(slots.complete(b, 1).unwrap().0, 2);
         assert!(slots.complete(b, 1).is_none());
         let c = slots.occupy(command(4)).unwrap();
         assert_ne!(b, c, "the slot is used again under another identifier");
         assert!(slots.complete(b, 1).is_none());
-        assert_eq!(slots.complete(c, 1).unwrap().user, 4);
-        assert_eq!(slots.complete(a, 1).unwrap().user, 1);
+        assert_eq!(slots.complete(c, 1).unwrap().0, 4);
+        assert_eq!(slots.complete(a, 1).unwrap().0, 1);
         assert_eq!(slots.outstanding(), 0);
     }
 

@@ -27,9 +27,7 @@ impl Framing {
             self.finish(start, length, out);
         }
         if length > 0 && (self.pda > 0 || !self.digests.is_empty()) {
-            // PDO.
-            let data = usize::from(out[start + CommonHeader::PDO as usize]);
-            out.resize(start + data, 0);
+            pad(start, out);
         }
     }
 
@@ -48,6 +46,13 @@ impl Framing {
             out.extend_from_slice(&digest.to_le_bytes());
         }
     }
+}
+
+/// Appends what stands between the header that starts at `start` and its data.
+fn pad(start: usize, out: &mut Vec<u8>) {
+    // PDO.
+    let data = usize::from(out[start + CommonHeader::PDO as usize]);
+    out.resize(start + data, 0);
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What of a command the transport decides: its data pointer, and the fields that have no meaning over TCP.
 
 use gangway_spec::command::PSDT_SGL;
-use gangway_spec::fabrics::fctype;
 use gangway_spec::{SglDescriptor, Status, SubmissionQueueEntry, TransferDirection, opcode};
 
 use super::CapsuleData;
@@ -15,22 +14,24 @@ pub(super) fn fabrics_type(entry: &SubmissionQueueEntry) -> Option<u8> {
     (entry.opcode == opcode::admin::FABRICS).then(|| entry.nsid.to_bytes()[0])
 }
 
-/// Whether `entry` is a Connect command.
-pub(super) fn is_connect(entry: &SubmissionQueueEntry) -> bool {
-    fabrics_type(entry) == Some(fctype::CONNECT)
-}
-
-/// What data `entry` declares, in a capsule that carries `carried` bytes behind the command and may carry `limit`.
+/// What data `entry`, whose [`fabrics_type`] is `fabrics`, declares, in a capsule that carries `carried` bytes behind the
+/// command and may carry `limit`.
 ///
 /// # Errors
 /// The status to answer. None of these errors breaks the framing of the stream.
-pub(super) fn examine(entry: &SubmissionQueueEntry, carried: u32, limit: u32) -> Result<CapsuleData, Status> {
+#[inline]
+pub(super) fn examine(
+    entry: &SubmissionQueueEntry,
+    fabrics: Option<u8>,
+    carried: u32,
+    limit: u32,
+) -> Result<CapsuleData, Status> {
     // Fused commands need both halves to be neighbours on one hardware queue, which nobody promises here.
     if entry.fuse() != 0 || entry.psdt() != PSDT_SGL {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    let direction = entry.transfer_direction();
-    let data = if fabrics_type(entry).is_some() && direction == TransferDirection::None {
+    let direction = TransferDirection::of_opcode(fabrics.unwrap_or(entry.opcode));
+    let data = if fabrics.is_some() && direction == TransferDirection::None {
         // Property Get, Property Set and Disconnect have reserved bytes where other commands have their SGL.
         CapsuleData::None
     } else if entry.mptr.get() != 0 {

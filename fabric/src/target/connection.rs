@@ -4,10 +4,11 @@ mod answer;
 
 pub use answer::DataEnd;
 
-use gangway_spec::{Status, SubmissionQueueEntry};
+use gangway_spec::Status;
+use gangway_spec::fabrics::fctype;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::command::{examine, fabrics_type, is_connect};
+use super::command::{examine, fabrics_type};
 use super::slots::{Command, Phase, Slot, Slots};
 use super::{ADMIN_IN_CAPSULE_DATA, CapsuleData, Config, Event, Want};
 use crate::digest::{self, DIGEST_LENGTH, DataDigest};
@@ -92,6 +93,7 @@ impl Connection {
     }
 
     /// Where the next bytes of the stream belong.
+    #[inline]
     pub fn want(&self) -> Want {
         match self.stage {
             Stage::Header => {
@@ -134,6 +136,17 @@ impl Connection {
     /// what that wrote, and close.
     #[inline]
     pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Fatal> {
+        // Most of what arrives is plain capsules. They are read where they lie.
+        if self.stage == Stage::Header
+            && self.collected == 0
+            && let Some((capsule, body)) = self.plain_capsule(bytes)
+        {
+            return self.capsule(capsule, body, size_of::<CapsuleCmd>());
+        }
+        self.receive_other(bytes, out)
+    }
+
+    fn receive_other(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Fatal> {
         let result = match self.stage {
             Stage::Header => self.receive_header(bytes, out),
             Stage::Body { target, pad, left } if pad > 0 => {
@@ -153,16 +166,11 @@ impl Connection {
 
     fn receive_header(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Fatal> {
         const COMMON: usize = size_of::<CommonHeader>();
-        // The ordinary cases: all of the header is here, and is read where it lies. Most of all, a plain capsule.
-        if self.collected == 0
-            && let Some((capsule, body)) = self.plain_capsule(bytes)
-        {
-            return Ok((size_of::<CapsuleCmd>(), Some(self.capsule(capsule, body)?)));
-        }
+        // Mostly all of the header is here, and is read where it lies.
         if self.collected == 0 && bytes.len() >= COMMON {
             let whole = self.check_common(&bytes[..COMMON])?;
             if let Some(header) = bytes.get(..whole) {
-                return Ok((whole, self.header(self.verified(header)?, out)?));
+                return self.header(self.verified(header)?, whole, out);
             }
         }
         let mut taken = 0;
@@ -171,7 +179,7 @@ impl Connection {
             if self.collect(bytes, &mut taken, whole) {
                 let header = self.partial;
                 self.collected = 0;
-                return Ok((taken, self.header(self.verified(&header[..whole])?, out)?));
+                return self.header(self.verified(&header[..whole])?, taken, out);
             }
         }
         Ok((taken, None))
@@ -252,29 +260,35 @@ impl Connection {
         Ok(whole)
     }
 
-    /// Acts on a whole header whose first eight bytes passed [`Connection::check_common`].
-    #[inline]
-    fn header(&mut self, header: &[u8], out: &mut Vec<u8>) -> Result<Option<Event>, Fatal> {
+    /// Acts on a whole header whose first eight bytes passed [`Connection::check_common`], and with which `taken` bytes
+    /// were taken.
+    fn header(
+        &mut self,
+        header: &[u8],
+        taken: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(usize, Option<Event>), Fatal> {
         // The casts below cannot fail: the length of the header was checked against its type.
         let malformed = || Fatal::field(CommonHeader::HLEN, header);
         match PduType(header[0]) {
             PduType::CAPSULE_CMD => {
                 let capsule = CapsuleCmd::ref_from_bytes(header).map_err(|_| malformed())?;
                 let body = self.body(&capsule.header, header)?;
-                self.capsule(capsule, body).map(Some)
+                self.capsule(capsule, body, taken)
             }
             PduType::H2C_DATA => {
                 let data = H2cData::ref_from_bytes(header).map_err(|_| malformed())?;
-                self.h2c_data(data, header).map(|()| None)
+                self.h2c_data(data, header).map(|()| (taken, None))
             }
             PduType::ICREQ => {
                 let request = IcReq::ref_from_bytes(header).map_err(|_| malformed())?;
-                self.initialize(request, header, out).map(Some)
+                self.initialize(request, header, out).map(|event| (taken, Some(event)))
             }
             _ => {
                 let term = TermReq::ref_from_bytes(header).map_err(|_| malformed())?;
                 self.stage = Stage::Terminated;
-                Ok(Some(Event::HostTerminated { fes: FatalErrorStatus(term.fes.get()), fei: term.fei.get() }))
+                let (fes, fei) = (FatalErrorStatus(term.fes.get()), term.fei.get());
+                Ok((taken, Some(Event::HostTerminated { fes, fei })))
             }
         }
     }
@@ -314,16 +328,23 @@ impl Connection {
         is_plain.then_some((capsule, Body { pad: 0, carried, digest: false }))
     }
 
-    /// Takes a command whose header was found good.
-    #[inline]
-    fn capsule(&mut self, capsule: &CapsuleCmd, body: Body) -> Result<Event, Fatal> {
+    /// Takes a command whose header was found good, and with which `taken` bytes were taken.
+    fn capsule(
+        &mut self,
+        capsule: &CapsuleCmd,
+        body: Body,
+        taken: usize,
+    ) -> Result<(usize, Option<Event>), Fatal> {
         let Body { pad, carried, digest } = body;
         if carried > self.config.in_capsule_data.max(ADMIN_IN_CAPSULE_DATA) {
+            self.stage = Stage::Terminated;
             return Err(Fatal::new(FatalErrorStatus::DATA_TRANSFER_LIMIT_EXCEEDED, 0, capsule.as_bytes()));
         }
         let entry = capsule.entry;
-        let data =
-            self.may_run(&entry).and_then(|()| examine(&entry, carried, self.in_capsule_limit(&entry)));
+        let fabrics = fabrics_type(&entry);
+        let data = self
+            .may_run(fabrics)
+            .and_then(|()| examine(&entry, fabrics, carried, self.in_capsule_limit(fabrics)));
         let (phase, length) = match data {
             Ok(CapsuleData::InCapsule { len }) => (Phase::InCapsule, len),
             Ok(CapsuleData::Transport { len }) => (Phase::Idle, len),
@@ -331,7 +352,10 @@ impl Connection {
         };
         let command = Command { phase, length, ..Command::new(entry.cid.get()) };
         // More commands than the queue has entries: the host sent this one before it was allowed to.
-        let slot = self.slots.take(command).ok_or_else(|| Fatal::sequence(capsule.as_bytes()))?;
+        let Some(slot) = self.slots.take(command) else {
+            self.stage = Stage::Terminated;
+            return Err(Fatal::sequence(capsule.as_bytes()));
+        };
         if carried > 0 || digest {
             // Whatever the command is like, its data and digest are passed over.
             let target = (data.is_ok() && carried > 0).then_some(slot);
@@ -339,28 +363,27 @@ impl Connection {
         }
         match data {
             Ok(data) => {
-                if is_connect(&entry) {
+                if fabrics == Some(fctype::CONNECT) {
                     self.connecting = Some(slot);
                 }
-                Ok(Event::Command { slot, entry, data })
+                Ok((taken, Some(Event::Command { slot, entry, data })))
             }
-            Err(status) => Ok(Event::Refused { slot, entry, status }),
+            Err(status) => Ok((taken, Some(Event::Refused { slot, entry, status }))),
         }
     }
 
     /// Connect comes first, and once.
-    fn may_run(&self, entry: &SubmissionQueueEntry) -> Result<(), Status> {
-        let in_turn = if is_connect(entry) {
-            self.queue.is_none() && self.connecting.is_none()
-        } else {
-            self.queue.is_some()
+    fn may_run(&self, fabrics: Option<u8>) -> Result<(), Status> {
+        let in_turn = match fabrics {
+            Some(fctype::CONNECT) => self.queue.is_none() && self.connecting.is_none(),
+            _ => self.queue.is_some(),
         };
         if in_turn { Ok(()) } else { Err(Status::COMMAND_SEQUENCE_ERROR.with_dnr()) }
     }
 
-    fn in_capsule_limit(&self, entry: &SubmissionQueueEntry) -> u32 {
+    fn in_capsule_limit(&self, fabrics: Option<u8>) -> u32 {
         match self.queue {
-            Some(Queue { qid: 1.., .. }) if fabrics_type(entry).is_none() => self.config.in_capsule_data,
+            Some(Queue { qid: 1.., .. }) if fabrics.is_none() => self.config.in_capsule_data,
             _ => ADMIN_IN_CAPSULE_DATA,
         }
     }

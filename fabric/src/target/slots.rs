@@ -71,11 +71,13 @@ impl Slots {
         }
     }
 
+    #[inline]
     pub(super) fn outstanding(&self) -> usize {
         self.table.len() - self.free.len()
     }
 
     /// A slot for a command, unless as many as the queue has entries are outstanding.
+    #[inline]
     pub(super) fn take(&mut self, command: Command) -> Option<Slot> {
         if self.outstanding() >= self.limit {
             return None;
@@ -93,16 +95,19 @@ impl Slots {
     }
 
     /// The command in `slot`, if there is one.
+    #[inline]
     pub(super) fn get(&self, slot: Slot) -> Option<&Command> {
         self.table.get(usize::from(slot)).filter(|command| command.phase != Phase::Free)
     }
 
     /// The command in `slot`, if there is one.
+    #[inline]
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Command> {
         self.table.get_mut(usize::from(slot)).filter(|command| command.phase != Phase::Free)
     }
 
     /// Frees `slot` and returns the command that it held, if any.
+    #[inline]
     pub(super) fn release(&mut self, slot: Slot) -> Option<Command> {
         let command = self.get_mut(slot)?;
         let released = *command;

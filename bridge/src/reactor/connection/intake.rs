@@ -117,7 +117,7 @@ impl Connection {
             context.engine.release_buffer(filling.buffer);
         }
         match event {
-            Some(event) => self.happened(event, context),
+            Some(event) => self.happened(&event, context),
             None => Ok(()),
         }
     }
@@ -146,20 +146,21 @@ impl Connection {
     /// Works through `bytes` from `at` on.
     fn consume(&mut self, bytes: Arrived, mut at: usize, context: &mut Context<'_>) -> Result<(), End> {
         let mut commands = 0;
-        while at < bytes.len() && self.phase == Phase::Open {
-            let available = bytes.len() - at;
+        let received: &[u8] = &bytes;
+        while at < received.len() && self.phase == Phase::Open {
+            let available = received.len() - at;
             match self.fabric.want() {
                 Want::Header { .. } if commands == COMMANDS_AT_ONCE => {
                     self.stash = Some(bytes.rest(at));
                     self.paused = true;
                     return Ok(());
                 }
-                Want::Header { .. } => match self.parse(&bytes[at..], context) {
+                Want::Header { .. } => match self.parse(&received[at..], context) {
                     Ok((taken, event)) => {
                         at += taken;
                         if let Some(event) = event {
                             commands += 1;
-                            self.happened(event, context)?;
+                            self.happened(&event, context)?;
                         }
                     }
                     Err(fatal) => return Err(self.terminate(fatal, context.engine)),
@@ -168,7 +169,7 @@ impl Connection {
                     let count = available.min(remaining as usize);
                     at += count;
                     if let Some(event) = self.fabric.discarded(count as u32) {
-                        self.happened(event, context)?;
+                        self.happened(&event, context)?;
                     }
                 }
                 Want::Payload { slot, offset, remaining } => {
@@ -184,10 +185,10 @@ impl Connection {
                         self.starved = true;
                         return Ok(());
                     }
-                    let event = self.placed(&bytes[at..at + count]);
+                    let event = self.placed(&received[at..at + count]);
                     at += count;
                     if let Some(event) = event {
-                        self.happened(event, context)?;
+                        self.happened(&event, context)?;
                     }
                 }
                 Want::Nothing => return Ok(()),

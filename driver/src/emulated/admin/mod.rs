@@ -244,14 +244,10 @@ impl Device {
                 }
                 continue;
             }
-            if admin.held.len() >= sq.size() as usize || !self.is_running() {
+            if sq.is_empty() || admin.held.len() >= sq.size() as usize || !self.is_running() {
                 return;
             }
-            let entry = match sq.fetch(host) {
-                Ok(Some(entry)) => entry,
-                Ok(None) => return,
-                Err(_) => return self.unreadable(sq),
-            };
+            let Ok(entry) = sq.fetch(host) else { return self.unreadable(sq) };
             match admin.refusal(&entry) {
                 Some(status) => {
                     if !self.post(host, sq, cq, &entry, (status, 0)) {

@@ -171,7 +171,7 @@ impl<'a> Execution<'a> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn move_to_host(
         &mut self,
         namespace: &Namespace,
@@ -201,7 +201,7 @@ impl<'a> Execution<'a> {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn move_from_host(
         &mut self,
         namespace: &Namespace,

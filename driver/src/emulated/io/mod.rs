@@ -106,16 +106,12 @@ impl Device {
     /// Executes commands as they are taken. A command is only taken when its completion has a place.
     #[inline]
     fn run(&self, active: &mut Active, work: &mut Work, cq: &mut CompletionQueue, host: &DmaMemory) {
-        while cq.has_room() {
-            match active.sq.fetch(host) {
-                Ok(Some(entry)) => {
-                    let done = self.execute(&mut active.prps, work, host, &entry);
-                    if !self.post(host, &active.sq, cq, &entry, done) {
-                        return;
-                    }
-                }
-                Ok(None) => return,
-                Err(_) => return self.unreadable(&active.sq),
+        let Active { sq, prps, .. } = active;
+        while !sq.is_empty() && cq.has_room() {
+            let Ok(entry) = sq.fetch(host) else { return self.unreadable(sq) };
+            let done = self.execute(prps, work, host, &entry);
+            if !self.post(host, sq, cq, &entry, done) {
+                return;
             }
         }
     }
@@ -150,14 +146,14 @@ impl Device {
                 if !self.finish(host, sq, cq, held, (&command, done, now)) {
                     return;
                 }
-            } else if !cq.has_room() || held.len() >= sq.size() as usize || !self.is_running() {
+            } else if sq.is_empty()
+                || !cq.has_room()
+                || held.len() >= sq.size() as usize
+                || !self.is_running()
+            {
                 return;
             } else {
-                let entry = match sq.fetch(host) {
-                    Ok(Some(entry)) => entry,
-                    Ok(None) => return,
-                    Err(_) => return self.unreadable(sq),
-                };
+                let Ok(entry) = sq.fetch(host) else { return self.unreadable(sq) };
                 if held.holds(entry.cid.get()) {
                     if !self.post(host, sq, cq, &entry, (Status::CID_CONFLICT.with_dnr(), 0)) {
                         return;

@@ -50,12 +50,6 @@ struct Mapping {
 }
 
 impl Mapping {
-    #[inline]
-    fn contains(&self, iova: u64) -> bool {
-        iova.wrapping_sub(self.iova) < self.len
-    }
-
-    #[inline]
     fn permits(&self, access: Access) -> bool {
         match access {
             Access::Read => self.direction.device_reads(),
@@ -78,10 +72,34 @@ struct Table {
 /// Host memory as a queue of the drive sees it. Only to be had inside a [`Gate`].
 pub(super) struct DmaMemory {
     table: Arc<Table>,
-    /// The mapping that was used last for each [`Purpose`], which is most likely the next one: what an IOMMU has its
-    /// translation cache for.
-    recent: [Cell<usize>; 4],
+    /// The mapping that was used last for each [`Purpose`], which permits what that needs, and is most likely the next
+    /// one: what an IOMMU has its translation cache for.
+    recent: [Cell<Translation>; 4],
     violations: Arc<AtomicU64>,
+}
+
+/// What is mapped at some addresses.
+#[derive(Clone, Copy)]
+struct Translation {
+    iova: u64,
+    len: u64,
+    memory: NonNull<u8>,
+}
+
+// SAFETY: as for `Mapping`.
+unsafe impl Send for Translation {}
+
+impl Translation {
+    /// Of no address.
+    const NONE: Self = Self { iova: 0, len: 0, memory: NonNull::dangling() };
+
+    /// The memory behind an address, and how many bytes there are from there on.
+    #[inline]
+    fn at(&self, iova: u64) -> Option<(NonNull<u8>, u64)> {
+        let offset = iova.wrapping_sub(self.iova);
+        // SAFETY: `offset` is below the length of the mapping, all of which is one piece of memory.
+        (offset < self.len).then(|| (unsafe { self.memory.add(offset as usize) }, self.len - offset))
+    }
 }
 
 /// What memory is accessed for.
@@ -110,6 +128,33 @@ impl Purpose {
 }
 
 impl DmaMemory {
+    /// The memory behind `iova`, and how many contiguous bytes of it may be accessed for `purpose`, at least 1. `None`
+    /// when it may not be.
+    ///
+    /// The pointer is valid for that access as long as the gate is not left: the mapping owns the memory, or the domain
+    /// keeps it until `unmap` has returned, and that waits for the gate.
+    #[inline]
+    fn find(&self, iova: u64, purpose: Purpose) -> Option<(NonNull<u8>, u64)> {
+        match self.recent[purpose as usize].get().at(iova) {
+            None => self.look_up(iova, purpose),
+            found => found,
+        }
+    }
+
+    #[cold]
+    fn look_up(&self, iova: u64, purpose: Purpose) -> Option<(NonNull<u8>, u64)> {
+        let mappings = &self.table.mappings;
+        let before = mappings.partition_point(|mapping| mapping.iova <= iova);
+        let mapping = &mappings[before.checked_sub(1)?];
+        if !mapping.permits(purpose.access()) {
+            return None;
+        }
+        let translation = Translation { iova: mapping.iova, len: mapping.len, memory: mapping.memory };
+        let found = translation.at(iova)?;
+        self.recent[purpose as usize].set(translation);
+        Some(found)
+    }
+
     /// Calls `visit` for each contiguous piece of host memory behind `len` bytes at `iova`, in order, until it fails.
     ///
     /// The pointer is valid for the bytes of the piece, for the access asked for, until `visit` returns.
@@ -121,31 +166,31 @@ impl DmaMemory {
         purpose: Purpose,
         mut visit: impl FnMut(NonNull<u8>, usize) -> Result<(), E>,
     ) -> Result<(), E> {
-        let access = purpose.access();
-        let mappings = &self.table.mappings;
-        let recent = &self.recent[purpose as usize];
-        let mut index = recent.get();
-        if !mappings.get(index).is_some_and(|mapping| mapping.contains(iova)) {
-            index = mappings.partition_point(|mapping| mapping.iova <= iova).wrapping_sub(1);
-            recent.set(index);
-        }
         while len > 0 {
-            let Some(mapping) = mappings.get(index).filter(|mapping| mapping.permits(access)) else {
-                return Err(self.violation(iova, len, access).into());
+            let Some((memory, there)) = self.find(iova, purpose) else {
+                return Err(self.violation(iova, len, purpose.access()).into());
             };
-            let offset = iova.wrapping_sub(mapping.iova);
-            if offset >= mapping.len {
-                return Err(self.violation(iova, len, access).into());
-            }
-            let piece = (mapping.len - offset).min(len as u64) as usize;
-            // SAFETY: `offset` is below the length of the mapping. Its memory is alive: the mapping owns it, or the domain
-            // keeps it until `unmap` has returned, and that waits until this gate, which the caller is inside of, is left.
-            visit(unsafe { mapping.memory.add(offset as usize) }, piece)?;
+            let piece = there.min(len as u64) as usize;
+            visit(memory, piece)?;
             len -= piece;
             iova = iova.wrapping_add(piece as u64);
-            index += 1;
         }
         Ok(())
+    }
+
+    /// The memory of `len` bytes at `iova` that must lie in one piece, as [`find`](Self::find) gives it, for accesses of
+    /// words of type `T`.
+    ///
+    /// # Errors
+    /// They may not be accessed for `purpose`, or are not in one piece, or not aligned.
+    #[inline]
+    fn whole<T>(&self, iova: u64, len: usize, purpose: Purpose) -> Result<NonNull<T>, DmaFault> {
+        match self.find(iova, purpose) {
+            Some((memory, there)) if there >= len as u64 && memory.cast::<T>().is_aligned() => {
+                Ok(memory.cast())
+            }
+            _ => Err(self.violation(iova, len, purpose.access())),
+        }
     }
 
     /// Whether all of `len` bytes at `iova` may be accessed so.
@@ -208,9 +253,7 @@ impl DmaMemory {
     /// # Errors
     /// It may not be read, or is not aligned.
     pub(super) fn read_word(&self, iova: u64) -> Result<u32, DmaFault> {
-        let mut value = 0;
-        self.word(iova, Purpose::DataRead, |word| value = u32::from_le(word.load(Ordering::Acquire)))?;
-        Ok(value)
+        Ok(u32::from_le(self.word(iova, Purpose::DataRead)?.load(Ordering::Acquire)))
     }
 
     /// Writes a 32-bit word that the host may look at at any time.
@@ -218,45 +261,25 @@ impl DmaMemory {
     /// # Errors
     /// It may not be written, or is not aligned.
     pub(super) fn write_word(&self, iova: u64, value: u32) -> Result<(), DmaFault> {
-        self.word(iova, Purpose::DataWrite, |word| word.store(value.to_le(), Ordering::Release))
+        self.word(iova, Purpose::DataWrite)?.store(value.to_le(), Ordering::Release);
+        Ok(())
     }
 
-    fn word(&self, iova: u64, purpose: Purpose, mut visit: impl FnMut(&AtomicU32)) -> Result<(), DmaFault> {
-        self.pieces(iova, size_of::<u32>(), purpose, |memory, len| {
-            let word = memory.cast::<AtomicU32>();
-            if len < size_of::<u32>() || !word.is_aligned() {
-                return Err(self.violation(iova, size_of::<u32>(), purpose.access()));
-            }
-            // SAFETY: `pieces` vouches for 4 bytes, and they are aligned; the host accesses them as an atomic too.
-            visit(unsafe { word.as_ref() });
-            Ok(())
-        })
+    fn word(&self, iova: u64, purpose: Purpose) -> Result<&AtomicU32, DmaFault> {
+        let word = self.whole(iova, size_of::<u32>(), purpose)?;
+        // SAFETY: `whole` vouches for 4 aligned bytes; the host accesses them as an atomic too.
+        Ok(unsafe { word.as_ref() })
     }
 
     /// Reads a submission queue entry.
     ///
     /// # Errors
-    /// It may not be read.
+    /// It may not be read. Queues begin at pages, so that no entry lies in two mappings.
     #[inline]
-    pub(super) fn read_entry(&self, iova: u64) -> Result<[u8; 64], DmaFault> {
-        let mut entry = [0u64; 8];
-        let mut whole = false;
-        self.pieces(iova, 64, Purpose::Submission, |memory, len| {
-            whole = len == 64 && memory.cast::<u64>().is_aligned();
-            if whole {
-                let words = memory.cast::<u64>();
-                for (at, word) in entry.iter_mut().enumerate() {
-                    // SAFETY: `pieces` vouches for 64 bytes, and they are aligned.
-                    *word = unsafe { words.add(at).read_volatile() };
-                }
-            }
-            Ok::<_, DmaFault>(())
-        })?;
-        let mut bytes: [u8; 64] = zerocopy::transmute!(entry);
-        if !whole {
-            self.read(iova, &mut bytes)?;
-        }
-        Ok(bytes)
+    pub(super) fn read_entry(&self, iova: u64) -> Result<[u64; 8], DmaFault> {
+        let words = self.whole::<u64>(iova, 64, Purpose::Submission)?;
+        // SAFETY: `whole` vouches for 64 aligned bytes. The host may change them meanwhile.
+        Ok(std::array::from_fn(|at| unsafe { words.add(at).read_volatile() }))
     }
 
     /// Writes a completion queue entry: its last dword, which holds the phase, after the others.
@@ -268,19 +291,14 @@ impl DmaMemory {
     /// It may not be written.
     #[inline]
     pub(super) fn write_completion(&self, iova: u64, entry: [u32; 4]) -> Result<(), DmaFault> {
-        self.pieces(iova, 16, Purpose::Completion, |memory, len| {
-            let words = memory.cast::<AtomicU32>();
-            if len < 16 || !words.is_aligned() {
-                return Err(self.violation(iova, 16, Access::Write));
-            }
-            for (index, word) in entry.into_iter().enumerate() {
-                let order = if index == 3 { Ordering::Release } else { Ordering::Relaxed };
-                // SAFETY: `pieces` vouches for 16 bytes, and they are aligned; the host reads the last dword as an
-                // atomic, and the others only once it has seen that one.
-                unsafe { words.add(index).as_ref() }.store(word, order);
-            }
-            Ok(())
-        })
+        let words = self.whole::<AtomicU32>(iova, 16, Purpose::Completion)?;
+        for (index, word) in entry.into_iter().enumerate() {
+            let order = if index == 3 { Ordering::Release } else { Ordering::Relaxed };
+            // SAFETY: `whole` vouches for 16 aligned bytes; the host reads the last dword as an atomic, and the others
+            // only once it has seen that one.
+            unsafe { words.add(index).as_ref() }.store(word, order);
+        }
+        Ok(())
     }
 
     #[cold]
@@ -322,7 +340,9 @@ trait Refresh: Send + Sync {
 
 impl<T: Send> Refresh for Gate<T> {
     fn refresh(&self, table: &Arc<Table>) {
-        self.enter().memory.table = Arc::clone(table);
+        let memory = &mut self.enter().memory;
+        memory.table = Arc::clone(table);
+        memory.recent.iter_mut().for_each(|recent| recent.set(Translation::NONE));
     }
 }
 
@@ -354,7 +374,7 @@ impl EmulatedIommu {
         let mut iommu = self.lock();
         let memory = DmaMemory {
             table: Arc::clone(&iommu.table),
-            recent: Default::default(),
+            recent: [const { Cell::new(Translation::NONE) }; 4],
             violations: Arc::clone(&self.violations),
         };
         let gate = Arc::new(Gate { inner: Mutex::new(Inside { memory, state }) });

@@ -53,7 +53,7 @@ impl Connection {
     /// most what the command's SGL declares. It is looked at only when the connection has data digests.
     ///
     /// The command ends with `reply`: here, if the header can say so, or by a response capsule behind the data.
-    #[inline]
+    #[inline(always)]
     pub fn data_header(&mut self, slot: Slot, payload: &[u8], reply: &Reply, out: &mut Vec<u8>) -> DataEnd {
         let Some(command) = self.slots.get(slot) else {
             debug_assert!(false, "no command in slot {slot}");
@@ -76,7 +76,7 @@ impl Connection {
     }
 
     /// Appends what follows the payload: its digest, and the response capsule, as far as there are such.
-    #[inline]
+    #[inline(always)]
     pub fn data_end(&mut self, end: DataEnd, out: &mut Vec<u8>) {
         if let Some(digest) = end.digest {
             out.extend_from_slice(&digest.to_le_bytes());
