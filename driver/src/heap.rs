@@ -1,6 +1,23 @@
 //! The memory of the process that is not for devices.
 
-#![allow(unsafe_code)] // One call into the C library.
+#![allow(unsafe_code)] // Two calls into the C library.
+
+/// Bytes from which on a piece has pages of its own.
+#[cfg(target_env = "gnu")]
+const APART: libc::c_int = 256 << 10;
+
+/// Has large pieces be apart from small ones, so that all of their memory goes back to the system when they are given up.
+///
+/// The C library begins with that, and stops when the first such piece is given up: from then on those of its size lie
+/// among others, and what is left of a thousand connections that have gone is gaps that nobody can use. Does nothing with
+/// C libraries other than GNU's.
+pub fn keep_large_pieces_apart() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time, from any thread, and touches nothing that is allocated.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, APART);
+    }
+}
 
 /// Gives what nobody uses any more back to the system, page by page, also from the midst of what is in use.
 ///
