@@ -84,7 +84,7 @@ fn idle_connections_cost_little_memory_and_give_it_back() {
         let left = || target.resident().saturating_sub(before);
         // What nobody uses is given back a while after hosts have gone. Lists with room for as many connections stay,
         // and the C library keeps some.
-        eventually("memory is given back", || left() < CONNECTIONS * 6 * 1024);
+        eventually("memory is given back", || left() < CONNECTIONS * 4 * 1024);
         // What each crowd leaves a little of would be a leak. The first one finds memory in one piece, later ones do not.
         if round > 0 {
             let earlier = *earlier_left.get_or_insert_with(left);
