@@ -247,12 +247,68 @@ mod tests {
     }
 
     #[test]
+    fn a_client_hears_of_progress_and_what_it_no_longer_waits_for_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let (asked, file) = (path.clone(), folder.path().join("disk.img"));
+        let client = move || {
+            let ask = |device: &str| {
+                let stream = StdStream::connect(&asked).unwrap();
+                let request = json!({ "Command": "add", "Devices": [device] });
+                (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
+                stream
+            };
+            let line = |stream: &StdStream| {
+                let mut line = String::new();
+                std::io::BufReader::new(stream).read_line(&mut line).unwrap();
+                serde_json::from_str::<Value>(&line).unwrap()
+            };
+            let drive = format!("emulated:size=1M,file={}", file.display());
+            let stream = ask(&format!("{drive},fault=not-ready=3s"));
+            let progress = line(&stream)["Progress"].as_str().unwrap().to_owned();
+            assert!(progress.contains("disk.img") && progress.contains("(1 s)"), "{progress}");
+            drop(stream);
+            // Its file is free again when it was shut down.
+            (0..200).any(|_| {
+                std::thread::sleep(Duration::from_millis(50));
+                line(&ask(&drive))["Drives"].is_array()
+            })
+        };
+        let added = runtime().block_on(async {
+            let listener = Listener::at(&path).unwrap();
+            let (target, site) = crate::serve::tests::start(&["--device", "emulated:size=1M"]).await;
+            let added = tokio::select! {
+                added = tokio::task::spawn_blocking(client) => added.unwrap(),
+                never = listener.serve(site) => match never {},
+            };
+            assert_eq!(target.handle().exports().len(), 2);
+            target.shutdown().await;
+            added
+        });
+        assert!(added);
+    }
+
+    #[test]
     fn requests_are_what_the_documentation_says() {
         let parse = |text: &str| serde_json::from_str::<Request>(text);
         assert_eq!(parse(r#"{"Command":"status"}"#).unwrap(), Request::Status {});
         let limit = parse(r#"{"Command":"limit","Subject":"host","Limit":"none"}"#).unwrap();
         assert_eq!(limit, Request::Limit { subject: "host".into(), limit: "none".into(), subsystem: None });
-        for wrong in ["{}", "[]", r#"{"Command":"stop"}"#, r#"{"Command":"limit","Subject":"host"}"#] {
+        let add = r#"{"Command":"add","Devices":["pci:0000:03:00.0"],"Subsystem":"nqn.2014-08.org.example:db","Namespaces":["3=1/1"]}"#;
+        let Request::Add { devices, to: Some(_), namespaces, .. } = parse(add).unwrap() else {
+            panic!("{add}")
+        };
+        assert_eq!((devices.len(), namespaces[0].to_string()), (1, "3=1/1".to_owned()));
+        let add = r#"{"Command":"add","Devices":["pci:0000:02:00.0"],"Terms":{"AllowHost":["nqn.2014-08.org.example:a"],"Limit":["host=iops=5k"],"ReadOnly":true}}"#;
+        assert!(matches!(parse(add).unwrap(), Request::Add { to: None, .. }));
+        for remove in [
+            r#"{"Command":"remove","Names":["nqn.2014-08.org.example:backup"],"Disconnect":true}"#,
+            r#"{"Command":"removeFrom","Subsystem":"nqn.2014-08.org.example:db","Namespaces":[3]}"#,
+        ] {
+            assert!(parse(remove).is_ok(), "{remove}");
+        }
+        let bad = r#"{"Command":"add","Devices":["nvme0"]}"#;
+        for wrong in ["{}", "[]", r#"{"Command":"stop"}"#, r#"{"Command":"limit","Subject":"host"}"#, bad] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -27,7 +27,7 @@ pub(crate) use self::site::{Doing, DriveSettings, Site};
 use self::terms::Rights;
 pub(crate) use self::terms::Terms;
 pub(crate) use self::wanted::Wanted;
-use self::wanted::{Line, Member};
+use self::wanted::{Line, Member, Numbers};
 use crate::control;
 use crate::cpus::{self, CpuList};
 use crate::exit::Exit;
@@ -242,11 +242,13 @@ impl Serve {
             interrupts: !matches!(self.poll, PollArg::Always),
         };
         let (mut drives, mut members): (Vec<Drive>, Vec<Member>) = Default::default();
-        for (index, device) in wanted.devices.iter().enumerate() {
+        let numbers = Numbers::default();
+        for device in &wanted.devices {
+            let number = numbers.take();
             let options = settings.options(wanted.terms.prp);
             let say = |text: &str| eprintln!("{text}");
-            let started = drives::start(index, device.clone(), &domain, options, say).await?;
-            members.push(Member { index, device: device.clone(), info: Arc::clone(started.info()) });
+            let started = drives::start(number.index(), device.clone(), &domain, options, say).await?;
+            members.push(Member { number, device: device.clone(), info: Arc::clone(started.info()) });
             drives.extend(started.take());
         }
         let exports = wanted.exports(&members, &[], &rights)?;
@@ -265,8 +267,9 @@ impl Serve {
             state: self.state.clone(),
         };
         let target = Target::start(config, &domain, drives, exports).await?;
-        let reached = (target.addresses().to_vec(), members);
-        let site = Site::new(target.handle(), domain, settings, wanted.terms, reached);
+        let addresses = target.addresses().to_vec();
+        let served = (numbers, members);
+        let site = Site::new(target.handle(), domain, settings, wanted.terms, addresses, served);
         Ok((target, Arc::new(site), lines))
     }
 

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, bail};
 use gangway_bridge::{ExportConfig, ExportUse, Mapping, TargetHandle};
@@ -21,7 +20,7 @@ use super::changes::{Added, AddedExport, InUse, Removed, RemovedDrive};
 use super::drives::{Unserved, cannot_export, start};
 use super::exports::{Named, NamespaceArg, is_named, list};
 use super::terms::Terms;
-use super::wanted::{Line, Member, Wanted, named};
+use super::wanted::{Line, Member, Numbers, Wanted, named};
 
 /// What all drives of a server have in common.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +51,7 @@ pub(crate) struct Site {
     /// What holds for what is added, where nothing else is said.
     terms: Terms,
     addresses: Vec<SocketAddr>,
-    /// Index of the next drive.
-    next: AtomicUsize,
+    numbers: Numbers,
     /// Held while something changes.
     roster: Mutex<Roster>,
 }
@@ -94,11 +92,11 @@ impl Site {
         domain: DmaDomain,
         settings: DriveSettings,
         terms: Terms,
-        (addresses, members): (Vec<SocketAddr>, Vec<Member>),
+        addresses: Vec<SocketAddr>,
+        (numbers, members): (Numbers, Vec<Member>),
     ) -> Self {
-        let next = members.iter().map(|member| member.index + 1).max().unwrap_or(0);
         let roster = Mutex::new(Roster { members, ended: false });
-        Self { target, domain, settings, terms, addresses, next: next.into(), roster }
+        Self { target, domain, settings, terms, addresses, numbers, roster }
     }
 
     /// The target.
@@ -187,7 +185,7 @@ impl Site {
             let drives = named(&new, &roster.members);
             let mappings = namespaces.iter().map(|one| one.mapping(&drives));
             let mappings = mappings.collect::<Result<Vec<_>, _>>()?;
-            if let Some(idle) = new.iter().find(|new| mappings.iter().all(|one| one.drive != new.index)) {
+            if let Some(idle) = new.iter().find(|new| mappings.iter().all(|one| one.drive != new.index())) {
                 bail!("{}: no --ns names it", idle.device);
             }
             let nsids: Vec<u32> = mappings.iter().map(|one| one.nsid).collect();
@@ -273,11 +271,11 @@ impl Site {
         let mut started = Vec::new();
         for device in &wanted.devices {
             doing.now(format!("{device}: being started"));
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let number = self.numbers.take();
             let options = self.settings.options(wanted.terms.prp);
-            let unserved = start(index, device.clone(), &self.domain, options, |_| ()).await?;
+            let unserved = start(number.index(), device.clone(), &self.domain, options, |_| ()).await?;
             let info = Arc::clone(unserved.info());
-            started.push((Member { index, device: device.clone(), info }, unserved));
+            started.push((Member { number, device: device.clone(), info }, unserved));
         }
         Ok(started)
     }
@@ -319,7 +317,7 @@ impl Site {
                 let _ = self.target.remove_export(&nqn).await;
             }
             for member in drives {
-                let _ = self.target.remove_drive(member.index).await;
+                let _ = self.target.remove_drive(member.index()).await;
             }
             return Err(error);
         }
@@ -403,13 +401,13 @@ impl Site {
             self.target.exports().into_iter().flat_map(|export| export.drives).collect();
         let (gone, kept): (Vec<Member>, Vec<Member>) = std::mem::take(&mut roster.members)
             .into_iter()
-            .partition(|member| drives.contains(&member.index) && !used.contains(&member.index));
+            .partition(|member| drives.contains(&member.index()) && !used.contains(&member.index()));
         roster.members = kept;
         let mut removed = Vec::new();
-        for Member { index, info, .. } in gone {
-            let name = info.name.clone();
+        for member in gone {
+            let name = member.info.name.clone();
             doing.now(format!("{name}: being shut down"));
-            let in_order = self.target.remove_drive(index).await.unwrap_or(false);
+            let in_order = self.target.remove_drive(member.index()).await.unwrap_or(false);
             tracing::info!(target: "audit", drive = %name, in_order, "a drive was removed");
             removed.push(RemovedDrive { name, in_order });
         }

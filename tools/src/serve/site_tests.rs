@@ -96,6 +96,9 @@ fn the_last_drive_of_a_server_can_go_and_another_come() {
     with_server(|site, target| async move {
         site.remove(names(&[FIRST]), false, doing()).await.unwrap();
         assert_eq!(there_is(&site).await, (Vec::new(), 0));
+        let number = site.numbers.take();
+        assert_eq!(number.index(), 0, "its number is free");
+        drop(number);
         site.add(wanted(&["emulated:size=8M,serial=FIRST"], &[]), doing()).await.unwrap();
         drop(host(&target, FIRST).await);
     });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail};
 use gangway_bridge::{Access, DriveInfo, ExportConfig, Identifiers, Selection};
@@ -23,18 +23,60 @@ pub(crate) struct Wanted {
     pub(crate) terms: Terms,
 }
 
+/// Numbers of drives in the process. One that is given back is given again: what reactors keep by number stays small.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers(Arc<Mutex<BTreeSet<usize>>>);
+
+impl Numbers {
+    /// The smallest that nobody has.
+    pub(super) fn take(&self) -> Arc<Number> {
+        let mut taken = self.taken();
+        let index = (0..).find(|index| !taken.contains(index)).unwrap_or(usize::MAX);
+        taken.insert(index);
+        Arc::new(Number { all: self.clone(), index })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The number of a drive, as long as somebody has it.
+#[derive(Debug)]
+pub(super) struct Number {
+    all: Numbers,
+    index: usize,
+}
+
+impl Number {
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.all.taken().remove(&self.index);
+    }
+}
+
 /// A drive of the process.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
-    pub(super) index: usize,
+    pub(super) number: Arc<Number>,
     pub(super) device: DeviceAddress,
     pub(super) info: Arc<DriveInfo>,
 }
 
 impl Member {
+    /// [`Drive::index`](gangway_bridge::Drive::index).
+    pub(super) fn index(&self) -> usize {
+        self.number.index()
+    }
+
     /// How exports name it. `place`: on the command line, if it stands there.
     pub(super) fn named(&self, place: Option<usize>) -> Named {
-        Named { index: self.index, device: self.device.clone(), known: Some(known(&self.info)), place }
+        Named { index: self.index(), device: self.device.clone(), known: Some(known(&self.info)), place }
     }
 }
 
@@ -128,7 +170,7 @@ impl Wanted {
         if terms.export.is_empty() {
             let each = started.iter().enumerate().map(|(at, member)| {
                 let nqn = terms.nqn.get(at).cloned().map_or_else(|| default_nqn(&member.info), Ok)?;
-                let selection = Selection::Drive(member.index);
+                let selection = Selection::Drive(member.index());
                 Ok(config(nqn, selection, (terms.read_only, terms.derive_ids), &BTreeSet::new()))
             });
             return each.collect();
@@ -138,7 +180,7 @@ impl Wanted {
         for export in &terms.export {
             used.extend(export.drives(&drives)?);
         }
-        if let Some(unused) = started.iter().find(|member| !used.contains(&Some(member.index))) {
+        if let Some(unused) = started.iter().find(|member| !used.contains(&Some(member.index()))) {
             bail!("{}: no --export names it", unused.device);
         }
         let each = terms.export.iter().map(|export| {
@@ -161,7 +203,7 @@ pub(super) struct Line {
 impl Line {
     /// `members`: all drives of the process.
     pub(super) fn of(export: &ExportConfig, members: &[&Member]) -> Self {
-        let find = |index: usize| members.iter().find(|member| member.index == index);
+        let find = |index: usize| members.iter().find(|member| member.index() == index);
         let mut what = match &export.namespaces {
             Selection::Drive(drive) => find(*drive).map_or_else(String::new, |drive| describe(&drive.info)),
             Selection::Namespaces(mappings) => {
