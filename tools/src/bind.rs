@@ -179,8 +179,13 @@ fn print(report: &Report, direction: Direction) -> std::io::Result<()> {
         eprintln!("Nothing was changed.");
     } else if direction == Direction::Bind && addresses(&[Status::Failed, Status::Planned]).is_empty() {
         let devices = addresses(&[Status::Changed, Status::Unchanged]);
-        let devices: Vec<String> = devices.iter().map(|address| format!("--device pci:{address}")).collect();
-        output::print(&format!("Next: gangway serve {}", devices.join(" ")))?;
+        let each = |option: &str| {
+            let devices: Vec<String> =
+                devices.iter().map(|address| format!("{option}pci:{address}")).collect();
+            devices.join(" ")
+        };
+        output::print(&format!("Next: gangway serve {}", each("--device ")))?;
+        output::print(&format!("      or, where that runs already: gangway add {}", each("")))?;
     }
     Ok(())
 }
