@@ -170,7 +170,8 @@ fn a_host_that_waits_for_its_limit_takes_no_memory_from_others_and_may_leave() {
     for queue in &mut slow {
         for (place, blocks) in [1, 2, 2, 32].into_iter().cycle().enumerate().take(100) {
             let data = vec![7; blocks as usize * 4096];
-            let lba = 4096 + place as u64 * 32;
+            // Behind what the other host uses: some are executed meanwhile.
+            let lba = 8192 + place as u64 * 32;
             queue.submit(&command(nvm::WRITE, lba, blocks), Transfer::Write(data.into())).unwrap();
         }
         queue.flush().unwrap();
