@@ -11,8 +11,8 @@ use gangway_bridge::{Limit, Limits, ReactorConfig, Subject};
 use gangway_driver::emulated::EmulatedConfig;
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
 use gangway_fabric::pdu::{CapsuleResp, PduType, R2t};
-use gangway_spec::opcode::nvm;
-use gangway_spec::{CompletionQueueEntry, Status};
+use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::{CompletionQueueEntry, Status, SubmissionQueueEntry};
 use gangway_tests::wire::{REFUSAL, Wire, by_transport, capsule, h2c_data, refused};
 use gangway_tests::{
     Bystander, Setup, TestTarget, command, eventually, identity, pattern, subsystem, use_all_memory,
@@ -484,5 +484,45 @@ fn hosts_have_equal_parts_of_a_limited_bandwidth_whatever_the_size_of_their_comm
     target.set_limit(Subject::Namespace(1), Limit::NONE);
     finish(large);
     finish(small);
+    target.assert_no_violations();
+}
+
+#[test]
+fn limits_that_come_and_go_and_hosts_that_abort_and_leave_amid_them_leave_nothing_behind() {
+    let memory = ReactorConfig { data_memory: 4 << 20, receive_chunks: 4, ..ReactorConfig::default() };
+    let target = TestTarget::with(Setup { memory, reactors: 2, ..Setup::default() });
+    let subjects =
+        [Subject::EachHost, Subject::EachNamespace, Subject::Host(identity(1).nqn.as_str().to_owned())];
+    for round in 0..12_usize {
+        for (number, subject) in subjects.iter().enumerate() {
+            // By turns none, some, all of them, and in every order.
+            let limit = if (round >> number) % 2 == 0 { "iops=1,burst=0ms" } else { "iops=3k,bandwidth=30M" };
+            target.set_limit(subject.clone(), limit.parse().unwrap());
+        }
+        let (mut admin, mut wires) = wires(&target, 4);
+        for wire in &mut wires {
+            wire.send(&some_of_each(40));
+            wire.send(&refused());
+            // When that is answered, all of it has been taken in.
+            while next_response(wire).status() != REFUSAL {}
+        }
+        for qid in 1..=4 {
+            // All commands of the test have identifier 0. Nobody waits for an answer: that to the Abort of a write comes when
+            // its data has come.
+            let mut abort = SubmissionQueueEntry::new(admin::ABORT);
+            abort.cdw10.set(qid);
+            admin.send(&capsule(abort, &[]));
+        }
+        target.set_limit(subjects[round % 3].clone(), Limit::NONE);
+        // Two leave while their commands wait, the others when they have been aborted in part.
+        wires.truncate(2);
+        target.set_limit(subjects[(round + 1) % 3].clone(), "iops=2".parse().unwrap());
+    }
+    for subject in subjects {
+        target.set_limit(subject, Limit::NONE);
+    }
+    eventually("all hosts are gone", || target.associations() == 0);
+    let (_admin, mut queue) = target.queue(2);
+    use_all_memory(&mut queue, 1);
     target.assert_no_violations();
 }
