@@ -5,9 +5,9 @@ use gangway_spec::identify::{
     NamespaceIdDescriptor, NvmController, NvmNamespace, Vwc, cns, csi,
 };
 use gangway_spec::nvm::BlockFormat;
-use gangway_spec::registers::ControllerCapabilities;
+use gangway_spec::registers::{ControllerCapabilities, Version};
 use gangway_spec::zns::{IdentifyZonedController, IdentifyZonedNamespace};
-use gangway_spec::{IdentifyNamespace, SubmissionQueueEntry, feature, opcode};
+use gangway_spec::{IdentifyNamespace, Status, SubmissionQueueEntry, feature, opcode};
 
 use super::{AdminData, Controller, ControllerError};
 use crate::dma::PAGE_SIZE;
@@ -19,6 +19,8 @@ pub struct Namespace {
     pub nsid: u32,
     /// The I/O command set it belongs to ([`csi`]).
     pub csi: u8,
+    /// Its UUID (CNS 03h), where it has one.
+    pub uuid: Option<[u8; 16]>,
     /// Identify Namespace (CNS 00h), of command sets that have logical blocks: NVM and Zoned Namespace.
     pub identify: Option<Box<IdentifyNamespace>>,
     /// How its blocks are formatted; `None` when it has none, or when what is said of them makes no sense.
@@ -63,10 +65,13 @@ impl Controller {
     /// # Errors
     /// As [`Controller::admin`].
     pub fn namespace(&mut self, nsid: u32) -> Result<Namespace, ControllerError> {
-        let csi = self.command_set_of(nsid)?;
+        let descriptors = self.descriptors(nsid)?;
+        let csi = self.described_command_set(nsid, &descriptors)?;
+        let uuid = described(&descriptors, NamespaceIdDescriptor::UUID).and_then(|uuid| uuid.try_into().ok());
         let mut namespace = Namespace {
             nsid,
             csi,
+            uuid,
             identify: None,
             format: None,
             extended: None,
@@ -102,13 +107,31 @@ impl Controller {
     /// # Errors
     /// As [`Controller::admin`]; [`ControllerError::Unsupported`] when they do not say it though they must.
     pub fn command_set_of(&mut self, nsid: u32) -> Result<u8, ControllerError> {
+        let descriptors = self.descriptors(nsid)?;
+        self.described_command_set(nsid, &descriptors)
+    }
+
+    /// The identification descriptors of a namespace (CNS 03h); none where the controller need not have them.
+    fn descriptors(&mut self, nsid: u32) -> Result<Vec<u8>, ControllerError> {
+        if self.has_several_command_sets() {
+            return self.identify_data(cns::NAMESPACE_DESCRIPTORS, nsid);
+        }
+        if self.version() < Version::V1_3 {
+            return Ok(Vec::new());
+        }
+        match self.identify_data(cns::NAMESPACE_DESCRIPTORS, nsid) {
+            // Mandatory from 1.3 on, and yet not known to all controllers that are of it. Any other failure does not say
+            // that the namespace has no such identifier.
+            Err(ControllerError::Status { status, .. }) if status.is(Status::INVALID_FIELD) => Ok(Vec::new()),
+            list => list,
+        }
+    }
+
+    fn described_command_set(&self, nsid: u32, descriptors: &[u8]) -> Result<u8, ControllerError> {
         if !self.has_several_command_sets() {
             return Ok(csi::NVM);
         }
-        let list = self.identify_data(cns::NAMESPACE_DESCRIPTORS, nsid)?;
-        let found = NamespaceIdDescriptor::parse(&list)
-            .find(|descriptor| descriptor.nidt == NamespaceIdDescriptor::CSI)
-            .and_then(|descriptor| descriptor.nid.first().copied());
+        let found = described(descriptors, NamespaceIdDescriptor::CSI).and_then(|csi| csi.first().copied());
         found.ok_or_else(|| {
             self.unsupported(&format!("it does not say which command set namespace {nsid} belongs to"))
         })
@@ -270,6 +293,11 @@ impl Controller {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The identifier of this type in a list of identification descriptors.
+fn described(descriptors: &[u8], nidt: u8) -> Option<&[u8]> {
+    NamespaceIdDescriptor::parse(descriptors).find(|one| one.nidt == nidt).map(|one| one.nid)
 }
 
 /// Volatile Write Cache Enable, in dword 11 and dword 0 of feature 06h.

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::capabilities::Capabilities;
 use super::faults::{FaultError, FaultRule};
-use super::options::ZoneConfig;
+use super::options::{NamespaceIds, ZoneConfig};
 
 /// Largest MDTS that an emulated drive may have: 2^12 pages of 4 KiB, 16 MiB.
 pub const MDTS_MAX: u8 = 12;
@@ -64,6 +64,7 @@ pub enum Backing {
 /// | `extended` | metadata is part of each block on its way | in a buffer of its own |
 /// | `capacity` | bytes of the drive; what namespaces leave is free for Namespace Management | their sum |
 /// | `max-namespaces` | largest namespace identifier | `namespaces` |
+/// | `ids` | identifiers that namespaces have: `all`, `uuid` alone, or `none` | `all` |
 /// | `operation` | time that Format NVM, Sanitize and self-tests take | none |
 /// | `zoned` | the namespaces are zoned | |
 /// | `zone-size` | bytes from one zone to the next | `16MiB` |
@@ -111,6 +112,8 @@ pub struct EmulatedConfig {
     pub capacity: Option<u64>,
     /// Largest namespace identifier. `None`: that of the last namespace at the start.
     pub max_namespaces: Option<u32>,
+    /// Which globally unique identifiers namespaces have.
+    pub ids: NamespaceIds,
     /// How long Format NVM, Sanitize and self-tests take. `None`: they are done at once.
     pub operation: Option<Duration>,
     /// The namespaces are zoned, and their zones like this.
@@ -139,6 +142,7 @@ impl Default for EmulatedConfig {
             extended: false,
             capacity: None,
             max_namespaces: None,
+            ids: NamespaceIds::All,
             operation: None,
             zones: None,
         }
@@ -152,7 +156,7 @@ pub enum ConfigError {
     #[error(
         "there is no option \"{option}\"; there are size, block, namespaces, file, null, mdts, queues, depth, stride, \
          latency, sgl, shadow-doorbells, vendor, page, ready-timeout, crto, fault, serial, model, ms, pi, pi-first, extended, \
-         capacity, max-namespaces, operation, zoned, zone-size, zone-capacity, max-open, max-active and \
+         capacity, max-namespaces, ids, operation, zoned, zone-size, zone-capacity, max-open, max-active and \
          zone-extension"
     )]
     UnknownOption {

@@ -7,6 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 
 use super::config::{Backing, EmulatedConfig};
+use super::options::NamespaceIds;
 
 /// The identifiers of one drive.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub(super) struct Identity {
     pub(super) serial: String,
     /// What everything else is derived from.
     seed: u64,
+    /// Which identifiers its namespaces have.
+    ids: NamespaceIds,
 }
 
 impl Identity {
@@ -24,12 +27,16 @@ impl Identity {
             (None, Backing::File(path)) => seed_of_path(path),
             (None, Backing::Memory | Backing::Null) => RandomState::new().hash_one("emulated drive"),
         };
-        Self { serial: config.serial.clone().unwrap_or_else(|| format!("GW{seed:016X}")), seed }
+        Self {
+            serial: config.serial.clone().unwrap_or_else(|| format!("GW{seed:016X}")),
+            seed,
+            ids: config.ids,
+        }
     }
 
     /// NVMe qualified name of the subsystem.
     pub(super) fn subnqn(&self) -> String {
-        let uuid = u128::from_be_bytes(self.uuid(0, 0));
+        let uuid = u128::from_be_bytes(self.derive_uuid(0, 0));
         let fields = [uuid >> 96, uuid >> 80 & 0xffff, uuid >> 64 & 0xffff, uuid >> 48 & 0xffff];
         let node = uuid & 0xffff_ffff_ffff;
         format!(
@@ -38,8 +45,13 @@ impl Identity {
         )
     }
 
-    /// UUID of a namespace, the `generation`th with its identifier, of the version that is free for any use (RFC 9562, 5.8); NSID 0 stands for the subsystem.
+    /// UUID of a namespace, the `generation`th with its identifier. Zeroes when it has none, as of the other identifiers.
     pub(super) fn uuid(&self, nsid: u32, generation: u32) -> [u8; 16] {
+        if self.ids == NamespaceIds::None { [0; 16] } else { self.derive_uuid(nsid, generation) }
+    }
+
+    /// A UUID of the version that is free for any use (RFC 9562, 5.8). NSID 0 stands for the subsystem.
+    fn derive_uuid(&self, nsid: u32, generation: u32) -> [u8; 16] {
         let mut uuid = self.derive(b"uuid", nsid, generation);
         uuid[6] = uuid[6] & 0x0f | 0x80;
         uuid[8] = uuid[8] & 0x3f | 0x80;
@@ -48,6 +60,9 @@ impl Identity {
 
     /// Namespace Globally Unique Identifier, of the locally administered kind.
     pub(super) fn nguid(&self, nsid: u32, generation: u32) -> [u8; 16] {
+        if self.ids != NamespaceIds::All {
+            return [0; 16];
+        }
         let mut nguid = self.derive(b"nguid", nsid, generation);
         nguid[0] = nguid[0] & 0xfc | 0x02;
         nguid
@@ -55,6 +70,9 @@ impl Identity {
 
     /// IEEE Extended Unique Identifier, of the locally administered kind.
     pub(super) fn eui64(&self, nsid: u32, generation: u32) -> [u8; 8] {
+        if self.ids != NamespaceIds::All {
+            return [0; 8];
+        }
         let mut eui64 = hash(&[&self.seed.to_be_bytes(), b"eui64", &which(nsid, generation)]).to_be_bytes();
         eui64[0] = eui64[0] & 0xfc | 0x02;
         eui64
@@ -115,6 +133,16 @@ mod tests {
         );
         assert_eq!(identity("file=/nonexistent/a").serial, identity("file=/nonexistent/a").serial);
         assert_ne!(identity("file=/nonexistent/a").serial, identity("file=/nonexistent/b").serial);
+    }
+
+    #[test]
+    fn namespaces_have_the_identifiers_that_are_asked_for() {
+        let all = identity("serial=A");
+        for (options, uuid) in [("serial=A,ids=uuid", all.uuid(1, 0)), ("serial=A,ids=none", [0; 16])] {
+            let some = identity(options);
+            assert_eq!((some.nguid(1, 0), some.eui64(1, 0), some.uuid(1, 0)), ([0; 16], [0; 8], uuid));
+            assert_eq!(some.subnqn(), all.subnqn());
+        }
     }
 
     #[test]

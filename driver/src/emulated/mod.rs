@@ -64,5 +64,5 @@ pub use faults::{
 };
 pub use function::{EmulatedFunction, EmulatedProbe};
 pub(crate) use memory::SharedMemory;
-pub use options::ZoneConfig;
+pub use options::{NamespaceIds, ZoneConfig};
 pub(crate) use served::{ServedDevice, Turns};

@@ -41,6 +41,29 @@ impl ZoneConfig {
     }
 }
 
+/// Which globally unique identifiers the namespaces of an emulated drive have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NamespaceIds {
+    /// NGUID, EUI-64 and UUID.
+    #[default]
+    All,
+    /// A UUID alone.
+    Uuid,
+    /// None, as drives have that are older than 1.1.
+    None,
+}
+
+impl NamespaceIds {
+    const NAMES: [(&str, Self); 3] = [("all", Self::All), ("uuid", Self::Uuid), ("none", Self::None)];
+}
+
+impl fmt::Display for NamespaceIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::NAMES.iter().find(|(_, ids)| ids == self);
+        f.write_str(found.map_or("", |(name, _)| *name))
+    }
+}
+
 impl EmulatedConfig {
     /// The format of the namespaces that a new drive has.
     pub(super) fn format(&self) -> Format {
@@ -140,6 +163,12 @@ impl EmulatedConfig {
                 let most = parse_number("max-namespaces", needed("max-namespaces", "max-namespaces=16")?)?;
                 self.max_namespaces = Some(most);
             }
+            "ids" => {
+                let value = needed("ids", "ids=uuid")?;
+                let found = NamespaceIds::NAMES.iter().find(|(name, _)| *name == value);
+                self.ids =
+                    found.map(|(_, ids)| *ids).ok_or_else(|| wrong("ids", value, "all, uuid or none"))?;
+            }
             "operation" => {
                 self.operation = parse_duration("operation", needed("operation", "operation=2s")?)?
             }
@@ -189,6 +218,7 @@ impl EmulatedConfig {
         if let Some(most) = self.max_namespaces {
             option(true, "max-namespaces", &most);
         }
+        option(self.ids != NamespaceIds::All, "ids", &self.ids);
         if let Some(time) = self.operation {
             option(true, "operation", &DisplayDuration(time));
         }
@@ -217,7 +247,7 @@ mod tests {
 
     #[test]
     fn every_option_about_namespaces_is_understood_and_printed_again() {
-        let text = "ms=16,pi=2,capacity=3GiB,max-namespaces=9,operation=2s,zone-size=8MiB,zone-capacity=6MiB,\
+        let text = "ms=16,pi=2,capacity=3GiB,max-namespaces=9,ids=uuid,operation=2s,zone-size=8MiB,zone-capacity=6MiB,\
                     max-open=3,max-active=4,zone-extension=128,pi-first,extended,zoned";
         let config: EmulatedConfig = text.parse().unwrap();
         assert_eq!((config.metadata, config.protection, config.capacity()), (16, 2, 3 << 30));
@@ -235,6 +265,7 @@ mod tests {
             ("null,zoned", "zones keep"),
             ("capacity=1MiB", "at least"),
             ("namespaces=3,max-namespaces=2", "3 (the namespaces"),
+            ("ids=eui64", "all, uuid or none"),
             ("zone-size=2GiB", "at most the namespace"),
             ("zone-size=1000", "multiple of the block size"),
             ("zone-capacity=32MiB", "at most the zone size"),

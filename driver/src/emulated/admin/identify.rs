@@ -85,7 +85,11 @@ impl AdminCommand<'_> {
                     (NamespaceIdDescriptor::UUID, &identity.uuid(nsid, generation)),
                     (NamespaceIdDescriptor::CSI, &[namespace.csi]),
                 ] {
-                    if kind != NamespaceIdDescriptor::CSI || has_sets {
+                    let given = match kind {
+                        NamespaceIdDescriptor::CSI => has_sets,
+                        _ => id.iter().any(|byte| *byte != 0),
+                    };
+                    if given {
                         list.push(kind, id).map_err(|_| Status::INTERNAL_ERROR)?;
                     }
                 }
