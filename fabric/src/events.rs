@@ -36,7 +36,12 @@ fn enabling_bits(event: &AsyncEvent) -> Option<u32> {
 
 /// Whether one event stands for the other: they are cleared together.
 fn alike(one: &AsyncEvent, other: &AsyncEvent) -> bool {
-    one.kind == other.kind && one.log_page == other.log_page
+    one.kind == other.kind && is_told_by(one, (other.log_page, other.parameter))
+}
+
+/// Whether a log page, of what it is read of, tells of an event. Those of zones are of one namespace each.
+fn is_told_by(event: &AsyncEvent, page: (u8, u32)) -> bool {
+    (event.log_page, event.parameter) == page
 }
 
 /// A point in time: which events had come by then.
@@ -113,9 +118,9 @@ impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
         }
     }
 
-    /// The next request to be completed now, and dword 0 of its completion. To be called until there is none, after
+    /// The next request to be completed now, and dwords 0 and 1 of its completion. To be called until there is none, after
     /// whatever may have made one: a request, an event, a log page that was read.
-    pub fn report(&mut self) -> Option<(Tag, u32)> {
+    pub fn report(&mut self) -> Option<(Tag, u64)> {
         let next = self.pending.iter().position(|pending| !is_masked(&self.masked, &pending.event))?;
         if self.outstanding.is_empty() {
             return None;
@@ -125,7 +130,7 @@ impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
         if event.log_page != 0 && self.masked.len() < MAX_PENDING {
             self.masked.push(event);
         }
-        Some((self.outstanding.remove(0), event.into_dw0()))
+        Some((self.outstanding.remove(0), event.into_result()))
     }
 
     /// The present, for [`AsyncEvents::log_read`]. To be noted before the content of the page is.
@@ -133,13 +138,13 @@ impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
         self.last
     }
 
-    /// The host has read log page `lid` as it was at `moment` or later; `retain` is the command's Retain Asynchronous
-    /// Event.
-    pub fn log_read(&mut self, lid: u8, retain: bool, moment: Moment) {
-        if !retain && lid != 0 {
-            self.masked.retain(|event| event.log_page != lid);
+    /// The host has read a log page as it was at `moment` or later: its identifier, and the parameter of the events that
+    /// it tells of. `retain` is the command's Retain Asynchronous Event.
+    pub fn log_read(&mut self, page: (u8, u32), retain: bool, moment: Moment) {
+        if !retain && page.0 != 0 {
+            self.masked.retain(|event| !is_told_by(event, page));
             // What the host has just read need not be announced to it.
-            self.pending.retain(|pending| pending.event.log_page != lid || pending.came > moment);
+            self.pending.retain(|pending| !is_told_by(&pending.event, page) || pending.came > moment);
         }
     }
 
@@ -187,13 +192,13 @@ mod tests {
     }
 
     /// Raises an event, and gives what is to be completed for it.
-    fn raise(events: &mut AsyncEvents<u16>, event: AsyncEvent) -> Option<(u16, u32)> {
+    fn raise(events: &mut AsyncEvents<u16>, event: AsyncEvent) -> Option<(u16, u64)> {
         events.raise(event);
         events.report()
     }
 
     fn read(events: &mut AsyncEvents<u16>, lid: u8, retain: bool) {
-        events.log_read(lid, retain, events.now());
+        events.log_read((lid, 0), retain, events.now());
     }
 
     #[test]
@@ -242,7 +247,7 @@ mod tests {
         assert_eq!(raise(&mut events, SPARE), None);
         read(&mut events, 0x02, false);
         assert_eq!(events.report(), None, "the host has read of it");
-        assert_eq!(raise(&mut events, SPARE), Some((2, SPARE.into_dw0())));
+        assert_eq!(raise(&mut events, SPARE), Some((2, SPARE.into_result())));
     }
 
     #[test]
@@ -254,13 +259,13 @@ mod tests {
         assert!(raise(&mut events, TEMPERATURE).is_some());
         let asked = events.now();
         assert_eq!(raise(&mut events, SPARE), None, "masked");
-        events.log_read(0x02, false, asked);
-        assert_eq!(events.report(), Some((1, SPARE.into_dw0())), "the page may be from before");
+        events.log_read((0x02, 0), false, asked);
+        assert_eq!(events.report(), Some((1, SPARE.into_result())), "the page may be from before");
         let asked = events.now();
         assert_eq!(raise(&mut events, TEMPERATURE), None);
         assert_eq!(raise(&mut events, SPARE), None);
-        events.log_read(0x02, false, asked);
-        assert_eq!(events.report(), Some((2, TEMPERATURE.into_dw0())));
+        events.log_read((0x02, 0), false, asked);
+        assert_eq!(events.report(), Some((2, TEMPERATURE.into_result())));
         assert_eq!(events.report(), None, "one log page tells of both");
         read(&mut events, 0x02, false);
         assert_eq!(events.report(), None);
@@ -291,6 +296,23 @@ mod tests {
         events.configure(0);
         assert_eq!(events.request(2), Ok(()));
         assert_eq!(events.report(), None, "an event that waited is no longer wanted");
+    }
+
+    #[test]
+    fn events_of_zones_are_masked_for_each_namespace_by_itself() {
+        let mut events = events();
+        for tag in 0..4 {
+            assert_eq!(events.request(tag), Ok(()));
+        }
+        let [one, two] = [1, 2].map(|nsid| AsyncEvent::ZONE_DESCRIPTOR_CHANGED.of(nsid));
+        assert_eq!(raise(&mut events, one), Some((0, one.into_result())));
+        assert_eq!(raise(&mut events, one), None);
+        assert_eq!(raise(&mut events, two), Some((1, two.into_result())), "another list tells of it");
+        events.log_read((one.log_page, 2), false, events.now());
+        assert_eq!(events.report(), None);
+        assert_eq!(raise(&mut events, two), Some((2, two.into_result())));
+        events.log_read((one.log_page, 1), false, events.now());
+        assert_eq!(raise(&mut events, one), Some((3, one.into_result())));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub const IO_COMMAND_SET_SANITIZE_COMPLETED: u8 = 0x01;
 /// I/O command set: sanitize operation completed with unexpected deallocation.
 pub const IO_COMMAND_SET_SANITIZE_UNEXPECTED_DEALLOCATION: u8 = 0x02;
 
-/// What dword 0 of a completed Asynchronous Event Request says.
+/// What a completed Asynchronous Event Request says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AsyncEvent {
     /// Event type, 0 to 7: see [`TYPE_NOTICE`] and its siblings.
@@ -77,12 +77,17 @@ pub struct AsyncEvent {
     pub info: u8,
     /// The log page to read. Events of this kind stay masked until it is read without retaining them.
     pub log_page: u8,
+    /// The event specific parameter: what a few kinds of event are about, 0 for the others.
+    pub parameter: u32,
 }
 
 impl AsyncEvent {
     /// The namespaces or their attributes have changed.
     pub const NAMESPACE_ATTRIBUTE_CHANGED: Self =
         Self::new(TYPE_NOTICE, NOTICE_NAMESPACE_ATTRIBUTE_CHANGED, lid::CHANGED_NAMESPACES);
+    /// Zones have changed by themselves. [`AsyncEvent::parameter`] is their namespace.
+    pub const ZONE_DESCRIPTOR_CHANGED: Self =
+        Self::new(TYPE_NOTICE, NOTICE_ZONE_DESCRIPTOR_CHANGED, lid::CHANGED_ZONE_LIST);
     /// Firmware activation is starting.
     pub const FIRMWARE_ACTIVATION_STARTING: Self =
         Self::new(TYPE_NOTICE, NOTICE_FIRMWARE_ACTIVATION_STARTING, lid::FIRMWARE_SLOT);
@@ -102,7 +107,13 @@ impl AsyncEvent {
     /// An event of type `kind` (its lowest three bits).
     #[must_use]
     pub const fn new(kind: u8, info: u8, log_page: u8) -> Self {
-        Self { kind: kind & 0x7, info, log_page }
+        Self { kind: kind & 0x7, info, log_page, parameter: 0 }
+    }
+
+    /// The same about this.
+    #[must_use]
+    pub const fn of(self, parameter: u32) -> Self {
+        Self { parameter, ..self }
     }
 
     /// The event in dword 0 of a completion.
@@ -115,6 +126,12 @@ impl AsyncEvent {
     #[must_use]
     pub const fn into_dw0(self) -> u32 {
         (self.log_page as u32) << 16 | (self.info as u32) << 8 | (self.kind & 0x7) as u32
+    }
+
+    /// Dwords 0 and 1 of a completion that reports this event.
+    #[must_use]
+    pub const fn into_result(self) -> u64 {
+        (self.parameter as u64) << 32 | self.into_dw0() as u64
     }
 
     /// What happened; `None` when it is unknown or the vendor's.
@@ -174,6 +191,7 @@ mod tests {
         assert_eq!(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED.into_dw0(), 0x0004_0002);
         assert_eq!(AsyncEvent::DISCOVERY_LOG_CHANGE.into_dw0(), 0x0070_f002);
         assert_eq!(AsyncEvent::from_dw0(0x000c_0302), AsyncEvent::ANA_CHANGE);
+        assert_eq!(AsyncEvent::ZONE_DESCRIPTOR_CHANGED.of(3).into_result(), 0x0000_0003_00bf_ef02);
     }
 
     #[test]

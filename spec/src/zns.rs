@@ -302,6 +302,49 @@ pub const fn receive_length(entry: &SubmissionQueueEntry) -> u64 {
     (entry.cdw12.get() as u64 + 1) * 4
 }
 
+/// Changed Zone List, log page BFh: zones of a namespace that changed since it was read (ZNS Command Set 1.1, 4.1.1).
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ChangedZoneList {
+    /// How many zones the list names; [`ChangedZoneList::MORE`] when there are more than it has room for, and it names
+    /// none.
+    pub nrzid: U16,
+    reserved2: [u8; 6],
+    /// ZSLBA of each, ascending.
+    pub zids: [U64; 511],
+}
+
+const _: () = assert!(size_of::<ChangedZoneList>() == 4096);
+
+zeroed_default!(ChangedZoneList);
+
+impl ChangedZoneList {
+    /// There are more zones than the list has room for.
+    pub const MORE: u16 = 0xffff;
+
+    /// The list of these zones, in ascending order; `None` stands for more than there is room for.
+    #[must_use]
+    pub fn of(zones: Option<&[u64]>) -> Self {
+        let mut list = Self::default();
+        match zones {
+            Some(zones) if zones.len() <= list.zids.len() => {
+                list.nrzid.set(zones.len() as u16);
+                list.zids.iter_mut().zip(zones).for_each(|(place, zone)| place.set(*zone));
+            }
+            _ => list.nrzid.set(Self::MORE),
+        }
+        list
+    }
+
+    /// The zones that it names; `None` when there are more.
+    #[must_use]
+    pub fn zones(&self) -> Option<impl Iterator<Item = u64> + '_> {
+        let count = usize::from(self.nrzid.get());
+        let named = self.zids.get(..count)?;
+        Some(named.iter().map(|zone| zone.get()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +367,21 @@ mod tests {
     fn only_open_and_closed_zones_are_active() {
         let active: Vec<u8> = (0..16).filter(|state| ZoneState(*state).is_active()).collect();
         assert_eq!(active, [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_list_of_changed_zones_says_when_it_cannot_name_them() {
+        let list = ChangedZoneList::of(Some(&[0, 4096]));
+        assert_eq!(
+            list.as_bytes()[..24],
+            [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0]
+        );
+        assert_eq!(list.zones().map(Vec::from_iter), Some(vec![0, 4096]));
+        let most: Vec<u64> = (0..511).collect();
+        assert_eq!(ChangedZoneList::of(Some(&most)).zones().map(Vec::from_iter), Some(most));
+        let more = ChangedZoneList::of(Some(&[1; 512]));
+        assert_eq!((more.nrzid.get(), more.zones().is_none(), more.zids[0].get()), (0xffff, true, 0));
+        assert_eq!(ChangedZoneList::of(None), more);
     }
 
     #[test]

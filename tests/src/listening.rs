@@ -46,7 +46,7 @@ pub fn ask(admin: &mut AdminQueue) {
 pub fn told(admin: &mut AdminQueue) -> AsyncEvent {
     let completed = admin.queue().wait(PATIENCE).expect("the connection lives").expect("an event in time");
     assert!(completed.entry.status().is_success(), "{}", completed.entry.status());
-    AsyncEvent::from_dw0(completed.entry.dw0.get())
+    AsyncEvent::from_dw0(completed.entry.dw0.get()).of(completed.entry.dw1.get())
 }
 
 /// The namespaces of the Changed Namespace List, which is empty afterwards.

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use gangway_bridge::{HostPolicies, Mapping, Policy, Selection};
-use gangway_driver::emulated::EmulatedConfig;
+use gangway_driver::emulated::{EmulatedConfig, ZoneConfig};
 use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
-use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::feature::{TELEMETRY_LOG_NOTICES, fid};
 use gangway_spec::identify::{IdentifyController, Lpa, Oaes, cns};
-use gangway_spec::log::{SanitizeLog, SmartLog, TelemetryHeader, lid};
+use gangway_spec::log::{GetLogPage, SanitizeLog, SmartLog, TelemetryHeader, lid};
 use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::zns::{ChangedZoneList, ZoneState};
+use gangway_spec::{Status, SubmissionQueueEntry};
 use gangway_tests::listening::{ask, listen, told};
 use gangway_tests::{Setup, TestTarget, command};
 use zerocopy::FromBytes;
@@ -243,4 +244,76 @@ fn a_vendors_event_reaches_the_hosts_that_may_read_its_log_page() {
     for host in [&mut first, &mut second] {
         assert_eq!(told(host), event);
     }
+}
+
+/// What the Changed Zone List of a namespace has for a host.
+fn changed_zones(admin: &mut AdminQueue, nsid: u32, retain: bool) -> Result<Vec<u64>, Status> {
+    let get = GetLogPage { rae: retain, ..GetLogPage::new(lid::CHANGED_ZONE_LIST, 4096) };
+    let mut entry = SubmissionQueueEntry::from(get);
+    entry.nsid.set(nsid);
+    let (completion, data) = admin.command(&entry, Transfer::Read(4096)).unwrap();
+    completion.status().into_result()?;
+    Ok(ChangedZoneList::read_from_bytes(&data).unwrap().zones().unwrap().collect())
+}
+
+#[test]
+fn zones_that_change_by_themselves_are_in_a_list_that_each_host_has_to_itself() {
+    let zones = Some(ZoneConfig { size: 1 << 20, ..ZoneConfig::default() });
+    let drive = EmulatedConfig { size: 8 << 20, namespaces: 2, zones, ..EmulatedConfig::default() };
+    let renumbered = Mapping { nsid: 7, drive: 0, drive_nsid: 2 };
+    let exports = Some(vec![Selection::Drive(0), Selection::Namespaces(vec![renumbered])]);
+    let target = TestTarget::with(Setup { drives: vec![drive], exports, ..Setup::default() });
+    let (mut first, mut second) = (target.host(1), target.host(2));
+    let mut third = target.host_with(3, 1, &Options::default());
+    let mut deaf = target.host(4);
+    for host in [&mut first, &mut second, &mut third] {
+        assert!(host.identify_controller().unwrap().oaes().contains(Oaes::ZONE_DESCRIPTOR_CHANGED));
+        listen(host, Oaes::ZONE_DESCRIPTOR_CHANGED.bits());
+    }
+    listen(&mut deaf, WANTS_SPARE);
+    let wear_out =
+        |nsid, zone: u64| target.probes[0].wear_out_zone(nsid, zone * 256, ZoneState::OFFLINE).unwrap();
+    let event = AsyncEvent::ZONE_DESCRIPTOR_CHANGED;
+    wear_out(2, 3);
+    for (host, nsid) in [(&mut first, 2), (&mut second, 2), (&mut third, 7)] {
+        assert_eq!(told(host), event.of(nsid));
+        ask(host);
+    }
+    // Until a host has read its list of that namespace it hears no more of it, but of others.
+    wear_out(2, 5);
+    wear_out(1, 0);
+    for host in [&mut first, &mut second] {
+        assert_eq!(told(host), event.of(1));
+        ask(host);
+        assert_silence(host);
+    }
+    assert_silence(&mut third);
+    assert_silence(&mut deaf);
+    assert_eq!(changed_zones(&mut first, 2, true), Ok(vec![768, 1280]));
+    assert_eq!(changed_zones(&mut first, 2, false), Ok(vec![768, 1280]));
+    assert_eq!(changed_zones(&mut first, 2, false), Ok(vec![]));
+    assert_eq!(
+        (changed_zones(&mut first, 1, false), changed_zones(&mut second, 2, false)),
+        (Ok(vec![0]), Ok(vec![768, 1280]))
+    );
+    assert_eq!(changed_zones(&mut third, 7, false), Ok(vec![768, 1280]));
+    for nsid in [1, 2, u32::MAX] {
+        assert_eq!(
+            changed_zones(&mut third, nsid, false),
+            Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())
+        );
+    }
+    wear_out(2, 0);
+    for (host, nsid) in [(&mut first, 2), (&mut second, 2), (&mut third, 7)] {
+        assert_eq!(told(host), event.of(nsid));
+        assert_eq!(changed_zones(host, nsid, false), Ok(vec![0]));
+    }
+}
+
+#[test]
+fn a_host_without_zones_has_no_list_of_changed_ones() {
+    let target = target();
+    let mut admin = target.host(1);
+    assert!(!admin.identify_controller().unwrap().oaes().contains(Oaes::ZONE_DESCRIPTOR_CHANGED));
+    assert_eq!(changed_zones(&mut admin, 1, false), Err(Status::INVALID_LOG_PAGE.with_dnr()));
 }

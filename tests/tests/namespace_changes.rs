@@ -408,10 +408,10 @@ fn a_namespace_whose_reservations_cannot_be_read_is_not_shown() {
     let target = keeping(state.path());
     let (mut admin, mut queue) = host(&target, 1, WHOLE);
     register(&mut queue, 1);
+    assert_eq!(create(&mut admin, 256), 3);
     let of_first = &files(state.path())[0];
     let name = of_first.to_str().unwrap().replace(".1.json", ".3.json");
     std::fs::write(name, "?").unwrap();
-    assert_eq!(create(&mut admin, 256), 3);
     let cntlid = admin.cntlid();
     assert!(attach(&mut admin, 3, 0, &[cntlid]).is_success());
     assert_eq!(admin.active_namespaces().unwrap(), [1, 2]);

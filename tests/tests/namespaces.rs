@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use gangway_bridge::{HostPolicies, Identifiers, Mapping, Policy, Selection};
-use gangway_driver::emulated::{Backing, EmulatedConfig};
+use gangway_driver::emulated::{Backing, EmulatedConfig, ZoneConfig};
 use gangway_fabric::host::client::{AdminQueue, Options, Transfer};
 use gangway_spec::feature::{fid, select};
-use gangway_spec::identify::{NamespaceIdDescriptor, Vwc, cns};
+use gangway_spec::identify::{NamespaceIdDescriptor, Vwc, cns, csi};
 use gangway_spec::log::{ErrorLogEntry, lid};
 use gangway_spec::opcode::{admin, nvm};
 use gangway_spec::{Status, SubmissionQueueEntry};
@@ -210,6 +210,61 @@ fn a_host_learns_of_the_write_cache_of_any_of_its_drives() {
     assert!(cache(0), "the second drive has one, and needs Flush");
     assert!(!cache(1), "the first has none");
     target.assert_no_violations();
+}
+
+/// Set Features or Get Features of the volatile write cache: the status, and what it says.
+fn write_cache(admin: &mut AdminQueue, opcode: u8, on: u32) -> Result<u32, Status> {
+    let mut entry = entry(opcode, 0, fid::VOLATILE_WRITE_CACHE.into());
+    entry.cdw11.set(on);
+    let (completion, _) = admin.command(&entry, Transfer::None).unwrap();
+    if completion.status().is_success() { Ok(completion.dw0.get()) } else { Err(completion.status()) }
+}
+
+#[test]
+fn the_write_cache_of_several_drives_is_on_as_long_as_that_of_one_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let cached = |name| EmulatedConfig { backing: Backing::File(folder.path().join(name)), ..drive(4096, 1) };
+    let target = TestTarget::with(Setup {
+        drives: vec![drive(4096, 1), cached("one"), cached("two")],
+        exports: Some(vec![
+            shown(&[(1, 0, 1), (2, 1, 1), (3, 2, 1)]),
+            Selection::Drive(1),
+            Selection::Drive(2),
+        ]),
+        policies: HostPolicies::all(Policy::new(["inspect", "tune"].map(|class| class.parse().unwrap()), [])),
+        ..Setup::default()
+    });
+    let mut hosts = [0, 1, 2].map(|export| target.host_with(1, export, &Options::default()));
+    for (drive, on, expected) in [(1, 0, 1), (2, 0, 0), (1, 1, 1)] {
+        assert_eq!(write_cache(&mut hosts[drive], admin::SET_FEATURES, on), Ok(0));
+        assert_eq!(write_cache(&mut hosts[drive], admin::GET_FEATURES, 0), Ok(on));
+        assert_eq!(write_cache(&mut hosts[0], admin::GET_FEATURES, 0), Ok(expected));
+    }
+    assert_eq!(write_cache(&mut hosts[0], admin::SET_FEATURES, 0), Err(DENIED), "it is of whole drives");
+    assert_eq!(write_cache(&mut hosts[1], admin::GET_FEATURES, 0), Ok(1));
+    target.assert_no_violations();
+}
+
+#[test]
+fn what_a_command_set_says_of_a_controller_is_there_when_one_of_its_drives_has_command_sets() {
+    let zoned = EmulatedConfig { zones: Some(ZoneConfig::default()), size: 64 << 20, ..drive(4096, 1) };
+    let target = TestTarget::with(Setup {
+        drives: vec![drive(4096, 1), zoned],
+        exports: Some(vec![shown(&[(1, 0, 1), (2, 1, 1)])]),
+        ..Setup::default()
+    });
+    let mut admin = target.host(1);
+    let mut ask = |set: u8| {
+        let mut entry = entry(admin::IDENTIFY, 0, cns::IO_COMMAND_SET_CONTROLLER.into());
+        entry.cdw11.set(u32::from(set) << 24);
+        let (completion, data) = admin.command(&entry, Transfer::Read(4096)).unwrap();
+        (completion.status(), data)
+    };
+    // The first drive knows nothing of command sets, the second has no limits.
+    for set in [csi::NVM, csi::ZONED_NAMESPACE] {
+        assert_eq!(ask(set), (Status::SUCCESS, vec![0; 4096]), "command set {set}");
+    }
+    assert_eq!(ask(csi::KEY_VALUE).0, Status::INVALID_FIELD.with_dnr());
 }
 
 #[test]

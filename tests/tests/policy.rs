@@ -1,10 +1,12 @@
 //! What a policy opens works, and is promised; what it does not open is neither.
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
+use std::time::Duration;
+
 use gangway_bridge::policy::Item;
 use gangway_bridge::policy::table::Class;
 use gangway_bridge::{HostPolicies, Policy};
-use gangway_driver::emulated::EmulatedConfig;
+use gangway_driver::emulated::{Capabilities, EmulatedConfig};
 use gangway_fabric::host::client::{AdminQueue, Transfer};
 use gangway_spec::feature::{fid, select};
 use gangway_spec::identify::{Oacs, Oncs};
@@ -142,6 +144,61 @@ fn what_is_not_open_is_denied_and_not_promised_to_the_host_concerned() {
     let own = Oncs::from_bits_retain(drive.oncs.get());
     assert_eq!(oncs(&mut trusted).contains(Oncs::TIMESTAMP), own.contains(Oncs::TIMESTAMP));
     assert!(!oncs(&mut other).contains(Oncs::TIMESTAMP));
+    target.assert_no_violations();
+}
+
+#[test]
+fn one_host_at_a_time_talks_to_the_security_of_the_drive() {
+    let target = serve(HostPolicies::all(policy(&["manage"])));
+    let (mut one, mut other) = (target.host(1), target.host(2));
+    for opcode in [admin::SECURITY_SEND, admin::SECURITY_RECEIVE] {
+        let command = entry(opcode, 0, 0, 0);
+        // The drive knows neither.
+        assert!(status(&mut one, &command, Transfer::None).is(Status::INVALID_OPCODE));
+        assert_eq!(status(&mut other, &command, Transfer::None), Status::OPERATION_DENIED, "{opcode:#x}");
+    }
+    let format = entry(admin::FORMAT_NVM, 1, 0, 0);
+    assert_eq!(status(&mut other, &format, Transfer::None), Status::SUCCESS, "it is about that alone");
+    one.shutdown().unwrap();
+    let send = entry(admin::SECURITY_SEND, 0, 0, 0);
+    gangway_tests::eventually("its turn", || {
+        status(&mut other, &send, Transfer::None).is(Status::INVALID_OPCODE)
+    });
+}
+
+#[test]
+fn commands_of_different_hosts_that_are_about_a_whole_drive_follow_each_other() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let capabilities = Capabilities { vendor: true, ..Capabilities::default() };
+    let drive = EmulatedConfig { size: 8 << 20, capabilities, ..EmulatedConfig::default() };
+    let policies = HostPolicies::all(policy(&["vendor", "manage"]));
+    let target = TestTarget::with(Setup { drives: vec![drive], policies, ..Setup::default() });
+    let probe = &target.probes[0];
+    let [store, fetch] = [0xc1, 0xc2].map(|opcode| entry(opcode, 0, 3, 0));
+    let (mut one, mut other) = (target.host(1), target.host(2));
+    probe.add_fault("delay=1500ms:op=0xc1:admin".parse().unwrap());
+    let fetches = probe.add_fault("delay=0ms:op=0xc2:admin".parse().unwrap());
+    let formats = probe.add_fault("delay=0ms:format".parse().unwrap());
+    let matched = |id| probe.fault_counts(id).unwrap().matched;
+    one.queue().submit(&store, Transfer::Write(vec![7; 16].into())).unwrap();
+    one.queue().flush().unwrap();
+    gangway_tests::eventually("the drive has it", || probe.commands_held() == 1);
+    // A host's own do not wait for each other.
+    one.queue().submit(&fetch, Transfer::Read(16)).unwrap();
+    assert_eq!(one.queue().wait(PATIENCE).unwrap().unwrap().entry.status(), Status::SUCCESS);
+    assert_eq!((matched(fetches), probe.commands_held()), (1, 1));
+    for command in [&fetch, &entry(admin::FORMAT_NVM, 1, 0, 0)] {
+        let transfer = if command.opcode == 0xc2 { Transfer::Read(16) } else { Transfer::None };
+        other.queue().submit(command, transfer).unwrap();
+    }
+    other.queue().flush().unwrap();
+    assert!(other.queue().wait(Duration::from_millis(300)).unwrap().is_none());
+    assert_eq!((matched(fetches), matched(formats)), (1, 0), "the drive has nothing of the other host");
+    for host in [&mut one, &mut other] {
+        assert_eq!(host.queue().wait(PATIENCE).unwrap().unwrap().entry.status(), Status::SUCCESS);
+    }
+    assert_eq!(other.queue().wait(PATIENCE).unwrap().unwrap().entry.status(), Status::SUCCESS);
+    assert_eq!((matched(fetches), matched(formats)), (2, 1));
     target.assert_no_violations();
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use gangway_driver::queue::guarded_start;
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
+use gangway_spec::identify::csi;
 use gangway_spec::nvm::BlockFormat;
 use gangway_spec::opcode::nvm;
 use gangway_spec::status::Status;
@@ -23,7 +24,7 @@ pub use self::rules::Handling;
 pub(crate) use self::rules::is_known;
 use crate::limits::LimitBook;
 use crate::policy::Policy;
-use crate::reservation::{Group, Guard};
+use crate::reservation::{Group, Guard, is_reservation};
 
 /// The format of a namespace if NVMe/TCP can carry it: metadata in a buffer of its own has no place in a capsule (NVMe
 /// over Fabrics has no metadata pointer).
@@ -57,6 +58,11 @@ pub struct NamespaceView {
 }
 
 impl NamespaceView {
+    /// Whether it has zones.
+    pub fn is_zoned(&self) -> bool {
+        self.csi == csi::ZONED_NAMESPACE
+    }
+
     /// Whether what was admitted for it is right for `now`, too: the same namespace, which may have grown.
     pub(crate) fn lives_on_in(&self, now: &NamespaceView) -> bool {
         now.blocks >= self.blocks && *self == NamespaceView { blocks: self.blocks, ..now.clone() }
@@ -70,8 +76,10 @@ pub struct NamespaceIds {
     pub nguid: [u8; 16],
     /// EUI64.
     pub eui64: [u8; 8],
-    /// What hosts see instead, if it is not these.
-    pub uuid: Option<[u8; 16]>,
+    /// UUID.
+    pub uuid: [u8; 16],
+    /// The UUID that hosts see instead of all these, if they do not see them.
+    pub derived: Option<[u8; 16]>,
 }
 
 /// What the lengths of commands to zones depend on; all 0 where there are none.
@@ -152,6 +160,11 @@ impl ExportView {
         self.whole && self.namespaces.iter().all(|namespace| namespace.nsid == namespace.drive_nsid)
     }
 
+    /// Whether one of its namespaces has zones.
+    pub fn has_zones(&self) -> bool {
+        self.namespaces.iter().any(NamespaceView::is_zoned)
+    }
+
     /// What hosts know namespace `drive_nsid` of a drive as; `None` when it is not shown.
     pub fn remote_nsid(&self, drive: usize, drive_nsid: u32) -> Option<u32> {
         self.of_drive(drive, drive_nsid).map(|namespace| namespace.nsid)
@@ -180,7 +193,7 @@ impl ExportView {
         let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
         let rule = rules::rule(entry, namespace)?;
         if !policy.io(opcode) {
-            return Err(DENIED);
+            return Err(closed(opcode));
         }
         if namespace.read_only && rule.changes {
             return Err(Status::NAMESPACE_IS_WRITE_PROTECTED.with_dnr());
@@ -263,6 +276,13 @@ impl ExportView {
         let namespace = self.namespaces.iter().find(of_command);
         payload::check(entry, namespace.ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?, list)
     }
+}
+
+/// The status of a command that the policy has closed. Reservations are no part of the drive: who may not use them finds
+/// a controller that has none.
+#[cold]
+fn closed(opcode: u8) -> Status {
+    if is_reservation(opcode) { Status::INVALID_OPCODE.with_dnr() } else { DENIED }
 }
 
 /// Whether `blocks` blocks from `first` on are among `all`.

@@ -14,13 +14,18 @@ use super::Shared;
 use super::link::{Arrived, Link, LinkEnd};
 use super::under_way::{Ended, Errand, Forwarded, UnderWay};
 use crate::association::Association;
-use crate::drive::{AdminReply, AdminTransfer, Verdict};
-use crate::remote::reach::deletes;
+use crate::drive::{AdminReply, AdminTransfer, Drive, Turn, Verdict};
+use crate::remote::decide::Finish;
+use crate::remote::reach::{deletes, is_about_more};
 use crate::remote::{Action, Order, RemoteController};
 use crate::reservation::{CONFLICT, Group, Key};
 
 /// How long commands that are with the drive may hold up a shutdown that the host asks for.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a command may wait for those of another host that are about the whole drive: well within the time limits of
+/// hosts.
+const TURN_LIMIT: Duration = Duration::from_secs(8);
 
 /// What ends an admin queue without an error of its connection.
 enum Ending {
@@ -69,7 +74,7 @@ async fn run(
             association.note_activity();
         }
         while let Some((slot, event)) = controller.report_event() {
-            link.respond(slot, &Reply { status: Status::SUCCESS, result: event.into() });
+            link.respond(slot, &Reply { status: Status::SUCCESS, result: event });
         }
         shared.want_events(&association, controller.wanted_events());
         let deadline = controller.keep_alive_deadline(now);
@@ -183,9 +188,9 @@ fn forward(
     let shared = Arc::clone(shared);
     let association = Arc::clone(controller.association());
     // Another host's image begins when the drive has no piece of this one's to come.
-    let claim = controller.firmware_claim();
+    let claim = controller.claim(arrived.entry.opcode);
     let (slot, entry) = (arrived.slot, arrived.entry);
-    let Order { drive, entry: command, data, forward, alters, moment } = order;
+    let Order { drive, also, entry: command, data, forward, alters, moment } = order;
     let transfer = match forward.direction {
         TransferDirection::HostToController => AdminTransfer::ToDrive(data),
         _ => AdminTransfer::FromDrive(forward.length as usize),
@@ -209,24 +214,43 @@ fn forward(
             if !permitted() {
                 return Some(AdminReply::status(CONFLICT));
             }
-            let answer = match errand.set_out() {
+            let sent = errand.set_out();
+            let mut answer = match sent {
                 true => drive.admin(ticket, command, transfer, Arc::clone(&association)).await?,
                 false => AdminReply::status(Status::ABORT_REQUESTED),
             };
+            for other in also {
+                if !answer.entry.status().is_success() {
+                    break;
+                }
+                let transfer = AdminTransfer::FromDrive(0);
+                let next = other.admin(other.ticket(), command, transfer, Arc::clone(&association)).await?;
+                answer = answer.with(next);
+            }
             // Acquire waits for it, and has the turn at a namespace meanwhile.
             drop(ongoing);
-            if answer.entry.status().is_success() {
-                shared.end_reservations(deleted).await;
+            match answer.entry.status().is_success() {
+                true if forward.finish == Finish::CreatedNamespace => {
+                    shared.begin_reservations(&drive, answer.entry.dw0.get()).await;
+                }
+                true => shared.end_reservations(deleted).await,
+                // Cut off by a reset, for one, it may have been done all the same.
+                false if sent => shared.doubt(&drive, deleted),
+                false => {}
             }
             Some(answer)
         };
+        // Before anybody's I/O is held back for it.
+        let turn = turn_at(&drive, &command, &association).await;
         let answer = match alters {
+            _ if turn.is_err() => turn.as_ref().err().map(|status| AdminReply::status(*status)),
             // Not even a pause for the others.
             _ if !permitted() => Some(AdminReply::status(CONFLICT)),
             Some(altered) => shared.keeping_io_out(&drive, altered, executed).await,
             None => executed.await,
         };
         let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
+        drop(turn);
         drop(claim);
         if forward.changes {
             audit(&association, &export.nqn, &entry, answer.entry.status());
@@ -235,6 +259,22 @@ fn forward(
         let end = Forwarded { id, entry, forward, moment, drive: Arc::clone(&drive), answer };
         let _ = answers.send(Ended::Forwarded(Box::new(end)));
     });
+}
+
+/// Waits until no other host has a command under way that is about the whole drive, if this is one.
+///
+/// # Errors
+/// Command Interrupted when that takes too long: the host may try again.
+async fn turn_at<'a>(
+    drive: &'a Drive,
+    command: &SubmissionQueueEntry,
+    association: &Association,
+) -> Result<Option<Turn<'a>>, Status> {
+    if !is_about_more(command.opcode) {
+        return Ok(None);
+    }
+    let turn = tokio::time::timeout(TURN_LIMIT, drive.turns().take(association.host()));
+    turn.await.map(Some).map_err(|_| Status::COMMAND_INTERRUPTED)
 }
 
 /// Says whether the reservations of namespaces survive a restart. That it is done is told through `under_way`.

@@ -166,7 +166,7 @@ impl Shared {
     /// Tells every host of an export, from any thread.
     pub(crate) fn tell_hosts(&self, export: usize, notice: Notice) {
         for association in self.registry.of_export(export) {
-            association.tell(notice);
+            association.tell(notice.clone());
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, Weak};
 
+use gangway_driver::controller::EventKind;
 use gangway_spec::aen::{self, AsyncEvent};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -10,6 +11,7 @@ use super::Shared;
 use crate::association::Association;
 use crate::drive::{Drive, DriveEvent};
 use crate::events::Notice;
+use crate::export::Export;
 
 /// Tells the hosts of every export that shows a drive as its own of each event of it. (Of an export of several drives that
 /// is the first: it is the one whose log pages hosts read.)
@@ -25,7 +27,12 @@ pub(super) async fn relay(shared: Arc<Shared>, drive: Weak<Drive>, mut events: R
                     drive.telemetry().look_at(&reported.page);
                 }
                 for export in shared.exports_of(&drive) {
-                    shared.tell_hosts(export, Notice::Event(reported.event));
+                    shared.tell_hosts(export.index, Notice::Event(reported.event));
+                }
+            }
+            Ok(DriveEvent::Reported(reported)) => {
+                if let EventKind::ZonesChanged { nsid } = reported.kind() {
+                    shared.tell_of_zones(&drive, nsid, reported.page.into());
                 }
             }
             Ok(_) => {}
@@ -38,11 +45,21 @@ pub(super) async fn relay(shared: Arc<Shared>, drive: Weak<Drive>, mut events: R
 }
 
 impl Shared {
-    /// The exports, by their indices, whose controllers are those of this drive.
-    fn exports_of(&self, drive: &Drive) -> Vec<usize> {
+    /// The exports whose controllers are those of this drive.
+    fn exports_of(&self, drive: &Drive) -> Vec<Arc<Export>> {
         let exports = self.exports();
         let own = exports.iter().filter(|export| export.primary().index() == drive.index());
-        own.map(|export| export.index).collect()
+        own.cloned().collect()
+    }
+
+    /// Tells hosts of zones of a namespace that changed by themselves. The drive's list of them was cleared by being read:
+    /// each host has one of its own.
+    fn tell_of_zones(&self, drive: &Drive, drive_nsid: u32, page: Arc<[u8]>) {
+        for export in self.exports_of(drive) {
+            if let Some(nsid) = export.view().remote_nsid(drive.index(), drive_nsid) {
+                self.tell_hosts(export.index, Notice::ZonesChanged(nsid, Arc::clone(&page)));
+            }
+        }
     }
 
     /// Notes what the host of an association wants to be told of, and has drives tell of what their hosts want to know.
@@ -53,7 +70,8 @@ impl Shared {
         // Two who add up at a time would each miss what the other has just said.
         let _adding_up = self.adding_up.lock().unwrap_or_else(PoisonError::into_inner);
         for drive in self.catalogue.drives().iter() {
-            let hosts = self.exports_of(drive).into_iter().flat_map(|export| self.registry.of_export(export));
+            let hosts =
+                self.exports_of(drive).into_iter().flat_map(|export| self.registry.of_export(export.index));
             drive.want_events(hosts.fold(0, |all, host| all | host.wanted_events()));
         }
     }
@@ -63,7 +81,7 @@ impl Shared {
 fn is_for_hosts(event: AsyncEvent) -> bool {
     match (event.kind, event.info) {
         // The drive takes all hosts for one: what is about namespaces, reservations and paths they are told from here.
-        // Changed zones are in a list that the first reader clears.
+        // Changed zones are in a list that the first reader clears: each host has its own.
         (
             aen::TYPE_NOTICE,
             aen::NOTICE_NAMESPACE_ATTRIBUTE_CHANGED

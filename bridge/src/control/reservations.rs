@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gangway_fabric::target::Reply;
 use gangway_spec::aen::AsyncEvent;
@@ -14,11 +15,15 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use crate::association::Association;
+use crate::drive::Drive;
 use crate::events::Notice;
 use crate::reactor::{Message, ReservationRequest};
 use crate::reservation::{
     CONFLICT, Command, Entry, Eviction, Host, Key, Namespace, Outcome, Waiting, report,
 };
+
+/// How long it takes until a drive that cannot say what it has is asked again.
+const DOUBT: Duration = Duration::from_secs(1);
 
 impl Shared {
     /// Executes what reactors hand over, until there are none.
@@ -174,6 +179,44 @@ impl Shared {
             if entry.guard().is_some() {
                 self.guard_views(key).await;
             }
+        }
+    }
+
+    /// These namespaces may be gone, or not: their deletion did not succeed as far as is known. Finds out. What was known
+    /// about them is in force until then.
+    pub(super) fn doubt(self: &Arc<Self>, drive: &Arc<Drive>, deleted: Vec<(Key, Arc<Entry>)>) {
+        for (key, entry) in deleted.into_iter().filter(|(_, entry)| entry.doubt()) {
+            let (shared, drive) = (Arc::clone(self), Arc::clone(drive));
+            tokio::spawn(async move {
+                if shared.is_gone(&drive, key, &entry).await {
+                    shared.end_reservations(vec![(key, entry)]).await;
+                }
+            });
+        }
+    }
+
+    async fn is_gone(&self, drive: &Drive, key: Key, entry: &Arc<Entry>) -> bool {
+        while self.reservations.has(key, entry) {
+            let doubts = entry.doubts();
+            match drive.allocates(key.1).await {
+                None => return false,
+                Some(Ok(false)) => return true,
+                // Unless it was to be deleted once more meanwhile.
+                Some(Ok(true)) if entry.settle(doubts) => return false,
+                Some(Ok(true)) => {}
+                Some(Err(status)) => {
+                    tracing::debug!(%status, nsid = key.1, "the drive does not say whether a namespace was deleted");
+                    tokio::time::sleep(DOUBT).await;
+                }
+            }
+        }
+        false
+    }
+
+    /// A drive has made a namespace: nothing that is known of another of its number is about it.
+    pub(super) async fn begin_reservations(&self, drive: &Drive, nsid: u32) {
+        if let Err(error) = self.reservations.begin(drive.index(), drive.info(), nsid).await {
+            tracing::error!(%error, "the reservations of a namespace that is gone are still in their file; remove it");
         }
     }
 

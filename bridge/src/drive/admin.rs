@@ -88,7 +88,7 @@ impl Admin {
         let waited = self.waiting.len();
         while let Some(request) = self.waiting.pop_front() {
             // A host that is gone has no more wishes: what it asked for must not happen later.
-            if request.association.is_closed() {
+            if request.association.as_ref().is_some_and(|host| host.is_closed()) {
                 continue;
             }
             let queue = controller.admin_queue();

@@ -1,7 +1,7 @@
 //! What a drive says of itself.
 
 use gangway_driver::controller::{Controller, ControllerError, Namespace};
-use gangway_spec::identify::{IdentifyController, IdentifyNamespace, csi};
+use gangway_spec::identify::{IdentifyController, IdentifyNamespace, NvmController, csi};
 use gangway_spec::nvm::BlockFormat;
 use gangway_spec::registers::{ControllerCapabilities, Version};
 
@@ -16,6 +16,8 @@ pub struct DriveNamespace {
     pub csi: u8,
     /// Identify Namespace.
     pub identify: Box<IdentifyNamespace>,
+    /// Its UUID; zeroes where the drive gives none.
+    pub uuid: [u8; 16],
     /// Its block format; `None` when NVMe/TCP cannot carry it, or when it is of neither the NVM nor the Zoned Namespace
     /// Command Set; or while it is not known who may use it.
     pub format: Option<BlockFormat>,
@@ -26,7 +28,8 @@ pub struct DriveNamespace {
 impl DriveNamespace {
     /// What tells it from another that has its NSID later.
     pub(crate) fn ids(&self) -> NamespaceIds {
-        NamespaceIds { nguid: self.identify.nguid, eui64: self.identify.eui64, uuid: None }
+        let IdentifyNamespace { nguid, eui64, .. } = *self.identify;
+        NamespaceIds { nguid, eui64, uuid: self.uuid, derived: None }
     }
 
     /// Whether nothing is different that its hosts should know of. How much of it is in use, and how far a format has
@@ -38,7 +41,8 @@ impl DriveNamespace {
             identify.fpi = 0;
             identify
         };
-        (self.nsid, self.csi, self.format, self.zones) == (other.nsid, other.csi, other.format, other.zones)
+        (self.nsid, self.csi, self.uuid) == (other.nsid, other.csi, other.uuid)
+            && (self.format, self.zones) == (other.format, other.zones)
             && lasting(self) == lasting(other)
     }
 }
@@ -58,11 +62,17 @@ pub struct DriveInfo {
     pub namespaces: Vec<DriveNamespace>,
     /// Bytes that one command can transfer at most.
     pub max_transfer: u32,
+    /// Limits of commands of the NVM Command Set that move no data, where it says them (CNS 06h).
+    pub nvm_limits: Option<Box<NvmController>>,
 }
 
 impl DriveInfo {
     pub(super) fn read(name: String, controller: &mut Controller) -> Result<Self, ControllerError> {
         let namespaces = read_namespaces(controller)?;
+        // A command that came with command sets: some older drives do no good when they are asked what they do not know.
+        let has_command_sets =
+            controller.capabilities().css() & ControllerCapabilities::CSS_IO_COMMAND_SETS != 0;
+        let nvm_limits = if has_command_sets { controller.nvm_limits()? } else { None };
         Ok(Self {
             name,
             identify: Box::new(controller.identify().clone()),
@@ -70,6 +80,7 @@ impl DriveInfo {
             version: controller.version(),
             namespaces,
             max_transfer: controller.max_transfer(),
+            nvm_limits,
         })
     }
 
@@ -111,7 +122,8 @@ pub(super) fn read_namespaces(controller: &mut Controller) -> Result<Vec<DriveNa
             append,
             extension: u32::from(zoned.lbafe[identify.lba_format_index()].zdes) * 64,
         });
-        DriveNamespace { nsid: namespace.nsid, csi: namespace.csi, identify, format, zones }
+        let Namespace { nsid, csi, uuid, .. } = namespace;
+        DriveNamespace { nsid, csi, identify, uuid: uuid.unwrap_or_default(), format, zones }
     };
     Ok(namespaces.into_iter().map(describe).collect())
 }

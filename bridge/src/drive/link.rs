@@ -31,6 +31,16 @@ impl AdminReply {
     pub(crate) fn status(status: Status) -> Self {
         Self { entry: CompletionQueueEntry::new(0, status), data: Vec::new() }
     }
+
+    /// What this one says together with what another drive said to the same: each bit of the result that either set. The
+    /// other one, when it failed.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        if !other.entry.status().is_success() {
+            return other;
+        }
+        self.entry.dw0 = (self.entry.dw0.get() | other.entry.dw0.get()).into();
+        self
+    }
 }
 
 /// The data of an admin command.
@@ -46,8 +56,8 @@ pub(super) struct AdminRequest {
     pub(super) ticket: Ticket,
     pub(super) entry: SubmissionQueueEntry,
     pub(super) transfer: AdminTransfer,
-    /// Whose it is.
-    pub(super) association: Arc<Association>,
+    /// Whose it is; `None`: the target's own.
+    pub(super) association: Option<Arc<Association>>,
     pub(super) reply: oneshot::Sender<AdminReply>,
 }
 

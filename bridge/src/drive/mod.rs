@@ -31,6 +31,7 @@ mod link;
 mod manager;
 mod power;
 mod removal;
+mod turns;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,6 +42,9 @@ use gangway_driver::controller::{Controller, ControllerError, Options};
 use gangway_driver::dma::{BufferPool, Direction, DmaError};
 use gangway_driver::function::Function;
 use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::identify::{IDENTIFY_LENGTH, cns};
+use gangway_spec::opcode;
+use gangway_spec::status::Status;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::abort::Target;
@@ -52,9 +56,10 @@ pub use self::info::{DriveInfo, DriveNamespace};
 pub(crate) use self::link::{AdminReply, AdminTransfer, DriveLink};
 use self::link::{AdminRequest, Request};
 use self::manager::Manager;
+pub(crate) use self::turns::{Turn, Turns};
 use crate::association::Association;
 use crate::reactor::ReactorHandle;
-use crate::remote::{Collected, FirmwareLock};
+use crate::remote::{Collected, SeriesLock};
 
 /// Memory for data of admin commands.
 const ADMIN_MEMORY: usize = 2 << 20;
@@ -124,7 +129,8 @@ pub struct Drive {
     info: Arc<DriveInfo>,
     /// What is in force on the reactors.
     namespaces: Mutex<Arc<[DriveNamespace]>>,
-    firmware: FirmwareLock,
+    series: SeriesLock,
+    turns: Turns,
     alteration: tokio::sync::Mutex<()>,
     reservable: tokio::sync::RwLock<()>,
     link: DriveLink,
@@ -170,7 +176,8 @@ impl Drive {
             index,
             namespaces: Mutex::new(info.namespaces.as_slice().into()),
             info,
-            firmware: FirmwareLock::default(),
+            series: SeriesLock::default(),
+            turns: Turns::default(),
             alteration: tokio::sync::Mutex::default(),
             reservable: tokio::sync::RwLock::default(),
             link,
@@ -201,9 +208,14 @@ impl Drive {
         std::mem::replace(&mut self.namespaces.lock().unwrap_or_else(PoisonError::into_inner), namespaces)
     }
 
-    /// Who downloads firmware to it.
-    pub(crate) fn firmware(&self) -> &FirmwareLock {
-        &self.firmware
+    /// Who is in the midst of what takes several commands.
+    pub(crate) fn series(&self) -> &SeriesLock {
+        &self.series
+    }
+
+    /// Whose turn it is to change it as a whole.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Held by who gives its blocks another meaning.
@@ -286,6 +298,33 @@ impl Drive {
         entry: SubmissionQueueEntry,
         transfer: AdminTransfer,
         association: Arc<Association>,
+    ) -> Option<AdminReply> {
+        self.execute(ticket, entry, transfer, Some(association)).await
+    }
+
+    /// Whether the drive has a namespace of this number, attached or not (CNS 10h). `None` when its manager has ended.
+    ///
+    /// # Errors
+    /// The status that says why that cannot be known now.
+    pub(crate) async fn allocates(&self, nsid: u32) -> Option<Result<bool, Status>> {
+        let mut entry = SubmissionQueueEntry::new(opcode::admin::IDENTIFY);
+        entry.nsid.set(nsid.saturating_sub(1));
+        entry.cdw10.set(cns::ALLOCATED_NAMESPACE_LIST.into());
+        let transfer = AdminTransfer::FromDrive(IDENTIFY_LENGTH);
+        let AdminReply { entry, data } = self.execute(self.ticket(), entry, transfer, None).await?;
+        Some(match entry.status() {
+            // The list goes up from the next number.
+            status if status.is_success() => Ok(data.starts_with(&nsid.to_le_bytes())),
+            status => Err(status),
+        })
+    }
+
+    async fn execute(
+        &self,
+        ticket: Ticket,
+        entry: SubmissionQueueEntry,
+        transfer: AdminTransfer,
+        association: Option<Arc<Association>>,
     ) -> Option<AdminReply> {
         let (reply, wait) = oneshot::channel();
         self.link

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use gangway_spec::aen::AsyncEvent;
 use tokio::sync::Notify;
 
-use super::{ChangedNamespaces, Notice};
+use super::{ChangedNamespaces, ChangedZones, Notice};
 
 /// Events that wait at most. Nobody but drives and the target itself can make events, and each waits once; one beyond
 /// this is dropped, as the host has enough to read.
@@ -17,6 +17,7 @@ pub(crate) struct News {
     /// In the order in which they were first told.
     pub(crate) events: Vec<AsyncEvent>,
     pub(crate) namespaces: ChangedNamespaces,
+    pub(crate) zones: ChangedZones,
 }
 
 impl News {
@@ -28,6 +29,7 @@ impl News {
                 }
             }
             Notice::NamespaceChanged(nsid) => self.namespaces.add(nsid),
+            Notice::ZonesChanged(nsid, page) => self.zones.add(nsid, &page),
         }
     }
 }

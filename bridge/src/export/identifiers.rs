@@ -30,6 +30,8 @@ pub(super) fn derive(nqn: &Nqn, drive: &DriveInfo, namespace: &DriveNamespace) -
         &ids.nguid
     } else if ids.eui64 != [0; 8] {
         &ids.eui64
+    } else if ids.uuid != [0; 16] {
+        &ids.uuid
     } else {
         &[]
     };

@@ -37,7 +37,7 @@ pub(super) fn compute(export: &Export, shown: &Shown, version: u64, queues: &mut
             format,
             blocks: namespace.identify.nsze.get(),
             zones: namespace.zones,
-            ids: NamespaceIds { uuid: derived, ..namespace.ids() },
+            ids: NamespaceIds { derived, ..namespace.ids() },
             read_only: export.read_only,
         });
     };

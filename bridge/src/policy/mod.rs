@@ -15,7 +15,7 @@ pub mod table;
 use std::fmt;
 use std::str::FromStr;
 
-use gangway_spec::opcode::admin as opcode;
+use gangway_spec::opcode::{admin as opcode, nvm};
 use thiserror::Error;
 
 pub use self::hosts::HostPolicies;
@@ -134,6 +134,10 @@ pub struct Policy {
     logs: Set,
 }
 
+/// The commands that reservations consist of.
+const RESERVATIONS: [u8; 4] =
+    [nvm::RESERVATION_REGISTER, nvm::RESERVATION_REPORT, nvm::RESERVATION_ACQUIRE, nvm::RESERVATION_RELEASE];
+
 /// A set of bytes.
 type Set = [bool; 256];
 
@@ -161,9 +165,7 @@ impl Policy {
     /// [`Class::Inspect`].
     pub fn new(allow: impl IntoIterator<Item = Item>, refuse: impl IntoIterator<Item = Item>) -> Self {
         let none = [false; 256];
-        let is_ours = |opcode| matches!(table::io(opcode as u8), Place::Here(_));
-        let io = std::array::from_fn(is_ours);
-        let mut policy = Self { admin: none, io, features: none, logs: none };
+        let mut policy = Self { admin: none, io: none, features: none, logs: none };
         policy.set(Item::Class(Class::Io), true);
         allow.into_iter().for_each(|item| policy.set(item, true));
         refuse.into_iter().for_each(|item| policy.set(item, false));
@@ -198,6 +200,11 @@ impl Policy {
     #[inline]
     pub fn io(&self, opcode: u8) -> bool {
         self.io[usize::from(opcode)]
+    }
+
+    /// Whether there are reservations: all of their commands.
+    pub fn reserves(&self) -> bool {
+        RESERVATIONS.iter().all(|opcode| self.io(*opcode))
     }
 
     /// Whether Set Features of a feature goes to the drive.
@@ -248,6 +255,15 @@ mod tests {
         assert!(policy.sets_feature(fid::TIMESTAMP) && !policy.sets_feature(fid::VOLATILE_WRITE_CACHE));
         assert!(!policy.admin(admin::DEVICE_SELF_TEST), "opcode 20 is 14h");
         assert!(policy.log_page(lid::PERSISTENT_EVENT), "reading it makes a context on the drive: tune");
+    }
+
+    #[test]
+    fn there_are_reservations_when_all_of_their_commands_are_open() {
+        assert!(Policy::default().reserves());
+        for refused in ["io", "io:0dh", "io:0eh", "io:11h", "io:15h"] {
+            assert!(!Policy::new(items("inspect"), items(refused)).reserves(), "without {refused}");
+        }
+        assert!(Policy::new(items("inspect"), items("io:09h,vendor")).reserves());
     }
 
     #[test]

@@ -114,10 +114,6 @@ pub const fn admin(opcode: u8) -> Place {
 /// Where an I/O command belongs.
 pub const fn io(opcode: u8) -> Place {
     match opcode {
-        nvm::RESERVATION_REGISTER
-        | nvm::RESERVATION_REPORT
-        | nvm::RESERVATION_ACQUIRE
-        | nvm::RESERVATION_RELEASE => Place::Here(AMONG_HOSTS),
         nvm::IO_MANAGEMENT_RECEIVE | nvm::IO_MANAGEMENT_SEND => Place::Never(ALL_HOSTS),
         nvm::CANCEL => Place::Never(OTHERS),
         FIRST_VENDOR_IO.. => Place::Class(Class::Vendor),
@@ -174,7 +170,9 @@ pub const fn get_feature(id: u8) -> Place {
 /// Where Get Log Page of a log page belongs.
 pub const fn log_page(id: u8) -> Place {
     match id {
-        lid::CHANGED_NAMESPACES | lid::RESERVATION_NOTIFICATION => Place::Here(PER_HOST),
+        lid::CHANGED_NAMESPACES | lid::RESERVATION_NOTIFICATION | lid::CHANGED_ZONE_LIST => {
+            Place::Here(PER_HOST)
+        }
         lid::SUPPORTED_LOG_PAGES
         | lid::ERROR
         | lid::SMART

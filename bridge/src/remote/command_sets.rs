@@ -4,6 +4,8 @@
 //! what is shown; what is about a namespace its drive says, and what a drive without command sets does not say of its
 //! namespaces, is added.
 
+use std::sync::Arc;
+
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::identify::{
     IDENTIFY_LENGTH, NamespaceIdDescriptor, NamespaceIdDescriptorBuilder, cns, csi,
@@ -13,6 +15,7 @@ use gangway_spec::status::Status;
 use gangway_spec::zns::IdentifyZonedController;
 use zerocopy::IntoBytes;
 
+use super::common;
 use crate::admission::ExportView;
 use crate::drive::Drive;
 use crate::export::Export;
@@ -42,20 +45,26 @@ pub(super) fn capability(export: &Export) -> u8 {
 /// What Identify answers here about a command set as a whole; `None` when a drive is to answer it.
 ///
 /// # Errors
-/// Invalid Field where there are no command sets, or the question is about another controller.
+/// Invalid Field where the question is about another controller, or about a command set that is not shown.
 pub(super) fn identify(
     view: &ExportView,
+    drives: &[Arc<Drive>],
     entry: &SubmissionQueueEntry,
     cntlid: u16,
 ) -> Result<Option<Vec<u8>>, Status> {
     let asked = (entry.cdw10.get() >> 16) as u16;
     match (entry.cdw10.get() as u8, (entry.cdw11.get() >> 24) as u8) {
+        // Who has one drive has its own answer.
+        (cns::IO_COMMAND_SET_CONTROLLER, csi::NVM) if drives.len() == 1 => Ok(None),
+        (cns::IO_COMMAND_SET_CONTROLLER, csi::NVM) => {
+            Ok(Some(common::least(drives, None).as_bytes().to_vec()))
+        }
         (cns::IO_COMMAND_SET_CONTROLLER, csi::ZONED_NAMESPACE) => Ok(Some(zoned_controller(view))),
         (cns::IO_COMMAND_SET_COMBINATIONS, _) if asked == cntlid || asked == THIS_CONTROLLER => {
             Ok(Some(combinations(view)))
         }
-        (cns::IO_COMMAND_SET_COMBINATIONS, _) => Err(INVALID_FIELD),
-        _ => Ok(None),
+        // Namespaces of other command sets are not shown.
+        _ => Err(INVALID_FIELD),
     }
 }
 
@@ -124,7 +133,7 @@ mod tests {
         let mut entry = SubmissionQueueEntry::new(admin::IDENTIFY);
         entry.cdw10.set(u32::from(asked) << 16 | u32::from(cns));
         entry.cdw11.set(u32::from(csi) << 24);
-        identify(view, &entry, 7)
+        identify(view, &[], &entry, 7)
     }
 
     #[test]
@@ -141,7 +150,7 @@ mod tests {
             let data = data.unwrap().unwrap();
             assert_eq!(IdentifyZonedController::ref_from_bytes(&data).unwrap().zasl, zasl, "{appends:?}");
         }
-        assert_eq!(ask(&view(&[]), cns::IO_COMMAND_SET_CONTROLLER, csi::NVM, 0), Ok(None));
+        assert_eq!(ask(&view(&[]), cns::IO_COMMAND_SET_CONTROLLER, csi::KEY_VALUE, 0), Err(INVALID_FIELD));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! Identify Controller is the primary's. But hosts go by it for namespaces of the other drives, too: one that is told of
 //! no volatile cache sends no Flush, one that is told of larger atomic writes relies on them.
 
-use gangway_spec::identify::{IdentifyController, Vwc};
+use std::sync::Arc;
+
+use gangway_spec::feature::fid;
+use gangway_spec::identify::{IdentifyController, NvmController, Vwc};
 
 use crate::drive::Drive;
 use crate::export::Export;
@@ -31,7 +34,43 @@ pub(crate) fn keeps_promises(export: &Export, joining: &Drive) -> bool {
     narrow_to_all(&mut told, export);
     let mut kept = told.clone();
     narrow(&mut kept, &joining.info().identify);
-    kept == told
+    kept == told && least(&export.drives(), Some(joining)) == least(&export.drives(), None)
+}
+
+/// Limits that these drives keep (CNS 06h, CSI 00h), with one more. What else may be said there is promised for none.
+pub(super) fn least(drives: &[Arc<Drive>], joining: Option<&Drive>) -> NvmController {
+    let all = drives.iter().map(|drive| &**drive).chain(joining);
+    least_of(all.filter_map(|drive| drive.info().nvm_limits.as_deref()))
+}
+
+fn least_of<'a>(all: impl Iterator<Item = &'a NvmController>) -> NvmController {
+    // 0: there is no limit.
+    fn lower<T: Copy + Ord + Default>(one: T, other: T) -> T {
+        let limits = [one, other].into_iter().filter(|limit| *limit != T::default());
+        limits.min().unwrap_or_default()
+    }
+    all.fold(NvmController::default(), |mut least, drive| {
+        least.vsl = lower(least.vsl, drive.vsl);
+        least.wzsl = lower(least.wzsl, drive.wzsl);
+        least.wusl = lower(least.wusl, drive.wusl);
+        least.dmrl = lower(least.dmrl, drive.dmrl);
+        least.dmrsl = lower(least.dmrsl.get(), drive.dmrsl.get()).into();
+        least.dmsl = lower(least.dmsl.get(), drive.dmsl.get()).into();
+        least
+    })
+}
+
+/// The drives of an export which have a feature that hosts rely on for all of its namespaces: whether there is a volatile
+/// cache, whether Atomic Write Unit Normal counts for nothing. `None`: the feature is the primary's, or of a namespace.
+///
+/// Its bit is set when it is set for one of them: then a host does with all what one of them needs.
+pub(super) fn having(export: &Export, feature: u8) -> Option<Vec<Arc<Drive>>> {
+    let has = |drive: &&Arc<Drive>| match feature {
+        fid::VOLATILE_WRITE_CACHE => drive.info().identify.vwc & Vwc::PRESENT.bits() != 0,
+        _ => true,
+    };
+    let of_all = matches!(feature, fid::VOLATILE_WRITE_CACHE | fid::WRITE_ATOMICITY);
+    (of_all && export.drives().len() > 1).then(|| export.drives().iter().filter(has).cloned().collect())
 }
 
 /// A Format of either is about as much as that of the one which takes more, and can do what both can.
@@ -73,6 +112,22 @@ mod tests {
         (data.vwc, data.fna, data.oncs) = (vwc.bits(), fna, oncs.bits().into());
         [data.awun, data.awupf, data.acwu] = units.map(Into::into);
         data
+    }
+
+    #[test]
+    fn the_least_of_the_limits_that_there_are_holds_for_all_drives() {
+        let limits = |small: [u8; 4], dmrsl: u32, dmsl: u64| {
+            let mut data = NvmController::default();
+            [data.vsl, data.wzsl, data.wusl, data.dmrl] = small;
+            (data.dmrsl, data.dmsl) = (dmrsl.into(), dmsl.into());
+            data
+        };
+        let (one, other) = (limits([3, 5, 0, 16], 0, 1 << 40), limits([4, 2, 7, 0], 4096, 1 << 36));
+        let both = limits([3, 2, 7, 16], 4096, 1 << 36);
+        assert_eq!(least_of([&one, &other].into_iter()), both);
+        assert_eq!(least_of([&other, &one].into_iter()), both);
+        assert_eq!(least_of([&one].into_iter()), one);
+        assert_eq!(least_of([].into_iter()), NvmController::default(), "no drive says anything");
     }
 
     #[test]

@@ -10,24 +10,26 @@ use gangway_fabric::target::{Reply, Slot};
 use gangway_spec::aen::AsyncEvent;
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::fabrics::{PropertyGet, PropertySet, fctype};
-use gangway_spec::feature::select;
+use gangway_spec::feature::{feature_id, select};
 use gangway_spec::identify::csi;
 use gangway_spec::log::{GetLogPage, lid};
 use gangway_spec::opcode::admin;
 use gangway_spec::registers::{ControllerCapabilities, ControllerConfiguration, Version};
+use gangway_spec::reservation::Rescap;
 use gangway_spec::status::Status;
 use zerocopy::IntoBytes;
 
 use super::decide::{self, Finish, Forward};
 use super::discovery::DiscoveryService;
-use super::firmware::FirmwareClaim;
 use super::namespaces::{self, Destination};
 use super::reach::{self, Altered, Reach};
+use super::series::{Claim, Claims, Series};
 use super::telemetry::HostTelemetry;
 use super::{attachment, command_sets, common, features, finish, identity, limits};
+use crate::admission::{ExportView, NamespaceView};
 use crate::association::Association;
 use crate::drive::{AdminReply, Drive};
-use crate::events::ChangedNamespaces;
+use crate::events::{ChangedNamespaces, ChangedZones};
 use crate::export::Export;
 use crate::policy::Policy;
 use crate::reservation::{Key, Reservations};
@@ -67,6 +69,8 @@ impl Action {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) drive: Arc<Drive>,
+    /// Drives that are asked the same: a bit that one of them sets is set in the answer.
+    pub(crate) also: Vec<Arc<Drive>>,
     pub(crate) entry: SubmissionQueueEntry,
     /// What it brings.
     pub(crate) data: Vec<u8>,
@@ -91,12 +95,14 @@ pub(crate) struct RemoteController {
     pub(super) events: AsyncEvents<Slot>,
     /// Namespaces that changed since the host read of it.
     changed: ChangedNamespaces,
+    /// Zones that changed by themselves since then.
+    changed_zones: ChangedZones,
     pub(super) keep_alive: KeepAlive,
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
     telemetry: HostTelemetry,
     pub(super) reservations: Arc<Reservations>,
-    /// Held from its first Firmware Image Download to its Firmware Commit.
-    firmware: Option<Arc<FirmwareClaim>>,
+    /// What its host is in the midst of.
+    claims: Claims,
 }
 
 impl RemoteController {
@@ -118,11 +124,12 @@ impl RemoteController {
             properties: Properties::new(capabilities, version),
             events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
             changed: ChangedNamespaces::default(),
+            changed_zones: ChangedZones::default(),
             keep_alive: KeepAlive::new(kato, now),
             policy,
             telemetry: HostTelemetry::default(),
             reservations,
-            firmware: None,
+            claims: Claims::default(),
         }
     }
 
@@ -143,11 +150,12 @@ impl RemoteController {
             ),
             events: AsyncEvents::new(limits::ASYNC_EVENT_REQUESTS.into()),
             changed: ChangedNamespaces::default(),
+            changed_zones: ChangedZones::default(),
             keep_alive: KeepAlive::discovery(kato, now),
             policy: Arc::default(),
             telemetry: HostTelemetry::default(),
             reservations: Arc::default(),
-            firmware: None,
+            claims: Claims::default(),
         }
     }
 
@@ -182,6 +190,10 @@ impl RemoteController {
             self.changed.append(&news.namespaces);
             self.events.raise(AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED);
         }
+        for nsid in news.zones.namespaces() {
+            self.events.raise(AsyncEvent::ZONE_DESCRIPTOR_CHANGED.of(nsid));
+        }
+        self.changed_zones.append(news.zones);
         for event in news.events {
             // An event that nobody could clear would be the last of its kind.
             if self.reads_log_of(event) {
@@ -205,8 +217,8 @@ impl RemoteController {
         self.events.configuration()
     }
 
-    /// The next event request to be answered, with dword 0 of its completion.
-    pub(crate) fn report_event(&mut self) -> Option<(Slot, u32)> {
+    /// The next event request to be answered, with dwords 0 and 1 of its completion.
+    pub(crate) fn report_event(&mut self) -> Option<(Slot, u64)> {
         self.events.report()
     }
 
@@ -218,6 +230,7 @@ impl RemoteController {
     /// Event requests that end because the controller was reset.
     pub(crate) fn drain_events(&mut self) -> Vec<Slot> {
         self.changed.clear();
+        self.changed_zones.clear_all();
         self.association.set_retries_later(false);
         self.association.notifications().reset();
         self.events.drain()
@@ -316,7 +329,7 @@ impl RemoteController {
                 if !command_sets::offered(export) {
                     return Err(Status::INVALID_FIELD.with_dnr());
                 }
-                if let Some(data) = command_sets::identify(&view, entry, cntlid)? {
+                if let Some(data) = command_sets::identify(&view, &export.drives(), entry, cntlid)? {
                     return Ok(Action::data(data));
                 }
             }
@@ -336,6 +349,16 @@ impl RemoteController {
                 entry.nsid.set(1);
             }
         }
+        let asked = match entry.opcode {
+            admin::GET_FEATURES => common::having(export, feature_id(&entry)),
+            _ => None,
+        };
+        let mut asked = asked.unwrap_or_default().into_iter();
+        if let Some(first) = asked.next() {
+            drive = first;
+            // It is of no namespace, and the one that was named is another's there.
+            entry.nsid.set(0);
+        }
         let identify = &drive.info().identify;
         if !Reach::of(&entry, forward.changes, identify.fna).is_within(&view) {
             return Err(Status::OPERATION_DENIED.with_dnr());
@@ -348,21 +371,27 @@ impl RemoteController {
             admin::NAMESPACE_ATTACHMENT => attachment::to_drive(data, cntlid, identify.cntlid.get())?,
             _ => data.to_vec(),
         };
-        let of_firmware = matches!(entry.opcode, admin::FIRMWARE_IMAGE_DOWNLOAD | admin::FIRMWARE_COMMIT);
-        if of_firmware && !self.firmware.as_ref().is_some_and(|claim| claim.renew()) {
-            self.firmware = Some(Arc::new(drive.firmware().claim(&self.association)?));
+        if let Some(series) = Series::of(entry.opcode) {
+            self.claims.hold(series, drive.series(), &self.association)?;
         }
         let entry = decide::to_drive(&entry, drive.info().version);
-        let moment = self.events.now();
-        Ok(Action::Forward(Box::new(Order { drive, entry, data, forward, alters, moment })))
+        let (also, moment) = (asked.collect(), self.events.now());
+        Ok(Action::Forward(Box::new(Order { drive, also, entry, data, forward, alters, moment })))
     }
 
     /// Log pages that are kept here, for each controller.
     fn own_log(&mut self, entry: &SubmissionQueueEntry, declared: u32) -> Option<Result<Action, Status>> {
         let GetLogPage { lid, rae, .. } = GetLogPage::from(entry);
+        let nsid = entry.nsid.get();
         let page = match lid {
             lid::CHANGED_NAMESPACES => self.changed.page(),
-            lid::RESERVATION_NOTIFICATION => self.association.notifications().read().as_bytes().to_vec(),
+            lid::CHANGED_ZONE_LIST if self.shows_zones() => match self.zoned(nsid) {
+                true => self.changed_zones.page(nsid).as_bytes().to_vec(),
+                false => return Some(Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())),
+            },
+            lid::RESERVATION_NOTIFICATION if self.policy.reserves() => {
+                self.association.notifications().read().as_bytes().to_vec()
+            }
             _ => return None,
         };
         let data = match slice_of(&page, entry, declared) {
@@ -373,6 +402,9 @@ impl RemoteController {
         if !rae && lid == lid::CHANGED_NAMESPACES {
             self.changed.clear();
         }
+        if !rae && lid == lid::CHANGED_ZONE_LIST {
+            self.changed_zones.clear(nsid);
+        }
         if !rae && lid == lid::RESERVATION_NOTIFICATION && self.association.notifications().pop() {
             // There is another page.
             self.events.raise(AsyncEvent::RESERVATION_LOG_AVAILABLE);
@@ -380,16 +412,28 @@ impl RemoteController {
         Some(Ok(Action::data(data)))
     }
 
+    fn shows_zones(&self) -> bool {
+        self.export().is_some_and(|export| export.view().has_zones())
+    }
+
+    /// Whether the host knows a zoned namespace by this NSID.
+    fn zoned(&self, nsid: u32) -> bool {
+        let is_zoned = |view: &ExportView| view.namespace(nsid).is_some_and(NamespaceView::is_zoned);
+        self.export().is_some_and(|export| is_zoned(&export.view()))
+    }
+
     fn note_log_read(&mut self, entry: &SubmissionQueueEntry, moment: Moment) {
         if entry.opcode == admin::GET_LOG_PAGE {
             let command = GetLogPage::from(entry);
-            self.events.log_read(command.lid, command.rae, moment);
+            // The only page that is of a namespace each.
+            let of = if command.lid == lid::CHANGED_ZONE_LIST { entry.nsid.get() } else { 0 };
+            self.events.log_read((command.lid, of), command.rae, moment);
         }
     }
 
-    /// The right to download firmware, if this controller has it.
-    pub(crate) fn firmware_claim(&self) -> Option<Arc<FirmwareClaim>> {
-        self.firmware.clone()
+    /// What has to be held while the drive has a command, if it is one of a series.
+    pub(crate) fn claim(&self, opcode: u8) -> Option<Arc<Claim>> {
+        self.claims.of(opcode)
     }
 
     /// Turns what a drive answered into what the host gets.
@@ -401,8 +445,8 @@ impl RemoteController {
         moment: Moment,
         answer: AdminReply,
     ) -> Action {
-        if entry.opcode == admin::FIRMWARE_COMMIT {
-            self.firmware = None;
+        if let Some(series) = Series::ended_by(entry.opcode) {
+            self.claims.end(series);
         }
         let AdminReply { entry: completion, data } = answer;
         let status = match completion.status() {
@@ -423,7 +467,7 @@ impl RemoteController {
             view: &view,
             fna: common::format_attributes(export),
             policy: &self.policy,
-            rescap: self.reservations.capabilities(),
+            rescap: if self.policy.reserves() { self.reservations.capabilities() } else { Rescap::empty() },
         };
         let mut data = finish::data(finish, data, &identity, export, (drive, entry.nsid.get()));
         match finish {

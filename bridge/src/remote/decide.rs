@@ -292,7 +292,11 @@ pub(crate) fn to_drive(entry: &SubmissionQueueEntry, drive_version: Version) -> 
 /// Whether a host of this policy can read a log page, here or from a drive of what is shown.
 pub(crate) fn log_page_is_open(policy: &Policy, view: &ExportView, id: u8) -> bool {
     match table::log_page(id) {
-        Place::Here(_) => true,
+        Place::Here(_) => match id {
+            lid::RESERVATION_NOTIFICATION => policy.reserves(),
+            lid::CHANGED_ZONE_LIST => view.has_zones(),
+            _ => true,
+        },
         _ => policy.log_page(id) && Reach::of_log_page(id).is_within(view),
     }
 }

@@ -26,6 +26,9 @@ pub(super) fn set(
 ) -> Result<Action, Status> {
     let id = feature_id(entry);
     let value = entry.cdw11.get();
+    if is_about_reservations(id) && !controller.policy.reserves() {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
     if id == fid::HOST_IDENTIFIER {
         return Err(Status::FEATURE_NOT_CHANGEABLE.with_dnr());
     }
@@ -90,7 +93,8 @@ pub(super) fn get(
     declared: u32,
 ) -> Result<Action, Status> {
     let (id, selected) = (feature_id(entry), feature_select(entry));
-    if selected > select::SUPPORTED_CAPABILITIES {
+    if selected > select::SUPPORTED_CAPABILITIES || is_about_reservations(id) && !controller.policy.reserves()
+    {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
     if id == fid::IO_COMMAND_SET_PROFILE && !has_command_sets(controller) {
@@ -107,8 +111,7 @@ pub(super) fn get(
     }
     if capabilities {
         let changeable = if id == fid::HOST_IDENTIFIER { 0 } else { select::SUPPORTED_CHANGEABLE };
-        let of_namespaces = matches!(id, fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE);
-        let scope = if of_namespaces { select::SUPPORTED_NAMESPACE_SPECIFIC } else { 0 };
+        let scope = if is_about_reservations(id) { select::SUPPORTED_NAMESPACE_SPECIFIC } else { 0 };
         return Ok(Action::result(changeable | scope));
     }
     Ok(match id {
@@ -134,6 +137,10 @@ pub(super) fn get(
         }
         _ => Action::result(controller.keep_alive.kato_millis()),
     })
+}
+
+fn is_about_reservations(id: u8) -> bool {
+    matches!(id, fid::RESERVATION_NOTIFICATION_MASK | fid::RESERVATION_PERSISTENCE)
 }
 
 const NO_NAMESPACE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();

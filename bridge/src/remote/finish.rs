@@ -50,7 +50,7 @@ pub(super) fn data(
             }
         }
         Finish::Descriptors => {
-            if let Some(uuid) = identity.view.namespace(nsid).and_then(|shown| shown.ids.uuid) {
+            if let Some(uuid) = identity.view.namespace(nsid).and_then(|shown| shown.ids.derived) {
                 data = identifiers::descriptors(&data, uuid);
             }
             if command_sets::offered(export) {
@@ -98,10 +98,10 @@ fn refuse_in_effects(identity: &Identity<'_>, csi: u8, data: &mut [u8], offset: 
 fn correct_log_pages(identity: &Identity<'_>, data: &mut [u8], offset: u64) {
     for (index, dword) in data.chunks_exact_mut(4).enumerate() {
         let Ok(id) = u8::try_from(offset / 4 + index as u64) else { return };
-        if matches!(table::log_page(id), Place::Here(_)) {
-            dword.copy_from_slice(&SUPPORTED.to_le_bytes());
-        } else if !identity.reads(id) {
+        if !identity.reads(id) {
             dword.fill(0);
+        } else if matches!(table::log_page(id), Place::Here(_)) {
+            dword.copy_from_slice(&SUPPORTED.to_le_bytes());
         }
     }
 }

@@ -134,10 +134,12 @@ fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
     oncs.set(Oncs::FEATURE_SAVE, policy.sets_any_feature());
     oncs.set(Oncs::TIMESTAMP, sets(fid::TIMESTAMP));
     // Reservations are kept here, whatever the drive can do.
-    data.oncs = (data.oncs.get() & oncs.bits() | Oncs::RESERVATIONS.bits()).into();
+    let ours = if policy.reserves() { Oncs::RESERVATIONS } else { Oncs::empty() };
+    data.oncs = (data.oncs.get() & oncs.bits() | ours.bits()).into();
     // Which namespaces changed is told from here, of the rest what the drive tells and the host may read about.
     let mut oaes = Oaes::TEMPERATURE_HYSTERESIS;
     oaes.set(Oaes::FIRMWARE_ACTIVATION, identity.reads(lid::FIRMWARE_SLOT));
+    oaes.set(Oaes::ZONE_DESCRIPTOR_CHANGED, identity.reads(lid::CHANGED_ZONE_LIST));
     data.oaes = (data.oaes.get() & oaes.bits() | Oaes::NAMESPACE_ATTRIBUTE.bits()).into();
     let ctratt =
         Ctratt::NVM_SETS | Ctratt::READ_RECOVERY_LEVELS | Ctratt::ENDURANCE_GROUPS | Ctratt::UUID_LIST;

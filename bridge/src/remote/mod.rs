@@ -15,12 +15,12 @@ mod controller;
 mod discovery;
 mod features;
 mod finish;
-mod firmware;
 mod namespaces;
+mod series;
 mod telemetry;
 
 pub(crate) use common::keeps_promises;
 pub(crate) use controller::{Action, Order, RemoteController};
 pub(crate) use discovery::DiscoveryService;
-pub(crate) use firmware::FirmwareLock;
+pub(crate) use series::SeriesLock;
 pub(crate) use telemetry::Collected;

@@ -117,6 +117,11 @@ pub(crate) fn altered(entry: &SubmissionQueueEntry, fna: u8) -> Option<Altered> 
     }
 }
 
+/// Whether commands of an opcode may change more than what a namespace says of itself: hosts have them in turn.
+pub(crate) fn is_about_more(opcode: u8) -> bool {
+    Reach::of_opcode(opcode) != Reach::Namespace || opcode == admin::FORMAT_NVM
+}
+
 /// Whether a command is Namespace Management that deletes.
 pub(crate) fn deletes(entry: &SubmissionQueueEntry) -> bool {
     entry.opcode == admin::NAMESPACE_MANAGEMENT && entry.cdw10.get() & 0xf == TAKES_AWAY

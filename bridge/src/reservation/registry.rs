@@ -12,6 +12,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::access::{Group, Guard};
 use super::state::{Host, Namespace};
 use super::store::{Identity, StateError, Store};
+use crate::admission::NamespaceIds;
 use crate::drive::{Drive, DriveInfo, DriveNamespace};
 use crate::remote::reach::Reach;
 
@@ -35,6 +36,8 @@ pub(crate) struct Entry {
     /// Held while it is changed: commands follow each other.
     pub(crate) turn: AsyncMutex<()>,
     waiting: AtomicUsize,
+    /// Deletions of which it is not known yet whether they were done.
+    doubts: AtomicUsize,
     current: Mutex<Current>,
 }
 
@@ -83,7 +86,8 @@ impl Reservations {
         info: &DriveInfo,
         found: &[DriveNamespace],
     ) -> Vec<(u32, StateError)> {
-        let identities: Vec<Identity> = found.iter().map(|namespace| identity(info, namespace)).collect();
+        let identities: Vec<Identity> =
+            found.iter().map(|one| Identity::of(info, one.nsid, one.ids())).collect();
         let mut namespaces = self.namespaces();
         let mut unknown = Vec::new();
         for identity in identities {
@@ -140,6 +144,21 @@ impl Reservations {
         if entry.namespace().persists() { self.keep(entry, &Namespace::default()).await } else { Ok(()) }
     }
 
+    /// A namespace was made. Nothing passes to it of what was known, or is kept, about one that had its NSID: that is gone,
+    /// whether its deletion was seen or not.
+    ///
+    /// # Errors
+    /// [`StateError::Write`]; then the file of the other is still there.
+    pub(crate) async fn begin(&self, drive: usize, info: &DriveInfo, nsid: u32) -> Result<(), StateError> {
+        let key = (drive, nsid);
+        if let Some(entry) = self.entry(key) {
+            let _turn = entry.turn.lock().await;
+            self.namespaces().remove(&key);
+        }
+        let named = Identity::of(info, nsid, NamespaceIds::default());
+        self.save(named, Namespace::default()).await
+    }
+
     /// The name of another host that is a registrant, on one of these drives, under a host identifier.
     pub(crate) fn other_name(&self, drives: &[Arc<Drive>], host: Host, name: &Nqn) -> Option<Nqn> {
         let concerned = |key: &Key| drives.iter().any(|drive| drive.index() == key.0);
@@ -191,21 +210,26 @@ impl Reservations {
     /// # Errors
     /// [`StateError::Write`]; then what was kept before is kept still.
     pub(crate) async fn keep(&self, entry: &Entry, namespace: &Namespace) -> Result<(), StateError> {
+        self.save(entry.identity.clone(), namespace.clone()).await
+    }
+
+    async fn save(&self, identity: Identity, namespace: Namespace) -> Result<(), StateError> {
         let Some(store) = self.store.clone() else { return Ok(()) };
-        let (identity, namespace) = (entry.identity.clone(), namespace.clone());
         let saved = tokio::task::spawn_blocking(move || store.save(&identity, &namespace));
         saved.await.unwrap_or_else(|error| Err(StateError::Interrupted(error.to_string())))
     }
 }
 
-fn identity(info: &DriveInfo, namespace: &DriveNamespace) -> Identity {
-    let ids = namespace.ids();
-    Identity {
-        model: info.identify.model().into_owned(),
-        serial: info.identify.serial().into_owned(),
-        nsid: namespace.nsid,
-        nguid: u128::from_be_bytes(ids.nguid),
-        eui64: u64::from_be_bytes(ids.eui64).into(),
+impl Identity {
+    fn of(info: &DriveInfo, nsid: u32, ids: NamespaceIds) -> Self {
+        Self {
+            model: info.identify.model().into_owned(),
+            serial: info.identify.serial().into_owned(),
+            nsid,
+            nguid: u128::from_be_bytes(ids.nguid),
+            eui64: u64::from_be_bytes(ids.eui64).into(),
+            uuid: u128::from_be_bytes(ids.uuid),
+        }
     }
 }
 
@@ -224,6 +248,7 @@ impl Entry {
             identity,
             turn: AsyncMutex::default(),
             waiting: AtomicUsize::new(0),
+            doubts: AtomicUsize::new(0),
             current: Mutex::new(Current::of(namespace)),
         }
     }
@@ -233,6 +258,22 @@ impl Entry {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting(self);
         (before < MOST_WAITING).then_some(waiting)
+    }
+
+    /// Notes that it is not known whether the namespace is there. Whether that was known before: then somebody has to find
+    /// out.
+    pub(crate) fn doubt(&self) -> bool {
+        self.doubts.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// How often that was noted since it was known.
+    pub(crate) fn doubts(&self) -> usize {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is there. False when there were more doubts than these: then it is not known.
+    pub(crate) fn settle(&self, doubts: usize) -> bool {
+        self.doubts.compare_exchange(doubts, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -282,13 +323,14 @@ mod tests {
             version: gangway_spec::registers::Version::V2_0,
             namespaces: Vec::new(),
             max_transfer: 4096,
+            nvm_limits: None,
         }
     }
 
     fn namespace(nsid: u32, nguid: u8) -> DriveNamespace {
         let mut identify = Box::<gangway_spec::IdentifyNamespace>::default();
         identify.nguid = [nguid; 16];
-        DriveNamespace { nsid, csi: 0, identify, format: None, zones: Default::default() }
+        DriveNamespace { nsid, csi: 0, identify, uuid: [0; 16], format: None, zones: Default::default() }
     }
 
     fn reserved() -> Namespace {
@@ -319,6 +361,10 @@ mod tests {
         has(&reservations, &[]);
         has(&reservations, &[namespace(1, 7), namespace(2, 8)]);
         assert!(reservations.has((DRIVE, 1), &entry) && reservations.guard((DRIVE, 1)).is_some());
+        let mut renewed = namespace(1, 7);
+        renewed.uuid = [1; 16];
+        has(&reservations, &[renewed, namespace(2, 8)]);
+        assert!(!reservations.has((DRIVE, 1), &entry), "it has another UUID");
         has(&reservations, &[namespace(1, 9), namespace(2, 8)]);
         assert!(!reservations.has((DRIVE, 1), &entry) && reservations.guard((DRIVE, 1)).is_none());
         assert!(reservations.entry((DRIVE, 3)).is_none());
@@ -368,6 +414,28 @@ mod tests {
         reservations.entry(*key).unwrap().set(reserved());
         runtime.block_on(reservations.end(*key, entry)).unwrap();
         assert!(reservations.guard(*key).is_some());
+    }
+
+    #[test]
+    fn a_namespace_that_is_made_inherits_nothing_also_when_no_deletion_was_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let next = || Reservations::new(Some(Store::open(folder.path()).unwrap()));
+        let reservations = next();
+        has(&reservations, &[namespace(1, 0), namespace(2, 0)]);
+        for (_, entry) in reservations.named(DRIVE, NSID_BROADCAST) {
+            runtime.block_on(reservations.keep(&entry, &reserved())).unwrap();
+            entry.set(reserved());
+        }
+        runtime.block_on(reservations.begin(DRIVE, &info(), 1)).unwrap();
+        has(&reservations, &[namespace(1, 0), namespace(2, 0)]);
+        assert!(reservations.guard((DRIVE, 1)).is_none() && reservations.guard((DRIVE, 2)).is_some());
+        drop(reservations);
+        // One that was kept by an earlier process, and is known to nobody since.
+        let reservations = next();
+        runtime.block_on(reservations.begin(DRIVE, &info(), 2)).unwrap();
+        has(&reservations, &[namespace(1, 0), namespace(2, 0)]);
+        assert!(reservations.guard((DRIVE, 2)).is_none());
     }
 
     #[test]

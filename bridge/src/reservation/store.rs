@@ -77,14 +77,23 @@ pub(crate) struct Identity {
     pub(crate) serial: String,
     /// NSID on the drive.
     pub(crate) nsid: u32,
-    /// NGUID and EUI64, zeroes where the drive gives none: what tells it from a namespace that has its NSID later.
+    /// NGUID, EUI64 and UUID, zeroes where the drive gives none: what tells it from a namespace that has its NSID later.
     #[serde(with = "hex")]
     pub(crate) nguid: u128,
     #[serde(with = "hex")]
     pub(crate) eui64: u128,
+    /// Files that were written before it was kept have none.
+    #[serde(with = "hex", default)]
+    pub(crate) uuid: u128,
 }
 
 impl Identity {
+    /// Whether what is kept under this identity is about the namespace with that one.
+    fn is(&self, found: &Self) -> bool {
+        let uuid = if self.uuid == 0 { found.uuid } else { self.uuid };
+        Self { uuid, ..self.clone() } == *found
+    }
+
     /// The name of its file. Different namespaces have different ones.
     fn file_name(&self) -> String {
         format!("{}.{}.{}.json", escaped(&self.model), escaped(&self.serial), self.nsid)
@@ -270,7 +279,7 @@ impl Store {
         };
         let document: Document = serde_json::from_slice(&text)
             .map_err(|error| StateError::Content { path: path.clone(), reason: error.to_string() })?;
-        if document.namespace != *identity {
+        if !document.namespace.is(identity) {
             tracing::warn!(file = %path.display(), "reservations of a namespace that is there no more are forgotten");
             return Ok(None);
         }
@@ -335,7 +344,7 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity { model: "Model 1/2".into(), serial: "S-1".into(), nsid: 3, nguid: 5, eui64: 0 }
+        Identity { model: "Model 1/2".into(), serial: "S-1".into(), nsid: 3, nguid: 5, eui64: 0, uuid: 9 }
     }
 
     fn reserved(kind: ReservationType) -> Namespace {
@@ -392,7 +401,22 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         store.save(&identity(), &reserved(ReservationType::WriteExclusive)).unwrap();
         assert_eq!(store.load(&Identity { nguid: 6, ..identity() }).unwrap(), None);
+        assert_eq!(store.load(&Identity { uuid: 8, ..identity() }).unwrap(), None);
         assert_eq!(store.load(&Identity { serial: "S-2".into(), ..identity() }).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_from_before_uuids_were_kept_is_about_the_namespace_that_the_rest_of_it_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let namespace = reserved(ReservationType::WriteExclusive);
+        store.save(&identity(), &namespace).unwrap();
+        let path = folder.path().join("reservations").join(identity().file_name());
+        let (text, uuid) = (fs::read_to_string(&path).unwrap(), ",\n    \"uuid\": \"9\"");
+        assert!(text.contains(uuid), "{text}");
+        fs::write(&path, text.replace(uuid, "")).unwrap();
+        assert_eq!(store.load(&identity()).unwrap(), Some(namespace));
+        assert_eq!(store.load(&Identity { nguid: 6, ..identity() }).unwrap(), None);
     }
 
     #[test]

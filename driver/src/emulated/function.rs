@@ -176,14 +176,17 @@ impl EmulatedProbe {
         self.device.violations.load(Ordering::Relaxed)
     }
 
-    /// Makes the zone that begins at `zslba` read-only or offline, as media that wears out does.
+    /// Makes the zone that begins at `zslba` read-only or offline, as media that wears out does. Hosts are told of it.
     ///
     /// # Errors
     /// There is no such namespace or zone.
     pub fn wear_out_zone(&self, nsid: u32, zslba: u64, state: ZoneState) -> Result<(), Status> {
         let namespace = self.device.namespaces.active(nsid)?;
         let mut zones = namespace.zones().ok_or(Status::INVALID_FIELD)?;
-        zones.wear_out(zslba, state)
+        zones.wear_out(zslba, state)?;
+        drop(zones);
+        self.device.raise(AsyncEvent::ZONE_DESCRIPTOR_CHANGED.of(nsid));
+        Ok(())
     }
 
     /// How many pieces of memory are mapped for the drive.

@@ -10,7 +10,7 @@ use gangway_spec::feature::{self, fid, select};
 use gangway_spec::identify::Oaes;
 use gangway_spec::log::{SmartLog, lid};
 
-use super::identify::{EVENTS, WARNING_TEMPERATURE};
+use super::identify::{WARNING_TEMPERATURE, events};
 use super::logs::TEMPERATURE;
 use super::{AdminCommand, Answer, Granted, invalid_field};
 use crate::emulated::config::EmulatedConfig;
@@ -19,9 +19,8 @@ use crate::emulated::config::EmulatedConfig;
 const UNDER: u32 = 1;
 /// Error Recovery: Deallocated or Unwritten Logical Block Error Enable.
 const DULBE: u32 = 1 << 16;
-/// Asynchronous Event Configuration: the critical warnings of the SMART log, what OAES promises, and telemetry, which
-/// LPA promises.
-const EVENTS_SUPPORTED: u32 = 0x1f | EVENTS.bits() | feature::TELEMETRY_LOG_NOTICES;
+/// Asynchronous Event Configuration: the critical warnings of the SMART log, and telemetry, which LPA promises.
+const EVENTS_SUPPORTED: u32 = 0x1f | feature::TELEMETRY_LOG_NOTICES;
 /// Timestamp: bytes of its data structure.
 const TIMESTAMP_LEN: usize = 8;
 /// Timestamp: it was set by the host (origin 001b).
@@ -226,7 +225,9 @@ impl AdminCommand<'_> {
                 }
             }
             fid::WRITE_ATOMICITY => features.write_atomicity = cdw11 & 1,
-            fid::ASYNC_EVENT_CONFIGURATION if cdw11 & !EVENTS_SUPPORTED == 0 => {
+            fid::ASYNC_EVENT_CONFIGURATION
+                if cdw11 & !(EVENTS_SUPPORTED | events(self.device).bits()) == 0 =>
+            {
                 features.event_configuration = cdw11
             }
             _ => return invalid_field(),

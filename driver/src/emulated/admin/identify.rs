@@ -29,7 +29,11 @@ pub(super) const WARNING_TEMPERATURE: u16 = 343;
 pub(super) const CRITICAL_TEMPERATURE: u16 = 353;
 
 /// OAES: the events that are reported when the host wants them.
-pub(super) const EVENTS: Oaes = Oaes::NAMESPACE_ATTRIBUTE.union(Oaes::FIRMWARE_ACTIVATION);
+pub(super) fn events(device: &Device) -> Oaes {
+    let mut events = Oaes::NAMESPACE_ATTRIBUTE | Oaes::FIRMWARE_ACTIVATION;
+    events.set(Oaes::ZONE_DESCRIPTOR_CHANGED, device.namespaces.zones().is_some());
+    events
+}
 
 /// DLFEAT: deallocated blocks read as zeroes, and Write Zeroes can deallocate.
 const DEALLOCATED_READS_ZERO: u8 = 0b1001;
@@ -197,7 +201,7 @@ fn identify_controller(device: &Device, admin: &Admin) -> IdentifyController {
     // Shutdown flushes a file at worst; hosts wait for as long as this says, so it is generous: 10 s.
     controller.rtd3r = 1_000_000.into();
     controller.rtd3e = 10_000_000.into();
-    controller.oaes = EVENTS.bits().into();
+    controller.oaes = events(device).bits().into();
     controller.cntrltype = IdentifyController::TYPE_IO;
     controller.oacs = commands::oacs(device).bits().into();
     if config.capabilities.sgl {

@@ -46,6 +46,11 @@ impl AdminCommand<'_> {
             if get.lid == lid::CHANGED_NAMESPACES {
                 self.admin.changed_namespaces.clear();
             }
+            if get.lid == lid::CHANGED_ZONE_LIST
+                && let Some(mut zones) = self.device.namespaces.active(self.entry.nsid.get())?.zones()
+            {
+                zones.forget_changed();
+            }
             if get.lid == lid::TELEMETRY_CONTROLLER {
                 self.admin.telemetry.acknowledge();
             }
@@ -78,6 +83,11 @@ impl AdminCommand<'_> {
             lid::SANITIZE_STATUS => self.admin.sanitizing.log(self.device).as_bytes().to_vec(),
             lid::COMMANDS_SUPPORTED_AND_EFFECTS => {
                 commands::effects_log(self.device, get.csi).as_bytes().to_vec()
+            }
+            lid::CHANGED_ZONE_LIST => {
+                let namespace = self.device.namespaces.active(self.entry.nsid.get())?;
+                let zones = namespace.zones().ok_or(Status::INVALID_LOG_PAGE.with_dnr())?;
+                zones.changed().as_bytes().to_vec()
             }
             lid::CHANGED_NAMESPACES => {
                 let changed = &self.admin.changed_namespaces;

@@ -184,6 +184,8 @@ impl Device {
             for event in self.take_events() {
                 if event == AsyncEvent::TELEMETRY_LOG_CHANGED {
                     admin.collect_telemetry(self, "a declared event");
+                } else if event == AsyncEvent::ZONE_DESCRIPTOR_CHANGED.of(event.parameter) {
+                    admin.notify(Oaes::ZONE_DESCRIPTOR_CHANGED, event);
                 } else {
                     admin.events.raise(event);
                 }
@@ -201,7 +203,7 @@ impl Device {
                 && let Some((request, event)) = admin.events.deliver()
             {
                 let entry = SubmissionQueueEntry { cid: request.into(), ..Default::default() };
-                if !self.post(host, sq, cq, &entry, (Status::SUCCESS, event.into_dw0().into())) {
+                if !self.post(host, sq, cq, &entry, (Status::SUCCESS, event.into_result())) {
                     return;
                 }
             }

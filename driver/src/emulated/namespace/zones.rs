@@ -1,8 +1,10 @@
 //! The zones of a namespace: their states, their write pointers, and the limits on how many may be open and active
 //! (ZNS Command Set 1.1, 2.1).
 
+use std::collections::BTreeSet;
+
 use gangway_spec::Status;
-use gangway_spec::zns::{ZoneDescriptor, ZoneState, send};
+use gangway_spec::zns::{ChangedZoneList, ZoneDescriptor, ZoneState, send};
 
 use super::format::Format;
 
@@ -46,6 +48,8 @@ pub(in crate::emulated) struct Zones {
     extensions: Box<[u8]>,
     open: u32,
     active: u32,
+    /// Zones that changed by themselves since the list of them was read.
+    changed: BTreeSet<u64>,
 }
 
 type Done = Result<(), Status>;
@@ -65,6 +69,7 @@ impl Zones {
             extensions: vec![0; count * shape.extension].into(),
             open: 0,
             active: 0,
+            changed: BTreeSet::new(),
         }
     }
 
@@ -343,6 +348,18 @@ impl Zones {
     pub(in crate::emulated) fn wear_out(&mut self, zslba: u64, state: ZoneState) -> Done {
         let (index, _) = self.find(zslba)?;
         self.set(index, state);
+        self.changed.insert(zslba);
         Ok(())
+    }
+
+    /// The list of zones that changed by themselves.
+    pub(in crate::emulated) fn changed(&self) -> ChangedZoneList {
+        let changed: Vec<u64> = self.changed.iter().copied().collect();
+        ChangedZoneList::of(Some(&changed))
+    }
+
+    /// That list was read.
+    pub(in crate::emulated) fn forget_changed(&mut self) {
+        self.changed.clear();
     }
 }

@@ -297,7 +297,7 @@ impl Session {
 
     fn report(&mut self) {
         while let Some((slot, result)) = self.events.report() {
-            self.respond(slot, Status::SUCCESS, result.into());
+            self.respond(slot, Status::SUCCESS, result);
         }
     }
 

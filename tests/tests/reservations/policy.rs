@@ -1,0 +1,85 @@
+//! Reservations that a policy takes from hosts.
+
+use gangway_bridge::policy::{HostPolicies, Item, Policy};
+use gangway_fabric::host::client::Transfer;
+use gangway_spec::feature::fid;
+use gangway_spec::identify::{IdentifyController, Oncs, cns};
+use gangway_spec::log::{CommandsSupportedAndEffectsLog, lid};
+use gangway_spec::opcode::nvm;
+use gangway_spec::reservation::ReservationType::WriteExclusive;
+use gangway_spec::reservation::{cptpl, racqa, rrega, rrela};
+use gangway_spec::{Status, SubmissionQueueEntry};
+use gangway_tests::{Setup, TestTarget, identity};
+use zerocopy::FromBytes;
+
+use crate::host::Host;
+use crate::{CONFLICT, drive};
+
+const UNKNOWN: Status = Status::INVALID_OPCODE.with_dnr();
+const INVALID: Status = Status::INVALID_FIELD.with_dnr();
+
+fn policy(refused: &[&str]) -> Policy {
+    let parse = |text: &&str| text.parse::<Item>().unwrap();
+    Policy::new(["inspect"].iter().map(parse), refused.iter().map(parse))
+}
+
+/// A target whose reservations are for host 1 alone: the others may do all but what is `refused`.
+fn target(refused: &[&str]) -> TestTarget {
+    let mut policies = HostPolicies::all(policy(refused));
+    policies.name(&identity(1).nqn, policy(&[]));
+    TestTarget::with(Setup { drives: vec![drive()], policies, ..Setup::default() })
+}
+
+fn report(host: &mut Host) -> Status {
+    let mut entry = SubmissionQueueEntry::new(nvm::RESERVATION_REPORT);
+    entry.nsid.set(1);
+    entry.cdw10.set(15);
+    entry.cdw11.set(1);
+    host.queue.execute(&entry, Transfer::Read(64)).unwrap().entry.status()
+}
+
+/// Whether Identify Controller, Identify Namespace, the effects log, features and log pages promise reservations.
+fn promises(host: &mut Host) -> [bool; 5] {
+    let data = host.admin.identify(cns::CONTROLLER, 0).unwrap();
+    let oncs = Oncs::from_bits_retain(IdentifyController::read_from_bytes(&data).unwrap().oncs.get());
+    let rescap = host.admin.identify_namespace(1).unwrap().rescap;
+    let effects = host.admin.log_page(lid::COMMANDS_SUPPORTED_AND_EFFECTS, 0, 0, 4096, true).unwrap();
+    let effects = CommandsSupportedAndEffectsLog::read_from_bytes(&effects).unwrap();
+    [
+        oncs.contains(Oncs::RESERVATIONS),
+        rescap != 0,
+        effects.io[usize::from(nvm::RESERVATION_ACQUIRE)].get() & 1 == 1,
+        host.feature(fid::RESERVATION_NOTIFICATION_MASK, 1).is_ok(),
+        host.admin.log_page(lid::RESERVATION_NOTIFICATION, 0, 0, 64, true).is_ok(),
+    ]
+}
+
+#[test]
+fn a_host_that_may_not_reserve_finds_a_controller_without_reservations() {
+    let target = target(&["io:0dh", "io:0eh", "io:11h", "io:15h"]);
+    let mut holder = Host::registered(&target, 1);
+    let mut other = Host::connect(&target, 2);
+    assert_eq!(promises(&mut holder), [true; 5]);
+    assert_eq!(promises(&mut other), [false; 5]);
+    assert_eq!(other.register(rrega::REGISTER, cptpl::NO_CHANGE), UNKNOWN);
+    assert_eq!(other.acquire(racqa::ACQUIRE, WriteExclusive, 0), UNKNOWN);
+    assert_eq!(other.release(rrela::RELEASE, WriteExclusive), UNKNOWN);
+    assert_eq!(report(&mut other), UNKNOWN);
+    for id in [fid::RESERVATION_NOTIFICATION_MASK, fid::RESERVATION_PERSISTENCE] {
+        assert_eq!((other.feature(id, 1), other.set_feature(id, 1, 0)), (Err(INVALID), INVALID));
+    }
+    // It obeys those of others all the same.
+    assert_eq!(holder.acquire(racqa::ACQUIRE, WriteExclusive, 0), Status::SUCCESS);
+    assert_eq!((other.write(1), other.read()), (CONFLICT, Status::SUCCESS));
+    assert_eq!(holder.release(rrela::RELEASE, WriteExclusive), Status::SUCCESS);
+    assert_eq!(other.write(2), Status::SUCCESS);
+}
+
+#[test]
+fn reservations_are_promised_with_all_of_their_commands_only() {
+    let target = target(&["io:11h"]);
+    let mut host = Host::connect(&target, 2);
+    assert_eq!(promises(&mut host), [false; 5]);
+    assert_eq!(host.acquire(racqa::ACQUIRE, WriteExclusive, 0), UNKNOWN);
+    assert_eq!(report(&mut host), Status::SUCCESS, "it can look who holds what");
+}
