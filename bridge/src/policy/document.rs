@@ -24,6 +24,7 @@ refused until the class is opened, or that one command, feature or log page:
 
     gangway serve --device pci:0000:01:00.0 --allow tune,admin:c1h,io:c1h --refuse feature:06h,io:09h
     gangway serve --device pci:0000:01:00.0 --allow-for nqn.2014-08.org.example:admin=tune,firmware
+    gangway serve --device pci:0000:01:00.0 --export nqn=nqn.2014-08.org.example:db,drive=1,allow=manage,refuse=io:09h
 
 What a host may not do is not promised to it either: Identify Controller (OACS, ONCS, LPA, SANICAP, FRMW, ...), the Commands Supported and
 Effects log, the Supported Log Pages and the capabilities of features are computed from the drive's own and the policy. A command that

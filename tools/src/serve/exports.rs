@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::bail;
+use gangway_bridge::policy::Item;
 use gangway_bridge::{Mapping, Selection};
 use gangway_driver::address::{DeviceAddress, PciAddress};
 use gangway_spec::fabrics::Nqn;
@@ -21,6 +22,10 @@ pub(crate) struct ExportArg {
     pub(super) hosts: BTreeSet<String>,
     pub(super) read_only: bool,
     pub(super) derive_ids: bool,
+    /// What its hosts may do, when it is not what --allow says.
+    pub(super) allow: Vec<Item>,
+    /// What its hosts may not do, besides what --refuse says.
+    pub(super) refuse: Vec<Item>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,8 +119,10 @@ impl FromStr for ExportArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut nqn, mut drive, mut namespaces) = (None, None, Vec::new());
         let (mut hosts, mut read_only, mut derive_ids) = (BTreeSet::new(), false, false);
+        let (mut allow, mut refuse) = (Vec::new(), Vec::new());
         for part in text.split(',') {
             let name = |value: &str| value.parse::<Nqn>().map_err(|error| error.to_string());
+            let item = |value: &str| value.parse::<Item>().map_err(|error| error.to_string());
             match part.split_once('=') {
                 Some(("nqn", value)) if nqn.is_none() => nqn = Some(name(value)?),
                 Some(("drive", value)) if drive.is_none() && !value.is_empty() => {
@@ -123,6 +130,8 @@ impl FromStr for ExportArg {
                 }
                 Some(("ns", value)) => namespaces.push(value.parse()?),
                 Some(("host", value)) => drop(hosts.insert(name(value)?.to_string())),
+                Some(("allow", value)) => allow.push(item(value)?),
+                Some(("refuse", value)) => refuse.push(item(value)?),
                 None if part == "read-only" => read_only = true,
                 None if part == "derive-ids" => derive_ids = true,
                 _ => return Err(format!("\"{part}\" has no place here; {FORM}")),
@@ -142,7 +151,7 @@ impl FromStr for ExportArg {
                 return Err(format!("it shows a whole drive, or namespaces, but not both; {FORM}"));
             }
         };
-        Ok(Self { nqn, shown, hosts, read_only, derive_ids })
+        Ok(Self { nqn, shown, hosts, read_only, derive_ids, allow, refuse })
     }
 }
 
@@ -154,6 +163,9 @@ impl fmt::Display for ExportArg {
             Shown::Namespaces(all) => all.iter().try_for_each(|one| write!(f, ",ns={one}"))?,
         }
         self.hosts.iter().try_for_each(|host| write!(f, ",host={host}"))?;
+        for (items, name) in [(&self.allow, "allow"), (&self.refuse, "refuse")] {
+            items.iter().try_for_each(|item| write!(f, ",{name}={item}"))?;
+        }
         for (flag, name) in [(self.read_only, ",read-only"), (self.derive_ids, ",derive-ids")] {
             if flag {
                 f.write_str(name)?;
@@ -300,6 +312,7 @@ mod tests {
         for rest in [
             "drive=1",
             "ns=1=1/3,ns=2=pci:0000:01:00.0/1,read-only",
+            "drive=1,allow=manage,allow=admin:c1h,refuse=feature:06h,derive-ids",
             "drive=S1,host=nqn.2014-08.org.example:h,host=nqn.2014-08.org.example:i,read-only,derive-ids",
         ] {
             let export = parse(rest).unwrap();

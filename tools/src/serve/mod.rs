@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use gangway_bridge::{Drive, Poll, ReactorConfig, Target, TargetConfig};
+use gangway_bridge::{Access, Drive, Poll, ReactorConfig, Target, TargetConfig};
 use gangway_driver::address::DeviceAddress;
 use gangway_driver::dma::DmaDomain;
 use gangway_fabric::congestion::CongestionControl;
@@ -24,7 +24,6 @@ pub(crate) use self::announce::announce;
 pub(crate) use self::changes::{Added, InUse, Removed};
 pub(crate) use self::exports::NamespaceArg;
 pub(crate) use self::site::{Doing, DriveSettings, Site};
-use self::terms::Rights;
 pub(crate) use self::terms::Terms;
 pub(crate) use self::wanted::Wanted;
 use self::wanted::{Line, Member, Numbers};
@@ -57,6 +56,9 @@ Examples:
       No host has more than that in a second, nor all together of namespace 2 (docs/sharing.md).
   gangway serve --device pci:0000:01:00.0 --allow tune --allow-for nqn.2014-08.org.example:admin=tune,firmware
       Hosts may set features and start self-tests; one of them may also update the firmware.
+  gangway serve --device pci:0000:01:00.0 --export nqn=nqn.2014-08.org.example:ops,drive=1,allow=manage,host=nqn... \\
+      --export nqn=nqn.2014-08.org.example:db,drive=1
+      Hosts of the first export may also format the drive and manage its namespaces.
   gangway serve --device pci:0000:01:00.0 --listen 192.0.2.7 --allow-any-host --state /var/lib/gangway
       Hosts may reserve namespaces, and what they make to persist is in force again after a restart.";
 
@@ -130,10 +132,10 @@ impl Serve {
     /// Serves until a signal.
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
         let checked = self.wanted().and_then(|wanted| {
-            let rights = wanted.check(&[], &self.addresses())?;
-            Ok((wanted, rights, self.reactors()?))
+            let access = wanted.check(&[], &self.addresses())?;
+            Ok((wanted, access, self.reactors()?))
         });
-        let (wanted, rights, reactors) = match checked {
+        let (wanted, access, reactors) = match checked {
             Ok(checked) => checked,
             Err(problem) => {
                 eprintln!("error: {}", output::explain(&problem));
@@ -144,7 +146,7 @@ impl Serve {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let result = runtime.block_on(self.serve(wanted, rights, reactors));
+        let result = runtime.block_on(self.serve(wanted, access, reactors));
         // A start that was interrupted may go on in a thread of its own; nobody waits for it.
         runtime.shutdown_background();
         result
@@ -174,12 +176,12 @@ impl Serve {
         Ok(wanted.clone())
     }
 
-    async fn serve(&self, wanted: Wanted, rights: Rights, reactors: Vec<usize>) -> anyhow::Result<Exit> {
+    async fn serve(&self, wanted: Wanted, access: Access, reactors: Vec<usize>) -> anyhow::Result<Exit> {
         // Before anything is started, so that no signal can end the program in the middle.
         let mut signals = Signals::listen()?;
         let control = control::Listener::open(self.control.as_deref())?;
         let (target, site, lines) = tokio::select! {
-            started = self.start(wanted, rights, reactors) => started?,
+            started = self.start(wanted, access, reactors) => started?,
             name = signals.next() => {
                 tracing::info!("{name}: ending before the start was complete");
                 return Ok(Exit::Success);
@@ -232,7 +234,7 @@ impl Serve {
     async fn start(
         &self,
         wanted: Wanted,
-        rights: Rights,
+        access: Access,
         reactors: Vec<usize>,
     ) -> anyhow::Result<(Target, Arc<Site>, Vec<Line>)> {
         let domain = DmaDomain::new();
@@ -251,7 +253,7 @@ impl Serve {
             members.push(Member { number, device: device.clone(), info: Arc::clone(started.info()) });
             drives.extend(started.take());
         }
-        let exports = wanted.exports(&members, &[], &rights)?;
+        let exports = wanted.exports(&members, &[], &access)?;
         let max_connections =
             self.max_connections(files::allowed(), other_files(drives.len(), reactors.len()));
         let all: Vec<&Member> = members.iter().collect();

@@ -128,7 +128,7 @@ impl Site {
         if wanted.devices.is_empty() && wanted.terms.is_without_exports() {
             bail!("there is nothing to add: name a device, or an export of drives that are served");
         }
-        let rights = {
+        let access = {
             let roster = self.roster(&doing).await?;
             self.check_free(wanted.terms.names_given())?;
             wanted.check(&roster.members, &self.addresses)?
@@ -139,7 +139,7 @@ impl Site {
             // Others may have changed something while the drives were started.
             wanted.check_devices(&roster.members)?;
             let new: Vec<Member> = started.iter().map(|(member, _)| member.clone()).collect();
-            let exports = wanted.exports(&new, &roster.members, &rights)?;
+            let exports = wanted.exports(&new, &roster.members, &access)?;
             site.check_free(exports.iter().map(|export| &export.nqn))?;
             let members: Vec<&Member> = roster.members.iter().chain(&new).collect();
             let lines: Vec<Line> = exports.iter().map(|export| Line::of(export, &members)).collect();

@@ -29,7 +29,8 @@ pub(crate) struct Terms {
     /// each with the NSID that hosts use, or `nqn=NQN,drive=DRIVE` for a whole drive; may be given several times. DRIVE is
     /// the place of a drive on this command line, from 1, a PCI address or a serial number. With `host=NQN`, which may be given
     /// several times, these hosts may connect to it instead of those that --allow-host names; with `read-only`, what changes
-    /// data is refused; `derive-ids` is --derive-ids for it alone
+    /// data is refused; `derive-ids` is --derive-ids for it alone. `allow=WHAT`, which may be given several times, is what its
+    /// hosts may do instead of what --allow says, and `refuse=WHAT` what they may not, besides what --refuse says
     #[arg(long, value_name = "EXPORT")]
     #[serde(with = "texts", skip_serializing_if = "Vec::is_empty")]
     pub(super) export: Vec<ExportArg>,
@@ -78,13 +79,6 @@ pub(crate) struct Terms {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_false(value: &bool) -> bool {
     !value
-}
-
-/// Who may connect, and what hosts may do.
-#[derive(Clone, Debug)]
-pub(super) struct Rights {
-    pub(super) access: Access,
-    pub(super) policies: HostPolicies,
 }
 
 impl Terms {
@@ -152,12 +146,16 @@ impl Terms {
         self.nqn.iter().chain(self.export.iter().map(|export| &export.nqn))
     }
 
-    /// Who may do what through a server that listens at these addresses.
+    /// Checks who may do what through a server that listens at these addresses. Who may connect.
     ///
     /// # Errors
     /// What is missing, or contradicts itself.
-    pub(super) fn rights(&self, addresses: &[SocketAddr]) -> anyhow::Result<Rights> {
-        Ok(Rights { access: self.access(addresses)?, policies: self.policies()? })
+    pub(super) fn check(&self, addresses: &[SocketAddr]) -> anyhow::Result<Access> {
+        if self.export.is_empty() {
+            self.policies(None)?;
+        }
+        self.export.iter().try_for_each(|export| self.policies(Some(export)).map(drop))?;
+        self.access(addresses)
     }
 
     /// Who may connect. Beyond loopback nobody may unless the operator says who.
@@ -186,24 +184,30 @@ impl Terms {
             || self.export.iter().any(|export| export.hosts.contains(host.as_str()))
     }
 
-    /// What hosts may do besides I/O.
-    fn policies(&self) -> anyhow::Result<HostPolicies> {
+    /// What hosts may do besides I/O, through an export that is named or through any other.
+    ///
+    /// # Errors
+    /// What contradicts itself.
+    pub(super) fn policies(&self, export: Option<&ExportArg>) -> anyhow::Result<HostPolicies> {
+        let own = |items: fn(&ExportArg) -> &[Item]| export.map_or(&[][..], items);
+        let refuse = own(|export| &export.refuse);
         let policy = |allow: &[Item]| {
             let allow = allow.iter().copied().chain([Item::Class(Class::Inspect)]);
-            Policy::new(allow, self.refuse.iter().copied())
+            Policy::new(allow, self.refuse.iter().chain(refuse).copied())
         };
-        let mut policies = HostPolicies::all(policy(&self.allow));
+        let allow = own(|export| &export.allow);
+        let mut policies = HostPolicies::all(policy(if allow.is_empty() { &self.allow } else { allow }));
         for HostItems { host, items } in &self.allow_for {
             if !self.allow_host.is_empty() && !self.names(host) {
                 bail!("--allow-for {host}: this host may not connect, as no --allow-host names it");
             }
             policies.name(host, policy(items));
         }
-        let read_only = self.read_only || self.export.iter().any(|export| export.read_only);
+        let read_only = self.read_only || export.is_some_and(|export| export.read_only);
         if read_only && policies.change_data() {
             bail!(
                 "read-only contradicts the classes manage and vendor: their commands may change data \
-                   (`--allow inspect` opens neither)"
+                   (`--allow inspect`, or allow=inspect in an --export, opens neither)"
             );
         }
         Ok(policies)

@@ -19,7 +19,7 @@ fn access(arguments: &[&str]) -> anyhow::Result<Access> {
     serve.terms.access(&serve.addresses())
 }
 
-fn check(arguments: &[&str]) -> anyhow::Result<Rights> {
+fn check(arguments: &[&str]) -> anyhow::Result<Access> {
     let serve = parse(arguments).unwrap();
     serve.wanted()?.check(&[], &serve.addresses())
 }
@@ -28,8 +28,8 @@ fn check(arguments: &[&str]) -> anyhow::Result<Rights> {
 pub(crate) async fn start(arguments: &[&str]) -> (Target, Arc<Site>) {
     let serve = parse(&[&["--listen", "127.0.0.1:0"], arguments].concat()).unwrap();
     let wanted = serve.wanted().unwrap();
-    let rights = wanted.check(&[], &serve.addresses()).unwrap();
-    let (target, site, _) = serve.start(wanted, rights, serve.reactors().unwrap()).await.unwrap();
+    let access = wanted.check(&[], &serve.addresses()).unwrap();
+    let (target, site, _) = serve.start(wanted, access, serve.reactors().unwrap()).await.unwrap();
     (target, site)
 }
 
@@ -131,6 +131,39 @@ fn hosts_can_be_named_for_each_export() {
     let named = "nqn=nqn.2014-08.org.example:a,drive=1,host=nqn.2014-08.org.example:h";
     assert!(!access(&[named]).unwrap().allows(&"nqn.2014-08.org.example:x".parse().unwrap()));
     assert!(access(&[named, "nqn=nqn.2014-08.org.example:b,drive=1"]).is_err());
+}
+
+#[test]
+fn what_hosts_may_do_can_be_said_for_each_export() {
+    let (a, b) = ("nqn=nqn.2014-08.org.example:a,drive=1", "nqn=nqn.2014-08.org.example:b,drive=1");
+    let host = "nqn.2014-08.org.example:h".parse().unwrap();
+    let policies = |exports: &[&str], others: &[&str]| {
+        let exports = exports.iter().flat_map(|export| ["--export", export]);
+        let terms = parse(&exports.chain(others.iter().copied()).collect::<Vec<_>>()).unwrap().terms;
+        let each = terms.export.iter().map(|export| terms.policies(Some(export)).unwrap().of(&host));
+        each.collect::<Vec<_>>()
+    };
+    let managed = format!("{a},allow=manage,allow=admin:c1h,refuse=io:09h");
+    let [first, second] = &policies(&[&managed, b], &["--allow", "tune", "--refuse", "io:08h"])[..] else {
+        panic!("one each")
+    };
+    assert_eq!([0x80, 0xc1, 0x14].map(|opcode| first.admin(opcode)), [true, true, false]);
+    assert_eq!([0x80, 0xc1, 0x14].map(|opcode| second.admin(opcode)), [false, false, true]);
+    assert_eq!(
+        [0x08, 0x09].map(|opcode| (first.io(opcode), second.io(opcode))),
+        [(false, false), (false, true)]
+    );
+    // What a host is allowed by name holds everywhere.
+    let named = format!("{}=firmware", host);
+    for policy in policies(&[&managed, b], &["--allow-for", &named]) {
+        assert!(policy.admin(0x11) && !policy.admin(0x80));
+    }
+    let read_only = format!("{b},read-only");
+    assert!(check(&["--export", &managed, "--export", &read_only]).is_ok());
+    assert!(check(&["--export", &format!("{read_only},allow=manage")]).is_err());
+    assert!(check(&["--allow", "manage", "--export", &read_only]).is_err());
+    assert!(check(&["--allow", "manage", "--export", &format!("{read_only},allow=inspect")]).is_ok());
+    assert!(parse(&["--export", &format!("{a},allow=everything")]).is_err());
 }
 
 #[test]

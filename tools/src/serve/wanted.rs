@@ -10,8 +10,8 @@ use gangway_driver::address::DeviceAddress;
 use gangway_spec::fabrics::Nqn;
 
 use super::drives::{check_together, default_nqn, describe, known};
-use super::exports::Named;
-use super::terms::{Rights, Terms};
+use super::exports::{ExportArg, Named};
+use super::terms::Terms;
 
 /// I/O queues that one host may have at most.
 const MAX_IO_QUEUES: u16 = 64;
@@ -91,11 +91,11 @@ impl Wanted {
     ///
     /// # Errors
     /// What is wrong with what is wanted.
-    pub(super) fn check(&self, present: &[Member], addresses: &[SocketAddr]) -> anyhow::Result<Rights> {
+    pub(super) fn check(&self, present: &[Member], addresses: &[SocketAddr]) -> anyhow::Result<Access> {
         self.terms.check_names(self.devices.len())?;
         self.check_devices(present)?;
         self.check_exports(present)?;
-        self.terms.rights(addresses)
+        self.terms.check(addresses)
     }
 
     /// Devices that cannot be served beside each other.
@@ -154,24 +154,28 @@ impl Wanted {
         &self,
         started: &[Member],
         present: &[Member],
-        rights: &Rights,
+        access: &Access,
     ) -> anyhow::Result<Vec<ExportConfig>> {
         let terms = &self.terms;
-        let config = |nqn, namespaces, (read_only, derive_ids), hosts: &BTreeSet<String>| ExportConfig {
-            nqn,
-            namespaces,
-            identifiers: if derive_ids { Identifiers::Derived } else { Identifiers::Own },
-            access: if hosts.is_empty() { rights.access.clone() } else { Access::Hosts(hosts.clone()) },
-            policies: rights.policies.clone(),
-            limits: terms.limits(),
-            read_only,
-            max_io_queues: MAX_IO_QUEUES,
+        let config = |nqn, namespaces, export: Option<&ExportArg>| {
+            let says = |what: fn(&ExportArg) -> bool| export.is_some_and(what);
+            let derive_ids = terms.derive_ids || says(|export| export.derive_ids);
+            let hosts = export.map(|export| &export.hosts).filter(|hosts| !hosts.is_empty());
+            anyhow::Ok(ExportConfig {
+                nqn,
+                namespaces,
+                identifiers: if derive_ids { Identifiers::Derived } else { Identifiers::Own },
+                access: hosts.map_or_else(|| access.clone(), |hosts| Access::Hosts(hosts.clone())),
+                policies: terms.policies(export)?,
+                limits: terms.limits(),
+                read_only: terms.read_only || says(|export| export.read_only),
+                max_io_queues: MAX_IO_QUEUES,
+            })
         };
         if terms.export.is_empty() {
             let each = started.iter().enumerate().map(|(at, member)| {
                 let nqn = terms.nqn.get(at).cloned().map_or_else(|| default_nqn(&member.info), Ok)?;
-                let selection = Selection::Drive(member.index());
-                Ok(config(nqn, selection, (terms.read_only, terms.derive_ids), &BTreeSet::new()))
+                config(nqn, Selection::Drive(member.index()), None)
             });
             return each.collect();
         }
@@ -186,8 +190,7 @@ impl Wanted {
         let each = terms.export.iter().map(|export| {
             let namespaces =
                 export.selection(&drives).with_context(|| format!("--export nqn={}", export.nqn))?;
-            let settings = (terms.read_only || export.read_only, terms.derive_ids || export.derive_ids);
-            Ok(config(export.nqn.clone(), namespaces, settings, &export.hosts))
+            config(export.nqn.clone(), namespaces, Some(export))
         });
         each.collect()
     }
