@@ -568,6 +568,7 @@ impl Connection {
         }
     }
 
+    #[inline(always)]
     fn respond(&mut self, slot: Slot, reply: &Reply, engine: &mut Engine) {
         if self.phase != Phase::Open {
             return;

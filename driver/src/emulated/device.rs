@@ -231,7 +231,7 @@ impl Device {
     }
 
     /// Posts a completion. Completions with an error get an entry in the error log.
-    #[inline]
+    #[inline(always)]
     pub(super) fn post(
         &self,
         host: &DmaMemory,

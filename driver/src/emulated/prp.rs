@@ -64,7 +64,7 @@ impl PrpReader {
     ///
     /// # Errors
     /// PRP Offset Invalid, what is wrong with an SGL, or Data Transfer Error when anything is not mapped for the access.
-    #[inline]
+    #[inline(always)]
     pub(super) fn resolve(
         &mut self,
         host: &DmaMemory,

@@ -75,7 +75,7 @@ pub(super) enum Region {
 
 impl Region {
     /// From the drive to the host.
-    #[inline]
+    #[inline(always)]
     pub(super) fn read(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {
         match self {
             Self::Memory(memory) => memory.read(offset, host, iova, len).map_err(dma_status),
@@ -88,7 +88,7 @@ impl Region {
     }
 
     /// From the host to the drive.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {
         match self {
             Self::Memory(memory) => memory.write(offset, host, iova, len).map_err(dma_status),
