@@ -17,7 +17,6 @@ use gangway_driver::emulated::EmulatedFunction;
 use gangway_fabric::congestion::CongestionControl;
 use gangway_fabric::host::client::{AdminQueue, HostError, Options, Transfer};
 use gangway_fabric::host::discovery;
-use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::aen::AsyncEvent;
 use gangway_spec::discovery::SUBTYPE_NVM;
 use gangway_spec::fabrics::Nqn;
@@ -25,6 +24,8 @@ use gangway_spec::feature::fid;
 use gangway_spec::identify::Oaes;
 use gangway_spec::log::lid;
 use gangway_spec::opcode::{admin, nvm};
+use gangway_spec::{Status, SubmissionQueueEntry};
+use gangway_tests::wire::{REFUSAL, Wire, by_transport, h2c_data, refused};
 use gangway_tests::{Bystander, Setup, TestTarget, command, eventually, identity, pattern, subsystem};
 
 const SILENCE: Duration = Duration::from_millis(300);
@@ -272,6 +273,15 @@ fn remove_namespaces(target: &TestTarget, export: usize, removed: Vec<u32>) -> R
     })
 }
 
+/// Commands that drives have.
+fn with_drives(target: &TestTarget) -> usize {
+    let status = target.ask(|target| {
+        let handle = target.handle();
+        Box::pin(async move { handle.status().await })
+    });
+    status.hosts.iter().map(|host| host.with_drives).sum()
+}
+
 /// The NSIDs that the next event names.
 fn told(admin: &mut AdminQueue) -> Vec<u32> {
     let completed = admin.queue().wait(PATIENCE).unwrap().expect("an event in time");
@@ -337,7 +347,7 @@ fn namespaces_of_another_drive_join_an_export_and_leave_it_while_its_host_goes_o
 
 #[test]
 fn a_namespace_leaves_an_export_when_drives_have_completed_what_its_hosts_gave() {
-    let slow = EmulatedConfig { latency: Some(Duration::from_millis(300)), ..drive(4096) };
+    let slow = EmulatedConfig { latency: Some(Duration::from_secs(2)), ..drive(4096) };
     let target = TestTarget::with(Setup {
         drives: vec![drive(4096), slow],
         exports: Some(vec![Selection::Namespaces(vec![mapping(1, 0, 1), mapping(2, 1, 1)])]),
@@ -351,7 +361,7 @@ fn a_namespace_leaves_an_export_when_drives_have_completed_what_its_hosts_gave()
         )
         .unwrap();
     queue.flush().unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("the drive has it", || with_drives(&target) == 1);
     remove_namespaces(&target, 0, vec![2]).unwrap();
     assert_eq!(remove_drive(&target, 1), Ok(true));
     let completed = queue.wait(PATIENCE).unwrap().expect("an answer in time");
@@ -380,4 +390,78 @@ fn an_export_keeps_the_promises_that_its_hosts_were_told() {
     let mut admin = connect(&target, 1, 1).unwrap();
     admin.enable().unwrap();
     assert_eq!(admin.active_namespaces().unwrap(), [1]);
+}
+
+#[test]
+fn what_commands_to_a_drive_that_is_gone_still_have_is_not_taken_from_the_next_one_of_its_number() {
+    const MIB: u32 = 1 << 20;
+    let memory = ReactorConfig { data_memory: 4 << 20, ..ReactorConfig::default() };
+    let target = TestTarget::with(Setup {
+        drives: vec![drive(4096), drive(4096)],
+        exports: Some(vec![Selection::Namespaces(vec![mapping(1, 0, 1), mapping(2, 1, 1)])]),
+        memory,
+        ..Setup::default()
+    });
+    let write = |cid: u16, length: u32| {
+        let mut entry = SubmissionQueueEntry { nsid: 2.into(), ..command(nvm::WRITE, 0, length / 4096) };
+        entry.cid.set(cid);
+        by_transport(entry, length)
+    };
+    let data = vec![7; MIB as usize];
+    let host = identity(1);
+    let (mut admin, cntlid) = Wire::admin(target.address, &subsystem(0), &host);
+    let mut wires: Vec<Wire> =
+        (1..=4).map(|qid| Wire::io(target.address, cntlid, qid, &subsystem(0), &host)).collect();
+    // Three have the drive's part of the memory between them, and keep their data back.
+    let lengths = [MIB, MIB / 2, MIB / 2];
+    let mut asked = Vec::new();
+    for (wire, length) in wires.iter_mut().zip(lengths) {
+        wire.send(&write(1, length));
+        asked.push(wire.r2t());
+    }
+    // One waits for its connection's part, and one for the drive's.
+    for at in [0, 3] {
+        wires[at].send(&write(2, MIB));
+        assert_eq!(wires[at].status(&refused()), REFUSAL);
+    }
+    let mut abort = SubmissionQueueEntry::new(admin::ABORT);
+    abort.cdw10.set(2 | 1 << 16);
+    // It is answered when the data has come.
+    admin.send(&by_transport(abort, 0));
+    assert!(admin.status(&by_transport(SubmissionQueueEntry::new(admin::KEEP_ALIVE), 0)).is_success());
+
+    remove_namespaces(&target, 0, vec![2]).unwrap();
+    for at in [0, 3] {
+        let response = wires[at].response();
+        assert_eq!(response.cid.get(), 2);
+        assert_eq!(
+            response.status(),
+            Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr(),
+            "it does not wait any more"
+        );
+    }
+    assert_eq!(remove_drive(&target, 1), Ok(true));
+    let probe = target.add_drive(1, drive(4096));
+    add_namespaces(&target, 0, vec![mapping(2, 1, 1)]).unwrap();
+    wires[0].send(&h2c_data(&asked[0], 0, &data, true));
+    assert_eq!(wires[0].response().status(), Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+    wires[1].send(&h2c_data(&asked[1], 0, &data[..lengths[1] as usize], true));
+    assert_eq!(wires[1].response().status(), Status::ABORT_REQUESTED);
+    // The third goes with its data.
+    drop(wires.remove(2));
+    for _ in 0..3 {
+        // All of the new drive's part, twice: at most two are on their way.
+        for pair in [[0, 1], [1, 2], [0, 2]] {
+            let asked = pair.map(|at| {
+                wires[at].send(&write(3, MIB));
+                wires[at].r2t()
+            });
+            for (at, r2t) in pair.into_iter().zip(asked) {
+                wires[at].send(&h2c_data(&r2t, 0, &data, true));
+                assert!(wires[at].response().status().is_success());
+            }
+        }
+    }
+    assert_eq!(probe.violations(), 0);
+    target.assert_no_violations();
 }

@@ -386,6 +386,45 @@ fn more_data_in_capsules_than_there_is_room_for_is_written_and_no_faster_than_it
     target.assert_no_violations();
 }
 
+#[test]
+fn data_that_waits_for_a_limit_takes_a_part_of_the_memory_however_little_each_command_has() {
+    let memory = ReactorConfig { data_memory: 4 << 20, receive_chunks: 4, ..ReactorConfig::default() };
+    let limits = limits(&[host(1, "iops=1")]);
+    let target = TestTarget::with(Setup { memory, limits, ..Setup::default() });
+    let (_admin, mut wires) = wires(&target, 10);
+    // Each of them has a page for its 16 bytes.
+    let range = [(1_u64 << 32).to_le_bytes(), OWN.to_le_bytes()].concat();
+    let mut list = command(nvm::DATASET_MANAGEMENT, 0, 1);
+    list.cdw10.set(0);
+    for wire in &mut wires {
+        wire.send(&capsule(list, &range).repeat(120));
+        wire.send(&refused());
+        while next_response(wire).status() != REFUSAL {}
+    }
+    let (_other, mut queue) = target.queue(2);
+    use_all_memory(&mut queue, 1);
+    target.assert_no_violations();
+}
+
+#[test]
+fn data_that_waits_for_a_limit_leaves_a_drive_its_share_of_the_memory() {
+    let memory = ReactorConfig { data_memory: 8 << 20, ..ReactorConfig::default() };
+    // A share is as much as the largest write.
+    let small = EmulatedConfig { size: 1 << 20, ..EmulatedConfig::default() };
+    let drives = [Setup::default().drives, vec![small; 7]].concat();
+    let limits = limits(&[host(1, "iops=1")]);
+    let target = TestTarget::with(Setup { drives, memory, limits, ..Setup::default() });
+    let (_admin, mut wires) = wires(&target, 4);
+    for wire in &mut wires {
+        wire.send(&capsule(command(nvm::WRITE, OWN, 1), &[1; 4096]).repeat(120));
+        wire.send(&refused());
+        while next_response(wire).status() != REFUSAL {}
+    }
+    let (_other, mut queue) = target.queue(2);
+    use_all_memory(&mut queue, 1);
+    target.assert_no_violations();
+}
+
 /// Writes more at a time than there is memory for, beside what [`pattern`] is compared with.
 fn use_all_memory_beside(queue: &mut IoQueue) {
     for place in 0..16_u64 {

@@ -126,6 +126,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before there are threads. Where it cannot be done, memory of hosts that have gone goes back more slowly.
+    gangway_driver::heap::keep_large_pieces_apart();
     let matches = command_line().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let command = cli.command.unwrap_or_else(|| Command::Serve(serve::Serve::default()));

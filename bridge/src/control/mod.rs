@@ -275,7 +275,6 @@ impl Target {
         }
         let listeners = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
 
-        gangway_driver::heap::keep_large_pieces_apart();
         let store = config.state.as_deref().map(Store::open).transpose()?;
         let mut threads = Reactors::default();
         let (sender, requests) = mpsc::unbounded_channel();

@@ -3,11 +3,9 @@
 //! A command pays to its host's account, and then to its namespace's. Before one that has nothing it waits: before the account
 //! of a host its connections have their turn one after the other, before that of a namespace hosts have ([`FairQueue`]).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangway_fabric::target::Reply;
 use slab::Slab;
 
 use super::commands::Command;
@@ -72,8 +70,6 @@ pub(super) struct Accounts {
     namespaces: Vec<Vec<(usize, AccountId)>>,
     /// Accounts before which commands wait.
     busy: Vec<AccountId>,
-    /// Answers of commands that were executed and not paid for.
-    answers: HashMap<u32, Reply>,
     /// Keys of connections, and numbers of hosts, for which there is room.
     room: (usize, usize),
     /// The time of this turn.
@@ -86,7 +82,6 @@ impl Accounts {
             accounts: Slab::new(),
             namespaces: Vec::new(),
             busy: Vec::new(),
-            answers: HashMap::new(),
             room: (0, 0),
             now: Instant::now(),
         }
@@ -219,7 +214,6 @@ impl Accounts {
         if queue.is_empty() {
             self.busy.retain(|busy| *busy != id);
         }
-        self.answers.remove(&item);
     }
 
     /// Takes out a command that waits, which has its turn now, with whose account it waited for.
@@ -248,16 +242,6 @@ impl Accounts {
             purse.ready_in(meter, self.now)
         });
         waits.min().map(|wait| wait.max(SHORTEST_WAIT))
-    }
-
-    /// Keeps the answer of a command that is to be paid for.
-    pub(super) fn keep_answer(&mut self, item: usize, reply: Reply) {
-        self.answers.insert(item as u32, reply);
-    }
-
-    /// The answer of a command that has been paid for.
-    pub(super) fn take_answer(&mut self, item: usize) -> Option<Reply> {
-        self.answers.remove(&(item as u32))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use gangway_driver::dma::{BufferPool, CommandData, DmaBuffer};
 use gangway_driver::queue::{Completion, QueuePair};
-use gangway_fabric::target::Slot;
+use gangway_fabric::target::{Reply, Slot};
 use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
 use gangway_spec::status::Status;
 use slab::Slab;
@@ -19,7 +19,7 @@ use super::message::{Hold, ReservationRequest};
 use super::pace::Outstanding;
 use super::placement;
 use super::tenants::{Tenant, Tenants};
-use crate::admission::{Admitted, NamespaceView};
+use crate::admission::{Admitted, Course, NamespaceView};
 use crate::drive::{DriveLink, Verdict};
 use crate::status::DriveCondition;
 
@@ -85,6 +85,20 @@ impl Command {
         self.connection.map(|key| key as usize)
     }
 
+    /// Keeps the answer to it, now that it was executed: in dwords that say nothing to anybody any more.
+    pub(super) fn keep_answer(&mut self, Reply { status, result }: Reply) {
+        self.entry.cdw10.set(result as u32);
+        self.entry.cdw11.set((result >> 32) as u32);
+        self.entry.cdw12.set(status.bits().into());
+    }
+
+    /// The answer that was kept.
+    pub(super) fn answer(&self) -> Reply {
+        let SubmissionQueueEntry { cdw10, cdw11, cdw12, .. } = &self.entry;
+        let result = u64::from(cdw10.get()) | u64::from(cdw11.get()) << 32;
+        Reply { status: Status::from_bits(cdw12.get() as u16), result }
+    }
+
     /// Whether the drive has it or will have it without the host doing anything more.
     pub(super) fn is_on_its_way(&self) -> bool {
         match self.stage {
@@ -138,10 +152,20 @@ pub(super) struct Ended {
     pub(super) length: u32,
 }
 
+/// In the place of the number of a drive that is gone, or that a command never had.
+pub(super) const NO_DRIVE: usize = usize::MAX;
 /// Commands for which there is room in any case.
 const LEAST_ROOM: usize = 1024;
-/// What part of the memory for data of writes may be taken by data that waits for a limit.
+/// What part of a drive's share of the memory for data of writes may be taken by data that waits for a limit.
 const ASIDE: usize = 8;
+
+/// Bytes of memory that data takes: pools give whole pages.
+fn room_of(data: &CommandData) -> usize {
+    match data {
+        CommandData::Buffer(buffer) => buffer.capacity(),
+        data => data.len(),
+    }
+}
 
 /// Takes from a command what it has of its drive's share and queue, and the buffer that it has in hand.
 #[inline]
@@ -178,8 +202,6 @@ pub(super) struct Engine {
     pub(super) accounts: Accounts,
     /// Memory that drives read: data of writes.
     to_drive: BufferPool,
-    /// Bytes of it with data of commands that wait for a limit.
-    pub(super) aside: usize,
     /// Memory that drives write: data of reads.
     from_drive: BufferPool,
     /// Memory for in-capsule data when there is none in `to_drive`. What `to_drive` lent for data that is still to
@@ -226,7 +248,6 @@ impl Engine {
             tenants: Tenants::default(),
             accounts: Accounts::new(),
             to_drive,
-            aside: 0,
             from_drive,
             capsules,
             depth: 0,
@@ -287,8 +308,24 @@ impl Engine {
         self.share_memory();
     }
 
-    /// Forgets a drive. Nothing of it is left: its manager has ended, and no export shows it.
-    pub(super) fn unlink(&mut self, drive: usize) {
+    /// Forgets a drive. It has nothing any more: its manager has ended, and no export shows it. Commands to it that wait
+    /// are given up. Those that end later, when their data has come or the control plane answers, have nothing to do with
+    /// the next drive of this number.
+    pub(super) fn unlink(&mut self, drive: usize, given_up: &mut Vec<GivenUp>) {
+        let to_it = |command: &Command| {
+            let status = match command.admitted.course {
+                Course::Nowhere(status) => status,
+                _ => Status::INTERNAL_PATH_ERROR,
+            };
+            (command.admitted.drive == drive).then_some(status)
+        };
+        self.end(to_it, given_up);
+        for (_, command) in &mut self.commands {
+            if command.admitted.drive == drive {
+                command.admitted.drive = NO_DRIVE;
+                command.counted = false;
+            }
+        }
         if let Some(slot) = self.drives.get_mut(drive) {
             *slot = None;
         }
@@ -502,9 +539,11 @@ impl Engine {
     /// Lets the data of a command that came in its capsule stay until the command can be paid for. False when such data
     /// has as much memory as it may.
     pub(super) fn set_aside(&mut self, index: usize) -> bool {
+        let most = self.share[Way::ToDrive as usize].min(self.to_drive.capacity()) / ASIDE;
         let Some(command) = self.commands.get_mut(index) else { return false };
-        let length = command.data.len();
-        if self.aside + length > self.to_drive.capacity() / ASIDE {
+        let drive = command.admitted.drive;
+        let aside = self.drives.get(drive).and_then(Option::as_ref).map_or(usize::MAX, |slot| slot.aside);
+        if aside.saturating_add(command.data.len()) > most {
             return false;
         }
         if !command.counted {
@@ -525,8 +564,28 @@ impl Engine {
             }
             self.release(data);
         }
-        self.aside += length;
+        let room = room_of(&self.commands[index].data);
+        let Some(Some(slot)) = self.drives.get_mut(drive) else { return false };
+        // A page at least, however little it is.
+        if slot.aside + room > most {
+            return false;
+        }
+        slot.aside += room;
+        // It counts by itself: a large write may be all of the share, and must not wait for this.
+        slot.taken[Way::ToDrive as usize] -= self.commands[index].admitted.length as usize;
+        self.commands[index].counted = false;
         true
+    }
+
+    /// A command no longer waits for a limit: its data, if there is some, no longer is set aside.
+    pub(super) fn pick_up(&mut self, index: usize) {
+        let Some(command) = self.commands.get_mut(index) else { return };
+        let slot = self.drives.get_mut(command.admitted.drive).and_then(Option::as_mut);
+        if let Some(slot) = slot.filter(|_| !command.data.is_empty()) {
+            slot.aside -= room_of(&command.data);
+            slot.taken[Way::ToDrive as usize] += command.admitted.length as usize;
+            command.counted = true;
+        }
     }
 
     /// Puts a command into the queue of those that wait for an account. `stage` names it.
@@ -694,8 +753,8 @@ impl Engine {
                 }
             }
             Stage::Limited(account) => {
-                self.aside -= command.data.len();
                 self.accounts.forget(account, index as u32, &mut self.commands);
+                self.pick_up(index);
             }
             Stage::Owing(account) => self.accounts.forget(account, index as u32, &mut self.commands),
             Stage::Refused(_) | Stage::Held | Stage::Receiving | Stage::WithDrive | Stage::Asked => {}

@@ -21,7 +21,7 @@ use self::intake::Arrived;
 use super::accounts::AccountId;
 use super::batch::SendBatch;
 use super::budget::{Budget, Watch};
-use super::commands::{Command, Ended, Engine, Origin, Stage, Terms};
+use super::commands::{Command, Ended, Engine, NO_DRIVE, Origin, Stage, Terms};
 use super::fair::Link;
 use super::message::LoadShare;
 use super::sockets::Receive;
@@ -275,6 +275,7 @@ impl Connection {
                 }
                 budget.held.pop_front();
                 budget.used += length;
+                context.engine.commands[index].stage = Stage::Receiving;
                 self.with_memory(index, false, context);
             }
         }
@@ -512,10 +513,15 @@ impl Connection {
     pub(super) fn give_up(&mut self, index: usize, status: Status, engine: &mut Engine) {
         let Some(command) = engine.commands.get(index) else { return };
         let Command { slot, admitted, stage, .. } = *command;
-        // One that waited for a limit had no memory yet.
-        let had_none = matches!(stage, Stage::Limited(_));
-        if admitted.direction == TransferDirection::ControllerToHost && !had_none {
-            self.reads.give_back(admitted.length as usize);
+        let reads = admitted.direction == TransferDirection::ControllerToHost;
+        let budget = if reads { &mut self.reads } else { &mut self.writes };
+        match stage {
+            Stage::Held => budget.held.retain(|held| *held != index),
+            // What waits for a limit does so before it is counted. Data that came in its capsule never is.
+            Stage::Limited(_) => {}
+            // Of the data of a write nothing counts any more when it has arrived.
+            _ if !reads && stage != Stage::Memory => {}
+            _ => budget.give_back(admitted.length as usize),
         }
         self.leave(slot, index, engine);
         let status = self.claim.association().with_delay(status);
@@ -620,7 +626,7 @@ impl Connection {
 fn nowhere() -> Admitted {
     Admitted {
         course: Course::Drive,
-        drive: usize::MAX,
+        drive: NO_DRIVE,
         queue: usize::MAX,
         nsid: 0,
         direction: TransferDirection::None,

@@ -40,6 +40,8 @@ pub(super) struct DriveSlot {
     pub(super) waiting: [FairQueue; 2],
     /// Bytes of memory that commands to it have, for each [`Way`].
     pub(super) taken: [usize; 2],
+    /// Bytes of memory with data of writes that wait for a limit.
+    pub(super) aside: usize,
     /// Commands on its hardware queue, by host.
     pub(super) with_drive: Vec<u32>,
 }
@@ -60,6 +62,7 @@ impl DriveSlot {
             backlog: VecDeque::with_capacity(64),
             waiting: Default::default(),
             taken: [0; 2],
+            aside: 0,
             with_drive: Vec::new(),
         }
     }

@@ -67,17 +67,17 @@ impl Engine {
         self.guard();
     }
 
-    /// Ends the commands of which `verdict` says how they end: gives up those that wait for their drive, and sees to it
-    /// that those which are not so far never get there. What drives have goes on.
+    /// Ends the commands of which `verdict` says how they end: gives up those that wait here, and sees to it that those
+    /// whose data is arriving never get to their drive. What drives have goes on.
     pub(super) fn end(&mut self, verdict: impl Fn(&Command) -> Option<Status>, given_up: &mut Vec<GivenUp>) {
         let before = given_up.len();
         for (index, command) in &mut self.commands {
             let Some(status) = verdict(command) else { continue };
             match command.stage {
-                Stage::Queued | Stage::Limited(_) => given_up.push(GivenUp { command: index, status }),
-                Stage::Memory | Stage::Held | Stage::Receiving => {
-                    command.admitted.course = Course::Nowhere(status);
+                Stage::Memory | Stage::Held | Stage::Queued | Stage::Limited(_) => {
+                    given_up.push(GivenUp { command: index, status });
                 }
+                Stage::Receiving => command.admitted.course = Course::Nowhere(status),
                 Stage::Refused(_) | Stage::WithDrive | Stage::Asked | Stage::Owing(_) => {}
             }
         }
@@ -174,7 +174,7 @@ mod tests {
         let mut engine = engine();
         show(&mut engine, 1);
         engine.hold(1, None, Hold::Back, &mut Vec::new());
-        engine.unlink(1);
+        engine.unlink(1, &mut Vec::new());
         assert_eq!(holds(&engine), [Hold::Release]);
         show(&mut engine, 2);
         assert_eq!(holds(&engine), [Hold::Release; 2]);

@@ -84,7 +84,8 @@ impl Reactor {
             Message::Evict { eviction, done } => self.evict(eviction, done),
             Message::Link { drive, link, place } => self.engine.link(drive, link, place),
             Message::Unlink { drive, done } => {
-                self.engine.unlink(drive);
+                self.engine.unlink(drive, &mut self.given_up);
+                self.answer_given_up();
                 let _ = done.send(());
             }
             Message::Freeze { drive, late, reply } => self.freeze(drive, late, &reply),

@@ -77,14 +77,13 @@ impl Connection {
         match (stage, next) {
             (Stage::Owing(_), Some((_, account))) => engine.limit(index, Stage::Owing(account), account),
             (Stage::Owing(_), None) => {
-                if let Some(reply) = engine.accounts.take_answer(index) {
-                    self.leave(slot, index, engine);
-                    self.respond(slot, &reply, engine);
-                }
+                let reply = engine.commands[index].answer();
+                self.leave(slot, index, engine);
+                self.respond(slot, &reply, engine);
             }
             (_, Some((_, account))) => engine.limit(index, Stage::Limited(account), account),
             (_, None) => {
-                engine.aside -= engine.commands[index].data.len();
+                engine.pick_up(index);
                 self.go(index, context);
             }
         }
@@ -124,7 +123,7 @@ impl Connection {
         self.tally.count(admitted.direction, admitted.length);
         match self.toll(&admitted, gate, false, &mut engine.accounts) {
             Some((_, account)) => {
-                engine.accounts.keep_answer(index, *reply);
+                engine.commands[index].keep_answer(*reply);
                 engine.limit(index, Stage::Owing(account), account);
             }
             None => {
