@@ -88,6 +88,14 @@ driver_of() { # PCI_ADDRESS
     fi
 }
 
+is_there() { # PCI_ADDRESS
+    [ -e "/sys/bus/pci/devices/$1" ]
+}
+
+is_not_there() { # PCI_ADDRESS
+    ! is_there "$1"
+}
+
 has_driver() { # PCI_ADDRESS DRIVER
     [ "$(driver_of "$1")" = "$2" ]
 }

@@ -19,6 +19,8 @@ target_take() { # PCI_ADDRESS...
 serve_options=
 target_serve() {
     local pci devices=
+    # The log begins anew.
+    target_did_not_panic
     for pci in "$@"; do
         devices="$devices --device pci:$pci"
     done
@@ -50,7 +52,11 @@ target_stop() {
     kill "$watchdog" 2>/dev/null || true
     assert_eq "exit status of gangway serve after SIGTERM" 0 "$status"
     gangway_pid=
-    if grep -iE 'panicked|thread .* has overflowed' "$target_log"; then
+    target_did_not_panic
+}
+
+target_did_not_panic() {
+    if [ -f "$target_log" ] && grep -iE 'panicked|thread .* has overflowed' "$target_log"; then
         fail "gangway panicked"
     fi
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gangway_bridge::{
-    Access, ChangeError, Drive, ExportConfig, ExportError, HostPolicies, Identifiers, Mapping, ReactorConfig,
-    RemoveError, Selection, Target, TargetConfig, TargetError,
+    Access, ChangeError, Drive, DriveEvent, ExportConfig, ExportError, HostPolicies, Identifiers, Mapping,
+    ReactorConfig, RemoveError, Selection, Target, TargetConfig, TargetError,
 };
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
@@ -464,4 +464,46 @@ fn what_commands_to_a_drive_that_is_gone_still_have_is_not_taken_from_the_next_o
     }
     assert_eq!(probe.violations(), 0);
     target.assert_no_violations();
+}
+
+/// Pulls a drive out, and waits until hosts see none of its namespaces.
+fn pull_out(target: &TestTarget, drive: usize) {
+    let mut events = target.events(drive);
+    target.probes[drive].remove();
+    eventually(
+        "its namespaces are withdrawn",
+        || matches!(events.try_recv(), Ok(DriveEvent::Namespaces(left)) if left.is_empty()),
+    );
+}
+
+#[test]
+fn an_export_changes_while_one_of_its_namespaces_is_away() {
+    let target = TestTarget::with(Setup {
+        drives: vec![drive(4096), drive(4096)],
+        exports: Some(vec![Selection::Namespaces(vec![mapping(1, 0, 1), mapping(2, 1, 1)])]),
+        ..Setup::default()
+    });
+    pull_out(&target, 1);
+    add_namespaces(&target, 0, vec![mapping(3, 0, 2)]).unwrap();
+    let mut admin = connect(&target, 1, 0).unwrap();
+    admin.enable().unwrap();
+    assert_eq!(admin.active_namespaces().unwrap(), [1, 3]);
+    let refused = add_namespaces(&target, 0, vec![mapping(4, 1, 2)]);
+    assert!(refused.is_err(), "what is added has to be there");
+    remove_namespaces(&target, 0, vec![3]).unwrap();
+    remove_namespaces(&target, 0, vec![2]).unwrap();
+    assert_eq!(admin.active_namespaces().unwrap(), [1]);
+}
+
+#[test]
+fn a_drive_that_was_pulled_out_keeps_another_controller_of_it_from_being_served() {
+    let twice = || EmulatedConfig { serial: Some("TWICE".to_owned()), ..drive(4096) };
+    let target = TestTarget::with(Setup { drives: vec![twice()], ..Setup::default() });
+    pull_out(&target, 0);
+    let mut function = Some(EmulatedFunction::new(twice(), &DmaDomain::new()).unwrap());
+    let open = Box::new(move || function.take().ok_or("it is not opened again".into()));
+    let second = Drive::start(1, open, ControllerOptions::default()).unwrap();
+    let refused = target.ask(|target| Box::pin(target.add_drive(second)));
+    assert!(matches!(refused, Err(TargetError::SameNamespace { nsid: 1, .. })), "{refused:?}");
+    target.add_drive(1, drive(4096));
 }

@@ -1,10 +1,11 @@
 //! The drives and exports of a target, and changes of what they show.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gangway_spec::aen::AsyncEvent;
 use gangway_spec::fabrics::Nqn;
-use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc};
 
 use super::{FAREWELL, Shared, TargetError};
 use crate::admission::{ExportView, NamespaceView};
@@ -23,11 +24,15 @@ pub(super) struct Catalogue {
     lists: Mutex<Lists>,
     /// Held while something changes: changes follow each other.
     pub(super) changing: AsyncMutex<Numbers>,
+    /// Shared by drives that come: what they take seconds for, other changes do not wait for.
+    coming: RwLock<()>,
 }
 
 #[derive(Default)]
 struct Lists {
     drives: Arc<[Arc<Drive>]>,
+    /// Indices of drives that come or go.
+    taken: BTreeSet<usize>,
     /// What hosts can connect to.
     offer: Offer,
 }
@@ -56,10 +61,30 @@ impl Catalogue {
         self.lists().offer.clone()
     }
 
+    /// Has the index of a drive for itself, if nobody has it.
+    fn take_index(&self, index: usize) -> Option<TakenIndex<'_>> {
+        let mut lists = self.lists();
+        let free = lists.drives.iter().all(|drive| drive.index() != index) && lists.taken.insert(index);
+        // Not made where it is not free: it would give the index back.
+        free.then(|| TakenIndex { catalogue: self, index })
+    }
+
     /// Offers these exports from now on.
     fn set_exports(&self, exports: Arc<[Arc<Export>]>) {
         let mut lists = self.lists();
         lists.offer = Offer { generation: lists.offer.generation + 1, exports };
+    }
+}
+
+/// The index of a drive that comes or goes, which no other can have meanwhile.
+struct TakenIndex<'a> {
+    catalogue: &'a Catalogue,
+    index: usize,
+}
+
+impl Drop for TakenIndex<'_> {
+    fn drop(&mut self) {
+        self.catalogue.lists().taken.remove(&self.index);
     }
 }
 
@@ -87,6 +112,7 @@ impl Shared {
     /// Lets nothing be added from now on; what is being added has been when this ends.
     pub(super) async fn end_changes(&self) {
         self.catalogue.changing.lock().await.ended = true;
+        drop(self.catalogue.coming.write().await);
     }
 
     /// Gives every reactor a queue pair of the drive. A drive that is refused is shut down.
@@ -95,26 +121,41 @@ impl Shared {
     /// When it has too few, or does not create them, when there is a drive of its index, or when it is not known which of
     /// its namespaces are reserved.
     pub(super) async fn add_drive(&self, drive: Drive) -> Result<Arc<Drive>, TargetError> {
-        let numbers = self.catalogue.changing.lock().await;
-        let known = self.check_drive(&numbers, &drive);
-        let taken = match &known {
-            Ok(()) => self.take_up(&drive).await,
-            Err(_) => Ok(()),
-        };
-        if known.is_err() || taken.is_err() {
+        let _coming = self.catalogue.coming.read().await;
+        let index = drive.index();
+        let Some(_index) = self.catalogue.take_index(index) else {
             // Not by dropping it, which would hold up all hosts until it has stopped.
             drive.shutdown().await;
-        }
-        known?;
-        if let Err(error) = taken {
-            self.forget_drive(drive.index()).await;
+            return Err(TargetError::SameDrive { index });
+        };
+        let drive = Arc::new(drive);
+        if let Err(error) = self.take_up(&drive).await {
+            drive.shutdown().await;
+            self.forget_drive(index).await;
             return Err(error);
         }
-        let drive = Arc::new(drive);
-        drive.namespaces().iter().for_each(|namespace| note_if_left_out(&drive, namespace));
-        let mut lists = self.catalogue.lists();
-        lists.drives = with(&lists.drives, Arc::clone(&drive));
         Ok(drive)
+    }
+
+    /// Makes a drive one of those that there are. What the drive is asked takes its time, which changes of others do not
+    /// wait for.
+    async fn take_up(&self, drive: &Arc<Drive>) -> Result<(), TargetError> {
+        {
+            let numbers = self.catalogue.changing.lock().await;
+            self.check_drive(&numbers, drive)?;
+        }
+        drive.connect(self.reactors.clone()).await?;
+        let numbers = self.catalogue.changing.lock().await;
+        // There may be others by now.
+        self.check_drive(&numbers, drive)?;
+        let unknown = self.reservations.adopt(drive.index(), drive.info(), &drive.namespaces());
+        if let Some((_, error)) = unknown.into_iter().next() {
+            return Err(error.into());
+        }
+        drive.namespaces().iter().for_each(|namespace| note_if_left_out(drive, namespace));
+        let mut lists = self.catalogue.lists();
+        lists.drives = with(&lists.drives, Arc::clone(drive));
+        Ok(())
     }
 
     /// Whether a drive can be one of those that there are.
@@ -123,23 +164,12 @@ impl Shared {
             return Err(TargetError::Ended);
         }
         for other in self.catalogue.drives().iter() {
-            if other.index() == drive.index() {
-                return Err(TargetError::SameDrive { index: drive.index() });
-            }
             if let Some(nsid) = drive.shares_namespace_with(other) {
                 let name = |drive: &Drive| drive.info().name.clone();
                 return Err(TargetError::SameNamespace { drive: name(drive), other: name(other), nsid });
             }
         }
         Ok(())
-    }
-
-    async fn take_up(&self, drive: &Drive) -> Result<(), TargetError> {
-        let unknown = self.reservations.adopt(drive.index(), drive.info(), &drive.namespaces());
-        if let Some((_, error)) = unknown.into_iter().next() {
-            return Err(error.into());
-        }
-        Ok(drive.connect(self.reactors.clone()).await?)
     }
 
     /// Forgets a drive that was shut down: what it had is answered by now.
@@ -208,7 +238,7 @@ impl Shared {
     /// # Errors
     /// When there is no such drive, or an export shows something of it.
     pub(super) async fn remove_drive(&self, index: usize) -> Result<bool, RemoveError> {
-        let drive = {
+        let (drive, _index) = {
             let _changing = self.catalogue.changing.lock().await;
             let drives = self.catalogue.drives();
             let found = drives.iter().find(|drive| drive.index() == index);
@@ -219,7 +249,7 @@ impl Shared {
                 return Err(RemoveError::InUse { drive, nqn });
             }
             self.catalogue.lists().drives = without(&drives, |drive| drive.index() != index);
-            Arc::clone(drive)
+            (Arc::clone(drive), self.catalogue.take_index(index))
         };
         let in_order = drive.shutdown().await;
         self.forget_drive(index).await;
@@ -321,13 +351,13 @@ impl Shared {
         for (nsid, error) in &unknown {
             tracing::error!(%error, drive = %drive.info().name, nsid, "the namespace is not shown: it is not known who may use it");
         }
-        if !unknown.is_empty() {
+        let mut hidden: BTreeSet<u32> = unknown.into_iter().map(|(nsid, _)| nsid).collect();
+        hidden.extend(self.shown_by_others(drive, &namespaces));
+        if !hidden.is_empty() {
             let mut known = namespaces.to_vec();
-            for namespace in &mut known {
+            for namespace in known.iter_mut().filter(|namespace| hidden.contains(&namespace.nsid)) {
                 // It is there, and exports do not show it.
-                if unknown.iter().any(|(nsid, _)| *nsid == namespace.nsid) {
-                    namespace.format = None;
-                }
+                namespace.format = None;
             }
             namespaces = known.into();
         }
@@ -356,6 +386,23 @@ impl Shared {
                 tracing::info!(subsystem = %export.nqn, nsid, drive = %drive.info().name, drive_nsid, "a namespace changed: {what}");
             }
         }
+    }
+}
+
+impl Shared {
+    /// Those of the namespaces that a drive has from now on which another drive has already, being another controller of
+    /// its NVM subsystem: as [`TargetError::SameNamespace`].
+    fn shown_by_others(&self, drive: &Drive, namespaces: &[DriveNamespace]) -> Vec<u32> {
+        let mut shared = Vec::new();
+        for other in self.catalogue.drives().iter().filter(|other| drive.is_of_subsystem_of(other)) {
+            let theirs = other.namespaces();
+            let both = |nsid: &u32| theirs.iter().any(|one| one.nsid == *nsid && one.format.is_some());
+            for nsid in namespaces.iter().map(|one| one.nsid).filter(both) {
+                tracing::error!(drive = %drive.info().name, other = %other.info().name, nsid, "the namespace is not shown: another controller of the same drive has it already");
+                shared.push(nsid);
+            }
+        }
+        shared
     }
 }
 

@@ -41,9 +41,13 @@ impl TargetHandle {
     /// When it has fewer queue pairs than there are reactors, or does not create them, when there is a drive of this
     /// index, or one that has a namespace in common with it, or the target is ending.
     pub async fn add_drive(&self, drive: Drive) -> Result<(), TargetError> {
+        // Before the drive is one of the target's: nobody would follow its changes.
+        let Some(tasks) = self.tasks.upgrade() else {
+            drive.shutdown().await;
+            return Err(TargetError::Ended);
+        };
         let drive = self.shared.add_drive(drive).await?;
         let (changes, events) = (drive.changes(), drive.events());
-        let tasks = self.tasks.upgrade().ok_or(TargetError::Ended)?;
         let mut tasks = tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // Those of drives that are gone.
         while tasks.try_join_next().is_some() {}

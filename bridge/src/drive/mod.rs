@@ -229,14 +229,20 @@ impl Drive {
         &self.reservable
     }
 
-    /// A namespace that `other` has as well, being another controller of the same NVM subsystem: an NSID is unique there
-    /// (NVMe Base 2.0, 3.2.1.2).
-    pub(crate) fn shares_namespace_with(&self, other: &Self) -> Option<u32> {
+    /// Whether `other` is another controller of the same NVM subsystem, where an NSID is unique (NVMe Base 2.0, 3.2.1.2).
+    pub(crate) fn is_of_subsystem_of(&self, other: &Self) -> bool {
         let (one, two) = (&self.info.identify, &other.info.identify);
-        if (one.sn, one.mn) != (two.sn, two.mn) {
+        self.index != other.index && (one.sn, one.mn) == (two.sn, two.mn)
+    }
+
+    /// A namespace that `other` has as well, being another controller of the same NVM subsystem. One that has none now,
+    /// as it was pulled out, has those that it had when it was started.
+    pub(crate) fn shares_namespace_with(&self, other: &Self) -> Option<u32> {
+        if !self.is_of_subsystem_of(other) {
             return None;
         }
-        let theirs = other.namespaces();
+        let now = other.namespaces();
+        let theirs = if now.is_empty() { &other.info.namespaces } else { &*now };
         let is_theirs = |nsid: &u32| theirs.iter().any(|namespace| namespace.nsid == *nsid);
         self.namespaces().iter().map(|namespace| namespace.nsid).find(is_theirs)
     }
@@ -335,8 +341,8 @@ impl Drive {
     }
 
     /// Takes the queue pairs back, shuts the controller down in order and ends the manager. Whether the controller was
-    /// shut down in order, so that it kept all data that it had promised to keep.
-    pub(crate) async fn shutdown(&self) -> bool {
+    /// shut down in order, so that it kept all data that it had promised to keep. Nothing can be done with it afterwards.
+    pub async fn shutdown(&self) -> bool {
         let (done, wait) = oneshot::channel();
         let in_order = self.link.send(Request::Shutdown { done }) && wait.await.unwrap_or(false);
         self.join();

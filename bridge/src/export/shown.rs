@@ -23,6 +23,13 @@ impl Shown {
     /// # Errors
     /// [`ExportError`] when something is named that there is not.
     pub(super) fn new(nqn: &Nqn, selection: Selection, drives: &[Arc<Drive>]) -> Result<Self, ExportError> {
+        let shown = Self::naming(nqn, selection, drives)?;
+        shown.check_namespaces(nqn, shown.mappings())?;
+        Ok(shown)
+    }
+
+    /// As [`Shown::new`], of namespaces that may be away, as those of a drive that was pulled out are.
+    fn naming(nqn: &Nqn, selection: Selection, drives: &[Arc<Drive>]) -> Result<Self, ExportError> {
         let find = |index: usize| drives.iter().find(|drive| drive.index() == index);
         let name = |index: usize| find(index).map_or_else(String::new, |drive| drive.info().name.clone());
         selection.check(nqn.as_str(), name)?;
@@ -30,13 +37,17 @@ impl Shown {
             find(drive).cloned().ok_or_else(|| ExportError::NoSuchDrive { nqn: nqn.to_string(), drive })
         });
         let drives = found.collect::<Result<Arc<[_]>, _>>()?;
-        let shown = Self { selection, drives };
-        for Mapping { drive, drive_nsid, .. } in shown.mappings() {
-            if let Some(drive) = shown.drive(*drive) {
+        Ok(Self { selection, drives })
+    }
+
+    /// Checks that drives have these of its namespaces.
+    fn check_namespaces(&self, nqn: &Nqn, mappings: &[Mapping]) -> Result<(), ExportError> {
+        for Mapping { drive, drive_nsid, .. } in mappings {
+            if let Some(drive) = self.drive(*drive) {
                 check_namespace(nqn.as_str(), drive, *drive_nsid)?;
             }
         }
-        Ok(shown)
+        Ok(())
     }
 
     /// The drive of this index, if it is about it.
@@ -71,7 +82,8 @@ impl Shown {
     ) -> Result<Self, ChangeError> {
         let (before, nqn) = (export.shown(), &export.nqn);
         let all = before.listed(nqn)?.iter().chain(added).copied().collect();
-        let after = Self::new(nqn, Selection::Namespaces(all), drives)?;
+        let after = Self::naming(nqn, Selection::Namespaces(all), drives)?;
+        after.check_namespaces(nqn, added)?;
         let joining = after.drives.iter().filter(|drive| before.drive(drive.index()).is_none());
         for drive in joining {
             if drive.info().max_transfer < export.max_transfer() || !keeps_promises(export, drive) {
@@ -113,7 +125,7 @@ impl Shown {
             return Err(ChangeError::LastOfPrimary { nqn: nqn.to_string(), drive });
         };
         left[..=first].rotate_right(1);
-        Ok(Self::new(nqn, Selection::Namespaces(left), &before.drives)?)
+        Ok(Self::naming(nqn, Selection::Namespaces(left), &before.drives)?)
     }
 }
 

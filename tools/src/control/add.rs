@@ -29,7 +29,12 @@ Examples:
 
 What is not said is as it was said to `serve`: who may connect (--allow-host, --allow-any-host), what hosts may do
 (--allow, --refuse, --allow-for; all three together), limits, --read-only, --derive-ids and --prp. It lasts as long as
-the server: give `serve` the same options for its next start. Ctrl-C while drives are started takes all of it back.";
+the server: give `serve` the same options for its next start. Ctrl-C while drives are started takes all of it back.
+
+Exit codes:
+  0  done
+  1  failed, or refused by the server, which knows what else there is; nothing has changed
+  2  the command line is wrong";
 
 /// Adds drives and exports to a running server, and namespaces to an export.
 #[derive(Args, Clone, Debug)]
@@ -57,10 +62,10 @@ pub(crate) struct Add {
 
 impl Add {
     pub(crate) fn run(&self) -> anyhow::Result<Exit> {
-        if self.to.is_some() && !self.terms.says_nothing_of_exports() {
-            eprintln!(
-                "error: --to: namespaces are shown on the terms of the export that they are added to; say none"
-            );
+        if self.to.is_some()
+            && let Err(problem) = self.terms.check_for_namespaces(self.device.len())
+        {
+            eprintln!("error: {problem}");
             return Ok(Exit::Usage);
         }
         let request = Request::Add {
@@ -146,8 +151,10 @@ mod tests {
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
-        let with_terms = parse(&["--to", to, "--ns", "3=S1/1", "--read-only"]).unwrap();
-        assert_eq!(with_terms.run().unwrap(), Exit::Usage);
+        for wrong in ["--read-only", "--prp"] {
+            let with_terms = parse(&["--to", to, "--ns", "3=S1/1", wrong]).unwrap();
+            assert_eq!(with_terms.run().unwrap(), Exit::Usage, "{wrong}");
+        }
     }
 
     #[test]

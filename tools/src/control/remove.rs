@@ -57,7 +57,12 @@ impl Remove {
         let mut client = self.server.connect()?;
         let removed: Removed = match client.ask(&self.request(self.consent.yes)) {
             Err(error) if error.is::<InUse>() => {
-                if !self.consent.asked(&format!("{error}, which would lose it"))? {
+                let loss = match (&self.from, self.ns.len()) {
+                    (None, _) => "it",
+                    (Some(_), 1) => "this namespace",
+                    (Some(_), _) => "these namespaces",
+                };
+                if !self.consent.asked(&format!("{error}, which would lose {loss}"))? {
                     return Ok(Exit::InUse);
                 }
                 client.ask(&self.request(true))?

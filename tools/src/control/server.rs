@@ -11,9 +11,10 @@ use anyhow::{Context, bail};
 use gangway_bridge::{Limit, Subject};
 use gangway_driver::vfio_user::server::SocketFile;
 use gangway_spec::fabrics::Nqn;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, UCred};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -85,6 +86,7 @@ impl Listener {
 
 /// Answers the requests of one client.
 async fn answer_all(stream: UnixStream, site: Arc<Site>) {
+    let asker = Asker::of(&stream);
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -92,11 +94,20 @@ async fn answer_all(stream: UnixStream, site: Arc<Site>) {
         let mut request = (&mut reader).take(LONGEST_REQUEST as u64);
         match tokio::time::timeout(SILENCE, request.read_until(b'\n', &mut line)).await {
             Ok(Ok(count)) if count > 0 && line.ends_with(b"\n") => {}
+            Ok(Ok(LONGEST_REQUEST)) => {
+                let text = format!("the request is too long: it may have {LONGEST_REQUEST} bytes");
+                tell(&mut writer, &json!({ "Error": text })).await;
+                return;
+            }
             _ => return,
         }
         let (doing, what) = Doing::new();
-        let answer = answer(&line, &site, doing);
-        let Some(answer) = tell_meanwhile(&mut writer, what, answer).await else { return };
+        let request = serde_json::from_slice(&line).context("no request");
+        // What else is asked for is done, whether or not anybody waits for it.
+        let may_leave = matches!(request, Ok(Request::Add { .. }));
+        let answer = async { answer(request?, &asker, &site, doing).await };
+        let ends = (&mut reader, &mut writer);
+        let Some(answer) = tell_meanwhile(ends, may_leave, what, answer).await else { return };
         let answer = answer.unwrap_or_else(|error| {
             let text = output::explain(&error);
             match error.is::<InUse>() {
@@ -116,18 +127,36 @@ async fn tell(writer: &mut OwnedWriteHalf, line: &Value) -> bool {
     matches!(tokio::time::timeout(SILENCE, writer.write_all(line.as_bytes())).await, Ok(Ok(())))
 }
 
-/// Waits for what a client waits for, and tells it now and then what that is. `None` when the client has gone.
+/// Whether a client has closed its socket, and not only said all that it has to say.
+fn is_gone(reader: &BufReader<OwnedReadHalf>) -> bool {
+    let stream: &UnixStream = reader.get_ref().as_ref();
+    let mut poll = [PollFd::new(stream, PollFlags::empty())];
+    rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok()
+        && poll[0].revents().contains(PollFlags::HUP)
+}
+
+/// Waits for what a client waits for, and tells it now and then what that is. `None` when the client has gone, which is
+/// noticed at once if it `may_leave`.
 async fn tell_meanwhile<T>(
-    writer: &mut OwnedWriteHalf,
+    (reader, writer): (&mut BufReader<OwnedReadHalf>, &mut OwnedWriteHalf),
+    may_leave: bool,
     what: watch::Receiver<String>,
     work: impl Future<Output = T>,
 ) -> Option<T> {
     let begin = Instant::now();
     let mut next = tokio::time::interval_at(begin + PROGRESS, PROGRESS);
-    let mut work = pin!(work);
+    let (mut work, mut silent) = (pin!(work), may_leave);
     loop {
         tokio::select! {
+            biased;
             done = &mut work => return Some(done),
+            // Its next request, or the end.
+            () = async { drop(reader.fill_buf().await) }, if silent => {
+                silent = false;
+                if is_gone(reader) {
+                    return None;
+                }
+            }
             _ = next.tick() => {
                 let progress = format!("{} ({} s)", *what.borrow(), begin.elapsed().as_secs());
                 if !tell(writer, &json!({ "Progress": progress })).await {
@@ -138,8 +167,25 @@ async fn tell_meanwhile<T>(
     }
 }
 
-async fn answer(line: &[u8], site: &Arc<Site>, doing: Doing) -> anyhow::Result<Value> {
-    let request = serde_json::from_slice(line).context("no request")?;
+/// Who asks.
+struct Asker {
+    pid: Option<i32>,
+    uid: Option<u32>,
+}
+
+impl Asker {
+    fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
+        let pid = credentials.as_ref().and_then(UCred::pid);
+        Self { pid, uid: credentials.map(|who| who.uid()) }
+    }
+}
+
+async fn answer(request: Request, asker: &Asker, site: &Arc<Site>, doing: Doing) -> anyhow::Result<Value> {
+    if !matches!(request, Request::Status {}) {
+        let (Asker { pid, uid }, request) = (asker, serde_json::to_string(&request)?);
+        tracing::info!(target: "audit", pid, uid, request, "a change is asked for");
+    }
     Ok(match request {
         Request::Status {} => serde_json::to_value(Report::from(site.target().status().await))?,
         Request::Limit { subject, limit, subsystem } => {
@@ -256,22 +302,28 @@ mod tests {
                 let stream = StdStream::connect(&asked).unwrap();
                 let request = json!({ "Command": "add", "Devices": [device] });
                 (&stream).write_all(format!("{request}\n").as_bytes()).unwrap();
-                stream
+                std::io::BufReader::new(stream)
             };
-            let line = |stream: &StdStream| {
+            let line = |stream: &mut std::io::BufReader<StdStream>| {
                 let mut line = String::new();
-                std::io::BufReader::new(stream).read_line(&mut line).unwrap();
+                stream.read_line(&mut line).unwrap();
                 serde_json::from_str::<Value>(&line).unwrap()
             };
+            let answer = |mut stream| loop {
+                let line = line(&mut stream);
+                if line["Progress"].is_null() {
+                    return line;
+                }
+            };
             let drive = format!("emulated:size=1M,file={}", file.display());
-            let stream = ask(&format!("{drive},fault=not-ready=3s"));
-            let progress = line(&stream)["Progress"].as_str().unwrap().to_owned();
-            assert!(progress.contains("disk.img") && progress.contains("(1 s)"), "{progress}");
+            let mut stream = ask(&format!("{drive},fault=not-ready=3s"));
+            let progress = line(&mut stream)["Progress"].as_str().unwrap().to_owned();
+            assert!(progress.contains("disk.img") && progress.contains(" s)"), "{progress}");
             drop(stream);
             // Its file is free again when it was shut down.
             (0..200).any(|_| {
                 std::thread::sleep(Duration::from_millis(50));
-                line(&ask(&drive))["Drives"].is_array()
+                answer(ask(&drive))["Drives"].is_array()
             })
         };
         let added = runtime().block_on(async {
@@ -286,6 +338,52 @@ mod tests {
             added
         });
         assert!(added);
+    }
+
+    #[test]
+    fn a_client_that_goes_away_is_noticed_at_once_and_one_that_has_said_all_is_answered() {
+        runtime().block_on(async {
+            for (gone, leaves) in [(true, "closes its socket"), (false, "has said all")] {
+                let (client, server) = UnixStream::pair().unwrap();
+                let (reader, mut writer) = server.into_split();
+                let (_doing, what) = Doing::new();
+                let client = client.into_std().unwrap();
+                client.shutdown(std::net::Shutdown::Write).unwrap();
+                let kept = (!gone).then(|| client.try_clone().unwrap());
+                drop(client);
+                // Before there is any progress to tell of.
+                let work = tokio::time::sleep(PROGRESS / 2);
+                let ends = (&mut BufReader::new(reader), &mut writer);
+                let waited = tell_meanwhile(ends, true, what, work).await;
+                assert_eq!(waited.is_none(), gone, "it {leaves}");
+                drop(kept);
+            }
+        });
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let asked = path.clone();
+        let client = move || {
+            let stream = StdStream::connect(asked).unwrap();
+            (&stream).write_all(&vec![b' '; LONGEST_REQUEST]).unwrap();
+            let mut answer = String::new();
+            std::io::BufReader::new(&stream).read_line(&mut answer).unwrap();
+            answer
+        };
+        let answer = runtime().block_on(async {
+            let listener = Listener::at(&path).unwrap();
+            let (target, site) = crate::serve::tests::start(&["--device", "emulated:size=1M"]).await;
+            let answer = tokio::select! {
+                answer = tokio::task::spawn_blocking(client) => answer.unwrap(),
+                never = listener.serve(site) => match never {},
+            };
+            target.shutdown().await;
+            answer
+        });
+        assert!(answer.contains("too long"), "{answer}");
     }
 
     #[test]

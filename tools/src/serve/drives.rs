@@ -1,6 +1,6 @@
 //! Drives on their way to be served.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -10,6 +10,8 @@ use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::emulated::Backing;
 use gangway_spec::fabrics::Nqn;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use super::exports::Known;
 use crate::output;
@@ -36,10 +38,52 @@ pub(super) fn check_together<'a>(devices: impl IntoIterator<Item = &'a DeviceAdd
     Ok(())
 }
 
-/// A drive that was started. When nobody takes it, it is shut down, which nobody waits for.
+/// Drives that were started and that nobody took: they are being shut down.
+#[derive(Clone, Debug)]
+pub(super) struct Leaving(Arc<LeavingDrives>);
+
+#[derive(Debug)]
+struct LeavingDrives {
+    runtime: Handle,
+    left: watch::Sender<usize>,
+    /// Those that were not shut down in order.
+    failed: Mutex<Vec<String>>,
+}
+
+impl Leaving {
+    /// None. They will be shut down by tasks of this runtime, in which it has to be called.
+    pub(super) fn new() -> Self {
+        let (runtime, left) = (Handle::current(), watch::Sender::new(0));
+        Self(Arc::new(LeavingDrives { runtime, left, failed: Mutex::default() }))
+    }
+
+    fn shut_down(&self, drive: Drive) {
+        let all = Arc::clone(&self.0);
+        all.left.send_modify(|left| *left += 1);
+        self.0.runtime.spawn(async move {
+            if !drive.shutdown().await {
+                let name = drive.info().name.clone();
+                tracing::warn!(drive = %name, "a drive that was not served was not shut down in order");
+                all.failed.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+            }
+            drop(drive);
+            all.left.send_modify(|left| *left -= 1);
+        });
+    }
+
+    /// Waits until there are none left. Those since the last call that were not shut down in order.
+    pub(super) async fn gone(&self) -> Vec<String> {
+        // It fails only without a sender.
+        let _ = self.0.left.subscribe().wait_for(|left| *left == 0).await;
+        std::mem::take(&mut *self.0.failed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A drive that was started. When nobody takes it, it is shut down.
 pub(super) struct Unserved {
     info: Arc<DriveInfo>,
     drive: Option<Drive>,
+    leaving: Leaving,
 }
 
 impl Unserved {
@@ -56,9 +100,8 @@ impl Unserved {
 
 impl Drop for Unserved {
     fn drop(&mut self) {
-        // It may take seconds, for which no task of this thread can wait.
         if let Some(drive) = self.drive.take() {
-            tokio::task::spawn_blocking(move || drop(drive));
+            self.leaving.shut_down(drive);
         }
     }
 }
@@ -73,14 +116,15 @@ pub(super) async fn start(
     device: DeviceAddress,
     domain: &DmaDomain,
     options: Options,
+    leaving: &Leaving,
     say: impl Fn(&str),
 ) -> anyhow::Result<Unserved> {
     let name = device.to_string();
-    let domain = domain.clone();
+    let (domain, leaving) = (domain.clone(), leaving.clone());
     let mut starting = tokio::task::spawn_blocking(move || {
         let open = move || device.open(&domain).map_err(Into::into);
         let drive = Drive::start(index, Box::new(open), options)?;
-        anyhow::Ok(Unserved { info: Arc::clone(drive.info()), drive: Some(drive) })
+        anyhow::Ok(Unserved { info: Arc::clone(drive.info()), drive: Some(drive), leaving })
     });
     let begin = Instant::now();
     loop {

@@ -22,6 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(crate) use self::announce::announce;
 pub(crate) use self::changes::{Added, InUse, Removed};
+use self::drives::Leaving;
 pub(crate) use self::exports::NamespaceArg;
 pub(crate) use self::site::{Doing, DriveSettings, Site};
 pub(crate) use self::terms::Terms;
@@ -206,8 +207,9 @@ impl Serve {
         }
         let end = async {
             // What is being added or removed is in place, or gone.
-            site.end().await;
-            target.shutdown().await
+            let mut not_in_order = site.end().await;
+            not_in_order.extend(target.shutdown().await);
+            not_in_order
         };
         // Pinned out here, because dropping it would wait for the drives' threads.
         let mut end = std::pin::pin!(end);
@@ -244,12 +246,13 @@ impl Serve {
             interrupts: !matches!(self.poll, PollArg::Always),
         };
         let (mut drives, mut members): (Vec<Drive>, Vec<Member>) = Default::default();
-        let numbers = Numbers::default();
+        let (numbers, leaving) = (Numbers::default(), Leaving::new());
         for device in &wanted.devices {
             let number = numbers.take();
             let options = settings.options(wanted.terms.prp);
             let say = |text: &str| eprintln!("{text}");
-            let started = drives::start(number.index(), device.clone(), &domain, options, say).await?;
+            let started =
+                drives::start(number.index(), device.clone(), &domain, options, &leaving, say).await?;
             members.push(Member { number, device: device.clone(), info: Arc::clone(started.info()) });
             drives.extend(started.take());
         }
@@ -270,7 +273,7 @@ impl Serve {
         };
         let target = Target::start(config, &domain, drives, exports).await?;
         let addresses = target.addresses().to_vec();
-        let served = (numbers, members);
+        let served = (numbers, members, leaving);
         let site = Site::new(target.handle(), domain, settings, wanted.terms, addresses, served);
         Ok((target, Arc::new(site), lines))
     }

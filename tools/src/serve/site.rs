@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use gangway_bridge::{ExportConfig, ExportUse, Mapping, TargetHandle};
+use gangway_driver::address::DeviceAddress;
 use gangway_driver::controller::Options;
 use gangway_driver::dma::DmaDomain;
 use gangway_driver::queue::DataPointers;
@@ -17,7 +18,7 @@ use gangway_spec::fabrics::Nqn;
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 use super::changes::{Added, AddedExport, InUse, Removed, RemovedDrive};
-use super::drives::{Unserved, cannot_export, start};
+use super::drives::{Leaving, Unserved, cannot_export, check_together, start};
 use super::exports::{Named, NamespaceArg, is_named, list};
 use super::terms::Terms;
 use super::wanted::{Line, Member, Numbers, Wanted, named};
@@ -52,6 +53,9 @@ pub(crate) struct Site {
     terms: Terms,
     addresses: Vec<SocketAddr>,
     numbers: Numbers,
+    leaving: Leaving,
+    /// The drive that was served first. What drives left in the server's memory outlasts them.
+    first: Option<DeviceAddress>,
     /// Held while something changes.
     roster: Mutex<Roster>,
 }
@@ -93,10 +97,11 @@ impl Site {
         settings: DriveSettings,
         terms: Terms,
         addresses: Vec<SocketAddr>,
-        (numbers, members): (Numbers, Vec<Member>),
+        (numbers, members, leaving): (Numbers, Vec<Member>, Leaving),
     ) -> Self {
+        let first = members.first().map(|member| member.device.clone());
         let roster = Mutex::new(Roster { members, ended: false });
-        Self { target, domain, settings, terms, addresses, numbers, roster }
+        Self { target, domain, settings, terms, addresses, numbers, leaving, first, roster }
     }
 
     /// The target.
@@ -104,9 +109,19 @@ impl Site {
         &self.target
     }
 
-    /// Lets nothing change from now on; what is being changed has been when this ends.
-    pub(super) async fn end(&self) {
+    /// Lets nothing change from now on; what is being changed has been when this ends, and drives that were started for
+    /// it and not served are shut down. Those of them where that was not done in order.
+    pub(super) async fn end(&self) -> Vec<String> {
         self.roster.lock().await.ended = true;
+        self.leaving.gone().await
+    }
+
+    /// What came of an addition, when nothing is left of one that failed.
+    async fn settled(&self, added: anyhow::Result<Added>) -> anyhow::Result<Added> {
+        if added.is_err() {
+            self.leaving.gone().await;
+        }
+        added
     }
 
     async fn roster(&self, doing: &Doing) -> anyhow::Result<MutexGuard<'_, Roster>> {
@@ -124,6 +139,10 @@ impl Site {
     /// # Errors
     /// What is in the way.
     pub(crate) async fn add(self: &Arc<Self>, wanted: Wanted, doing: Doing) -> anyhow::Result<Added> {
+        self.settled(self.add_exports(wanted, doing).await).await
+    }
+
+    async fn add_exports(self: &Arc<Self>, wanted: Wanted, doing: Doing) -> anyhow::Result<Added> {
         let wanted = Wanted { terms: wanted.terms.or(&self.terms), ..wanted };
         if wanted.devices.is_empty() && wanted.terms.is_without_exports() {
             bail!("there is nothing to add: name a device, or an export of drives that are served");
@@ -131,6 +150,7 @@ impl Site {
         let access = {
             let roster = self.roster(&doing).await?;
             self.check_free(wanted.terms.names_given())?;
+            check_together(wanted.devices.iter().chain(&self.first))?;
             wanted.check(&roster.members, &self.addresses)?
         };
         let started = self.start(&wanted, &doing).await?;
@@ -165,12 +185,24 @@ impl Site {
         wanted: Wanted,
         doing: Doing,
     ) -> anyhow::Result<Added> {
-        if !wanted.terms.says_nothing_of_exports() {
-            bail!("namespaces are shown on the terms of the export that they are added to");
+        self.settled(self.add_namespaces(export, namespaces, wanted, doing).await).await
+    }
+
+    async fn add_namespaces(
+        self: &Arc<Self>,
+        export: Nqn,
+        namespaces: Vec<NamespaceArg>,
+        wanted: Wanted,
+        doing: Doing,
+    ) -> anyhow::Result<Added> {
+        if namespaces.is_empty() {
+            bail!("no namespace is named that is to be added to {export}");
         }
+        wanted.terms.check_for_namespaces(wanted.devices.len())?;
         let wanted = Wanted { terms: wanted.terms.or(&self.terms), ..wanted };
         {
             let roster = self.roster(&doing).await?;
+            check_together(wanted.devices.iter().chain(&self.first))?;
             wanted.check_devices(&roster.members)?;
             self.users(&export)?;
             let drives = wanted.named_before(&roster.members);
@@ -208,6 +240,9 @@ impl Site {
         disconnect: bool,
         doing: Doing,
     ) -> anyhow::Result<Removed> {
+        if names.is_empty() {
+            bail!("nothing is named that is to be removed");
+        }
         self.finish(doing, move |site, doing| async move {
             let mut roster = site.roster(&doing).await?;
             let (exports, drives) = site.to_remove(&roster, &names)?;
@@ -220,7 +255,7 @@ impl Site {
                 tracing::info!(target: "audit", subsystem = %export.nqn, "an export was removed");
             }
             let exports = exports.into_iter().map(|export| export.nqn.to_string()).collect();
-            let drives = site.shut_down_idle(&mut roster, &drives, &doing).await;
+            let drives = site.shut_down_idle(&mut roster, &drives, &doing).await?;
             Ok(Removed { exports, drives, ..Removed::default() })
         })
         .await
@@ -238,6 +273,9 @@ impl Site {
         disconnect: bool,
         doing: Doing,
     ) -> anyhow::Result<Removed> {
+        if namespaces.is_empty() {
+            bail!("no namespace is named that is to be taken out of {export}");
+        }
         self.finish(doing, move |site, doing| async move {
             let mut roster = site.roster(&doing).await?;
             let users = site.users(&export)?;
@@ -248,7 +286,7 @@ impl Site {
             site.target.remove_namespaces(&export, &namespaces).await?;
             tracing::info!(target: "audit", subsystem = %export, nsids = ?namespaces, "namespaces were taken out of an export");
             let drives = users.drives.into_iter().collect();
-            let drives = site.shut_down_idle(&mut roster, &drives, &doing).await;
+            let drives = site.shut_down_idle(&mut roster, &drives, &doing).await?;
             Ok(Removed { namespaces, drives, ..Removed::default() })
         })
         .await
@@ -273,7 +311,8 @@ impl Site {
             doing.now(format!("{device}: being started"));
             let number = self.numbers.take();
             let options = self.settings.options(wanted.terms.prp);
-            let unserved = start(number.index(), device.clone(), &self.domain, options, |_| ()).await?;
+            let (domain, leaving) = (&self.domain, &self.leaving);
+            let unserved = start(number.index(), device.clone(), domain, options, leaving, |_| ()).await?;
             let info = Arc::clone(unserved.info());
             started.push((Member { number, device: device.clone(), info }, unserved));
         }
@@ -396,22 +435,29 @@ impl Site {
         roster: &mut Roster,
         drives: &BTreeSet<usize>,
         doing: &Doing,
-    ) -> Vec<RemovedDrive> {
+    ) -> anyhow::Result<Vec<RemovedDrive>> {
         let used: BTreeSet<usize> =
             self.target.exports().into_iter().flat_map(|export| export.drives).collect();
         let (gone, kept): (Vec<Member>, Vec<Member>) = std::mem::take(&mut roster.members)
             .into_iter()
             .partition(|member| drives.contains(&member.index()) && !used.contains(&member.index()));
         roster.members = kept;
-        let mut removed = Vec::new();
+        let (mut removed, mut kept) = (Vec::new(), None);
         for member in gone {
             let name = member.info.name.clone();
             doing.now(format!("{name}: being shut down"));
-            let in_order = self.target.remove_drive(member.index()).await.unwrap_or(false);
-            tracing::info!(target: "audit", drive = %name, in_order, "a drive was removed");
-            removed.push(RemovedDrive { name, in_order });
+            match self.target.remove_drive(member.index()).await {
+                Ok(in_order) => {
+                    tracing::info!(target: "audit", drive = %name, in_order, "a drive was removed");
+                    removed.push(RemovedDrive { name, in_order });
+                }
+                Err(error) => {
+                    roster.members.push(member);
+                    kept = Some(anyhow::Error::from(error).context(format!("{name} is still served")));
+                }
+            }
         }
-        removed
+        kept.map_or(Ok(removed), Err)
     }
 }
 

@@ -197,9 +197,16 @@ fn an_addition_that_nobody_waits_for_any_more_is_taken_back() {
         let folder = tempfile::tempdir().unwrap();
         let before = there_is(&site).await;
         let file = format!("emulated:size=8M,serial=X1,file={}/disk.img", folder.path().display());
-        let slow = format!("{file},fault=not-ready=300ms");
-        let added = site.add(wanted(&[&slow], &[]), doing());
-        assert!(tokio::time::timeout(Duration::from_millis(50), added).await.is_err());
+        let slow = format!("{file},fault=not-ready=3s");
+        let opened = async {
+            while !folder.path().join("disk.img").exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            added = site.add(wanted(&[&slow], &[]), doing()) => panic!("{added:?}"),
+            () = opened => {}
+        }
         // As long as it starts, it has its file to itself. Then it is shut down.
         let refused = site.add(wanted(&[&file], &[]), doing()).await.unwrap_err();
         assert!(crate::output::explain(&refused).contains("disk.img"), "{refused:#}");
@@ -211,6 +218,57 @@ fn an_addition_that_nobody_waits_for_any_more_is_taken_back() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert_eq!(added.drives.len(), 1);
+    });
+}
+
+#[test]
+fn what_was_started_for_an_addition_that_fails_is_shut_down_when_it_is_refused() {
+    with_server(|site, _| async move {
+        let folder = tempfile::tempdir().unwrap();
+        let file = format!("emulated:size=8M,serial=X1,file={}/disk.img", folder.path().display());
+        for round in 0..3 {
+            let both = wanted(&[&file, "emulated:file=/nonexistent/disk.img"], &[]);
+            assert!(site.add(both, doing()).await.is_err());
+            let nowhere = format!("nqn={DB},ns=1/9");
+            assert!(site.add(wanted(&[&file], &["--export", &nowhere]), doing()).await.is_err());
+            // Its file is free.
+            site.add(wanted(&[&file], &[]), doing()).await.unwrap();
+            let removed = site.remove(names(&["X1"]), false, doing()).await.unwrap();
+            assert!(removed.drives[0].in_order, "{round}");
+        }
+    });
+}
+
+#[test]
+fn a_drive_that_moves_no_data_never_comes_to_a_server_that_had_another() {
+    with_server(|site, _| async move {
+        site.remove(names(&[FIRST]), false, doing()).await.unwrap();
+        for terms in [&[][..], &["--nqn", DB]] {
+            let refused = site.add(wanted(&["emulated:null"], terms), doing()).await.unwrap_err();
+            assert!(refused.to_string().contains("null"), "{refused:#}");
+        }
+    });
+}
+
+#[test]
+fn what_the_command_line_cannot_say_is_refused_of_programs_too() {
+    with_server(|site, _| async move {
+        let refused = |added: anyhow::Result<Added>| added.unwrap_err().to_string();
+        let export = format!("nqn={DB},drive=FIRST");
+        let mut both = wanted(&[], &["--export", &export]);
+        both.terms.nqn.push(DB.parse().unwrap());
+        let text =
+            refused(site.add(Wanted { devices: vec!["emulated".parse().unwrap()], ..both }, doing()).await);
+        assert!(text.contains("--nqn"), "{text}");
+        let mut both = wanted(&[], &["--export", &export, "--allow-any-host"]);
+        both.terms.allow_host.push(DB.parse().unwrap());
+        let text = refused(site.add(both, doing()).await);
+        assert!(text.contains("--allow-any-host"), "{text}");
+        let nqn = FIRST.parse::<Nqn>().unwrap();
+        let text = refused(site.add_to(nqn.clone(), Vec::new(), wanted(&[], &[]), doing()).await);
+        assert!(text.contains("no namespace"), "{text}");
+        assert!(site.remove(Vec::new(), true, doing()).await.is_err());
+        assert!(site.remove_from(nqn, Vec::new(), true, doing()).await.is_err());
     });
 }
 

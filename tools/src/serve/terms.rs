@@ -82,9 +82,18 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Terms {
-    /// Whether nothing is said of exports, so that what is said is about drives alone.
-    pub(crate) fn says_nothing_of_exports(&self) -> bool {
-        *self == Self { prp: self.prp, ..Self::default() }
+    /// Checks that nothing is said but what is about the `drives` that come with namespaces for an export.
+    ///
+    /// # Errors
+    /// What is said besides.
+    pub(crate) fn check_for_namespaces(&self, drives: usize) -> anyhow::Result<()> {
+        if *self != (Self { prp: self.prp, ..Self::default() }) {
+            bail!("--to: namespaces are shown on the terms of the export that they are added to; say none");
+        }
+        if self.prp && drives == 0 {
+            bail!("--prp is about drives that are started, and none is named");
+        }
+        Ok(())
     }
 
     /// Whether no export is named.
@@ -120,6 +129,9 @@ impl Terms {
     /// # Errors
     /// What is wrong with them.
     pub(super) fn check_names(&self, drives: usize) -> anyhow::Result<()> {
+        if !self.nqn.is_empty() && !self.export.is_empty() {
+            bail!("--nqn names drives that have an export each; with --export, names are given there");
+        }
         if self.nqn.len() > drives {
             bail!("more --nqn than drives: each drive is exported once");
         }
@@ -160,6 +172,9 @@ impl Terms {
 
     /// Who may connect. Beyond loopback nobody may unless the operator says who.
     pub(super) fn access(&self, addresses: &[SocketAddr]) -> anyhow::Result<Access> {
+        if self.allow_any_host && !self.allow_host.is_empty() {
+            bail!("--allow-host contradicts --allow-any-host: say one of them");
+        }
         if !self.allow_host.is_empty() {
             let hosts: BTreeSet<String> = self.allow_host.iter().map(|nqn| nqn.to_string()).collect();
             return Ok(Access::Hosts(hosts));
