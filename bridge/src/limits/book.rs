@@ -1,9 +1,13 @@
 //! Which meters an export has.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::{Limit, Limits, Meter, Subject};
+
+/// Meters at most that are kept while no reactor uses them.
+const MOST_IDLE: usize = 4096;
 
 /// The limits of an export, and the meters of those who use it. Reactors look into it when a connection comes, and when
 /// they are told that it has changed.
@@ -15,8 +19,9 @@ pub struct LimitBook {
 #[derive(Debug, Default)]
 struct Pages {
     limits: Limits,
-    /// As long as a reactor uses them. Not each host that ever came is remembered.
-    meters: BTreeMap<Subject, (Limit, Weak<Meter>)>,
+    /// As long as a reactor uses them, and until what is owed is paid: who leaves and comes again has no more than who
+    /// stays. Not each host that ever came is remembered.
+    meters: BTreeMap<Subject, (Limit, Arc<Meter>)>,
 }
 
 impl Pages {
@@ -24,13 +29,18 @@ impl Pages {
     fn meter(&mut self, subject: Subject, limit: Limit) -> Option<Arc<Meter>> {
         if let Some((as_of, meter)) = self.meters.get(&subject)
             && *as_of == limit
-            && let Some(meter) = meter.upgrade()
         {
-            return Some(meter);
+            return Some(Arc::clone(meter));
         }
-        self.meters.retain(|_, (_, meter)| meter.strong_count() > 0);
+        self.meters.remove(&subject);
         let meter = Arc::new(Meter::new(&limit)?);
-        self.meters.insert(subject, (limit, Arc::downgrade(&meter)));
+        let (now, mut idle) = (Instant::now(), 0);
+        self.meters.retain(|_, (_, meter)| {
+            let is_used = Arc::strong_count(meter) > 1;
+            idle += usize::from(!is_used);
+            is_used || idle <= MOST_IDLE && !meter.is_full(now)
+        });
+        self.meters.insert(subject, (limit, Arc::clone(&meter)));
         Some(meter)
     }
 }
@@ -72,6 +82,7 @@ impl LimitBook {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Purse;
 
     #[test]
     fn all_reactors_get_one_meter_until_the_limit_changes() {
@@ -94,5 +105,35 @@ mod tests {
             assert!(book.host(&format!("host {number}")).is_some());
         }
         assert_eq!(book.pages().meters.len(), 1);
+    }
+
+    #[test]
+    fn who_owes_something_is_remembered_until_it_is_paid() {
+        let book = LimitBook::default();
+        book.set(Subject::EachHost, "iops=5".parse().unwrap());
+        let meter = book.host("a").unwrap();
+        let mut purse = Purse::default();
+        (0..100).for_each(|_| purse.pay(&meter, 0));
+        let owed = Arc::as_ptr(&meter);
+        drop(meter);
+        book.host("b").unwrap();
+        assert_eq!(Arc::as_ptr(&book.host("a").unwrap()), owed);
+        // What is lifted is forgiven.
+        book.set(Subject::EachHost, Limit::NONE);
+        assert!(book.host("a").is_none());
+        book.set(Subject::EachHost, "iops=5".parse().unwrap());
+        assert!(book.host("a").unwrap().is_full(Instant::now()));
+    }
+
+    #[test]
+    fn hosts_that_owe_something_and_are_gone_are_not_remembered_without_end() {
+        let book = LimitBook::default();
+        book.set(Subject::EachHost, "iops=1".parse().unwrap());
+        for number in 0..MOST_IDLE + 100 {
+            let meter = book.host(&format!("host {number}")).unwrap();
+            let mut purse = Purse::default();
+            (0..1000).for_each(|_| purse.pay(&meter, 0));
+        }
+        assert!(book.pages().meters.len() <= MOST_IDLE + 1);
     }
 }

@@ -61,6 +61,11 @@ impl Bucket {
         }
     }
 
+    /// Whether all that can be saved up is there.
+    fn is_full(&self, now: Instant) -> bool {
+        self.spent.load(Ordering::Relaxed) <= self.time(now) - self.burst
+    }
+
     /// Spends what may not be there yet.
     fn overdraw(&self, count: u64) {
         self.spent.fetch_add(nanoseconds(count, self.rate), Ordering::Relaxed);
@@ -96,6 +101,11 @@ impl Meter {
     pub(crate) fn new(limit: &Limit) -> Option<Self> {
         let bucket = |rate: NonZeroU64| Bucket::new(rate, limit.burst);
         limit.is_any().then(|| Self { commands: limit.iops.map(bucket), bytes: limit.bandwidth.map(bucket) })
+    }
+
+    /// Whether it is like a new one: nothing is owed, and all that can be saved up is.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        [&self.commands, &self.bytes].into_iter().flatten().all(|bucket| bucket.is_full(now))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Aborts: what waits here ends at once, what a drive has the drive is asked to end.
 
 use super::Reactor;
+use super::commands::Stage;
 use super::connection::Found;
 use crate::drive::Verdict;
 
@@ -63,7 +64,9 @@ impl Reactor {
     pub(super) fn check_aborts(&mut self) {
         let commands = &self.engine.commands;
         let ended = |abort: &mut Abort| {
-            commands.get(abort.command).is_none_or(|command| command.sequence != abort.sequence)
+            let command = commands.get(abort.command).filter(|command| command.sequence == abort.sequence);
+            // What was executed, and waits to be paid for, is not aborted any more.
+            command.is_none_or(|command| matches!(command.stage, Stage::Owing(_)))
         };
         for abort in self.aborts.extract_if(.., ended) {
             let _ = abort.verdict.send(abort.aborted);

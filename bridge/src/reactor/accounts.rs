@@ -198,6 +198,13 @@ impl Accounts {
         may
     }
 
+    /// Pays for a command of `length` bytes that does not wait, if need be with what will be there later.
+    pub(super) fn charge(&mut self, id: AccountId, length: u32) {
+        if let Some(Account { meter, purse, .. }) = self.accounts.get_mut(id.0 as usize) {
+            purse.pay(meter, length);
+        }
+    }
+
     /// Puts a command behind those that wait for an account.
     pub(super) fn wait(&mut self, id: AccountId, item: u32, commands: &mut Slab<Command>) {
         let Account { gate, queue, .. } = &mut self.accounts[id.0 as usize];

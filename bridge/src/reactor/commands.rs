@@ -19,7 +19,7 @@ use super::message::{Hold, ReservationRequest};
 use super::pace::Outstanding;
 use super::placement;
 use super::tenants::{Tenant, Tenants};
-use crate::admission::{Admitted, Course, NamespaceView};
+use crate::admission::{Admitted, Course, Handling, NamespaceView};
 use crate::drive::{DriveLink, Verdict};
 use crate::status::DriveCondition;
 
@@ -99,12 +99,19 @@ impl Command {
         Reply { status: Status::from_bits(cdw12.get() as u16), result }
     }
 
-    /// Whether the drive has it or will have it without the host doing anything more.
+    /// Whether the drive has it or will have it without the host doing anything more, so that whoever comes after it may
+    /// not go before it.
     pub(super) fn is_on_its_way(&self) -> bool {
         match self.stage {
             Stage::Queued | Stage::WithDrive => true,
             Stage::Memory | Stage::Held => self.admitted.direction != TransferDirection::HostToController,
-            Stage::Limited(_) => self.admitted.length == 0 || !self.data.is_empty(),
+            // What only reads may be late. A vendor's command may do more than that.
+            Stage::Limited(_) => {
+                self.admitted.length == 0
+                    || !self.data.is_empty()
+                    || self.admitted.direction == TransferDirection::ControllerToHost
+                        && self.admitted.handling == Handling::Guarded
+            }
             Stage::Refused(_) | Stage::Receiving | Stage::Asked | Stage::Owing(_) => false,
         }
     }

@@ -606,8 +606,9 @@ impl Connection {
         self.stash = None;
         self.writes.held.clear();
         self.reads.held.clear();
-        for place in &mut self.slots {
-            let index = std::mem::replace(place, VACANT);
+        let depth = self.depth();
+        for index in std::mem::take(&mut self.slots) {
+            self.settle_debt(index, engine);
             match engine.commands.get(index) {
                 // Not even a slot that was left behind by mistake may touch the command of another connection.
                 Some(command) if command.connection() != Some(key) => debug_assert!(false, "a stale slot"),
@@ -617,7 +618,7 @@ impl Connection {
             }
         }
         if self.has_room {
-            engine.remove_depth(self.depth());
+            engine.remove_depth(depth);
         }
     }
 }

@@ -25,7 +25,8 @@ impl Reactor {
         any
     }
 
-    fn let_go_on(&mut self, index: usize, gate: Gate, turn: bool) {
+    /// Lets a command go on that waited at `gate`.
+    pub(super) fn let_go_on(&mut self, index: usize, gate: Gate, turn: bool) {
         if let Some(key) = self.engine.commands.get(index).and_then(Command::connection) {
             self.on(key, |connection, context| connection.has_turn(index, gate, turn, context));
         }
@@ -46,6 +47,11 @@ impl Reactor {
             }
             let new = meter.map(|meter| accounts.open(Gate::Host, meter));
             if let Some(old) = std::mem::replace(&mut connection.account, new) {
+                // Others of its host may have that for a moment longer, if the limit changes again meanwhile.
+                for index in connection.waiting_for(old, commands) {
+                    accounts.forget(old, index as u32, commands);
+                    woken.push((index, Gate::Host));
+                }
                 accounts.close(old, commands, &mut woken);
             }
         }
@@ -81,6 +87,16 @@ impl Reactor {
         let command = self.engine.commands.get(index);
         command
             .is_some_and(|command| matches!(command.terms, Terms::InDebt(_)) && command.connection.is_some())
+    }
+
+    /// Pays for such a command without keeping its host waiting.
+    #[cold]
+    pub(super) fn overdraw(&mut self, index: usize) {
+        let Some(command) = self.engine.commands.get(index) else { return };
+        let (Terms::InDebt(gate), Some(key)) = (command.terms, command.connection()) else { return };
+        if let Some(connection) = self.connections.get(key) {
+            connection.charge(&command.admitted, gate, &mut self.engine.accounts);
+        }
     }
 
     /// Keeps the answer of such a command until then. Its drive is done with `data`.

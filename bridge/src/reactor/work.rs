@@ -194,7 +194,11 @@ impl Reactor {
 
     pub(super) fn complete(&mut self, user: u64, data: CommandData, reply: &Reply) {
         if self.engine.accounts.are_in_force() && self.owes(user as usize) {
-            return self.keep_answer(user as usize, data, reply);
+            // Not those of commands that were not done: an Abort may wait for its command to end.
+            if reply.status.is_success() || reply.status.sct() == Status::SCT_MEDIA {
+                return self.keep_answer(user as usize, data, reply);
+            }
+            self.overdraw(user as usize);
         }
         let Some(ended) = self.engine.remove(user as usize) else {
             self.engine.release(data);
@@ -261,9 +265,9 @@ impl Reactor {
         }
         let (receive, batch) = self.sockets.remove(connection.socket);
         connection.dissolve(key, receive, batch, &mut self.engine);
+        let mut woken = Vec::new();
         if let Some(account) = connection.account {
-            // Nobody else waits for an account that only this connection had.
-            self.engine.close_account(account, &mut Vec::new());
+            self.engine.close_account(account, &mut woken);
         }
         self.engine.tenants.leave(connection.tenant);
         self.by_socket[connection.socket] = usize::MAX;
@@ -271,5 +275,8 @@ impl Reactor {
         self.paused.retain(|listed| *listed != key);
         self.starved.retain(|listed| *listed != key);
         self.unsettled.retain(|listed| *listed != key);
+        for (index, gate) in woken {
+            self.let_go_on(index, gate, false);
+        }
     }
 }

@@ -6,6 +6,8 @@
 //! answer waits instead, and its host cannot send more than its queue holds. So a connection is always read on.
 
 use gangway_fabric::target::Reply;
+use gangway_spec::command::TransferDirection;
+use slab::Slab;
 
 use super::{Connection, Context, Phase};
 use crate::admission::Admitted;
@@ -31,6 +33,26 @@ impl Connection {
         let id = accounts.of_namespace(self.export, admitted)?;
         let turn = turn && from == Gate::Namespace;
         (!accounts.pay(id, admitted.length, turn)).then_some((Gate::Namespace, id))
+    }
+
+    /// Pays for a command that does not wait, from `from` on, if need be with what will be there later.
+    pub(in crate::reactor) fn charge(&self, admitted: &Admitted, from: Gate, accounts: &mut Accounts) {
+        let host = self.account.filter(|_| from == Gate::Host);
+        for id in [host, accounts.of_namespace(self.export, admitted)].into_iter().flatten() {
+            accounts.charge(id, admitted.length);
+        }
+    }
+
+    /// Pays for a command that will be executed, or has been, though its connection ends: who leaves and comes again has
+    /// no more than who stays.
+    pub(super) fn settle_debt(&self, index: usize, engine: &mut Engine) {
+        let Some(Command { admitted, stage, terms, .. }) = engine.commands.get(index) else { return };
+        let from = match (*stage, *terms) {
+            (Stage::Owing(account), _) => engine.accounts.gate(account),
+            (Stage::WithDrive | Stage::Asked, Terms::InDebt(gate)) => gate,
+            _ => return,
+        };
+        self.charge(admitted, from, &mut engine.accounts);
     }
 
     /// Pays for a command that has come. False when it has to wait.
@@ -89,14 +111,15 @@ impl Connection {
         }
     }
 
-    /// A command that waits for a limit goes on at once, and is paid for when it has been executed.
+    /// A command that waits for a limit goes on at once. Those behind it wait until it is paid for.
     pub(in crate::reactor) fn go_first(&mut self, index: usize, context: &mut Context<'_>) {
         let engine = &mut *context.engine;
-        let Some(Stage::Limited(account)) = engine.commands.get(index).map(|command| command.stage) else {
+        let Some(&Command { admitted, stage: Stage::Limited(account), .. }) = engine.commands.get(index)
+        else {
             return;
         };
         engine.unlist(index);
-        engine.commands[index].terms = Terms::InDebt(engine.accounts.gate(account));
+        self.charge(&admitted, engine.accounts.gate(account), &mut engine.accounts);
         self.go(index, context);
     }
 
@@ -120,6 +143,11 @@ impl Connection {
         let Some(command) = engine.commands.get_mut(index) else { return };
         let (admitted, slot) = (command.admitted, command.slot);
         let Terms::InDebt(gate) = command.terms else { return };
+        debug_assert_ne!(
+            admitted.direction,
+            TransferDirection::ControllerToHost,
+            "what was read is not kept with the answer: only data in capsules makes debts"
+        );
         self.tally.count(admitted.direction, admitted.length);
         match self.toll(&admitted, gate, false, &mut engine.accounts) {
             Some((_, account)) => {
@@ -131,6 +159,15 @@ impl Connection {
                 self.respond(slot, reply, engine);
             }
         }
+    }
+
+    /// Its commands that wait for an account.
+    pub(in crate::reactor) fn waiting_for(&self, account: AccountId, commands: &Slab<Command>) -> Vec<usize> {
+        let waits = |index: &usize| {
+            let stage = commands.get(*index).map(|command| command.stage);
+            matches!(stage, Some(Stage::Limited(id) | Stage::Owing(id)) if id == account)
+        };
+        self.slots.iter().copied().filter(waits).collect()
     }
 
     /// Whether a command, or the answer of one, waits for a limit.
