@@ -11,6 +11,15 @@ use gangway_spec::identify::Oaes;
 
 /// Most events that wait for a request. Beyond that, the host has long lost track, and memory must not grow.
 const MAX_PENDING: usize = 64;
+/// As many of those that are of one namespace each: they take no room from the others.
+const MAX_OF_NAMESPACES: usize = 1024;
+
+/// Whether there is room for an event beside others.
+fn has_room<'a>(event: &AsyncEvent, others: impl Iterator<Item = &'a AsyncEvent>) -> bool {
+    let of_namespace = event.parameter != 0;
+    let limit = if of_namespace { MAX_OF_NAMESPACES } else { MAX_PENDING };
+    others.filter(|other| (other.parameter != 0) == of_namespace).count() < limit
+}
 
 /// The bits of the Asynchronous Event Configuration of which one must be set for an event to be reported. Errors,
 /// vendors' events and those of later specifications have none.
@@ -113,7 +122,7 @@ impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
         let came = self.last;
         if let Some(same) = self.pending.iter_mut().find(|pending| pending.event == event) {
             same.came = came;
-        } else if self.pending.len() < MAX_PENDING {
+        } else if has_room(&event, self.pending.iter().map(|pending| &pending.event)) {
             self.pending.push(Pending { event, came });
         }
     }
@@ -127,7 +136,7 @@ impl<Tag: Copy + PartialEq> AsyncEvents<Tag> {
         }
         let Pending { event, .. } = self.pending.remove(next);
         // Without a log page there is nothing that could clear the event, so it must not be masked.
-        if event.log_page != 0 && self.masked.len() < MAX_PENDING {
+        if event.log_page != 0 && has_room(&event, self.masked.iter()) {
             self.masked.push(event);
         }
         Some((self.outstanding.remove(0), event.into_result()))
@@ -352,5 +361,23 @@ mod tests {
             reported += 1;
         }
         assert_eq!(reported, MAX_PENDING);
+    }
+    #[test]
+    fn events_of_many_namespaces_take_no_room_from_others() {
+        let mut events = events();
+        for nsid in 1..=2000 {
+            events.raise(AsyncEvent::ZONE_DESCRIPTOR_CHANGED.of(nsid));
+        }
+        events.raise(SPARE);
+        let mut reported = Vec::new();
+        while events.request(0).is_ok()
+            && let Some((_, result)) = events.report()
+        {
+            reported.push(result);
+        }
+        assert_eq!((reported.len(), reported.last()), (MAX_OF_NAMESPACES + 1, Some(&SPARE.into_result())));
+        // They are masked, and take no room there either.
+        assert_eq!(events.request(0), Ok(()));
+        assert!(raise(&mut events, SPARE).is_none());
     }
 }

@@ -187,10 +187,8 @@ fn forward(
     let Some(export) = controller.export().cloned() else { return };
     let shared = Arc::clone(shared);
     let association = Arc::clone(controller.association());
-    // Another host's image begins when the drive has no piece of this one's to come.
-    let claim = controller.claim(arrived.entry.opcode);
     let (slot, entry) = (arrived.slot, arrived.entry);
-    let Order { drive, also, entry: command, data, forward, alters, moment } = order;
+    let Order { drive, also, entry: command, data, forward, alters, moment, claim } = order;
     let transfer = match forward.direction {
         TransferDirection::HostToController => AdminTransfer::ToDrive(data),
         _ => AdminTransfer::FromDrive(forward.length as usize),
@@ -220,12 +218,16 @@ fn forward(
                 false => AdminReply::status(Status::ABORT_REQUESTED),
             };
             for other in also {
-                if !answer.entry.status().is_success() {
+                if !answer.entry.status().is_success() && !lacks_feature(&answer) {
                     break;
                 }
                 let transfer = AdminTransfer::FromDrive(0);
                 let next = other.admin(other.ticket(), command, transfer, Arc::clone(&association)).await?;
-                answer = answer.with(next);
+                answer = match (lacks_feature(&answer), lacks_feature(&next)) {
+                    (true, _) => next,
+                    (_, true) => answer,
+                    _ => answer.with(next),
+                };
             }
             // Acquire waits for it, and has the turn at a namespace meanwhile.
             drop(ongoing);
@@ -235,13 +237,13 @@ fn forward(
                 }
                 true => shared.end_reservations(deleted).await,
                 // Cut off by a reset, for one, it may have been done all the same.
-                false if sent => shared.doubt(&drive, deleted),
+                false if sent && may_be_done(answer.entry.status()) => shared.doubt(&drive, deleted),
                 false => {}
             }
             Some(answer)
         };
         // Before anybody's I/O is held back for it.
-        let turn = turn_at(&drive, &command, &association).await;
+        let turn = turn_at(&drive, &command, &association, &errand).await;
         let answer = match alters {
             _ if turn.is_err() => turn.as_ref().err().map(|status| AdminReply::status(*status)),
             // Not even a pause for the others.
@@ -251,6 +253,7 @@ fn forward(
         };
         let answer = answer.unwrap_or_else(|| AdminReply::status(Status::INTERNAL_PATH_ERROR));
         drop(turn);
+        // Another host's series begins when the drive has nothing of this one's to come.
         drop(claim);
         if forward.changes {
             audit(&association, &export.nqn, &entry, answer.entry.status());
@@ -261,20 +264,45 @@ fn forward(
     });
 }
 
+/// Whether a command with this status may have been executed all the same, or in part.
+fn may_be_done(status: Status) -> bool {
+    let cut_off = [
+        Status::COMMAND_INTERRUPTED,
+        Status::ABORT_REQUESTED,
+        Status::ABORTED_SQ_DELETION,
+        Status::INTERNAL_ERROR,
+        Status::INTERNAL_PATH_ERROR,
+        Status::NAMESPACE_NOT_READY,
+    ];
+    cut_off.iter().any(|one| status.is(*one))
+}
+
+/// Whether a drive does not know the feature that it was asked: no bit of it is set there.
+fn lacks_feature(answer: &AdminReply) -> bool {
+    answer.entry.status().is(Status::INVALID_FIELD)
+}
+
 /// Waits until no other host has a command under way that is about the whole drive, if this is one.
 ///
 /// # Errors
-/// Command Interrupted when that takes too long: the host may try again.
+/// Command Interrupted when that takes too long: the host may try again. When the host takes the command back, or leaves,
+/// that ends the wait.
 async fn turn_at<'a>(
     drive: &'a Drive,
     command: &SubmissionQueueEntry,
     association: &Association,
+    errand: &Errand,
 ) -> Result<Option<Turn<'a>>, Status> {
     if !is_about_more(command.opcode) {
         return Ok(None);
     }
-    let turn = tokio::time::timeout(TURN_LIMIT, drive.turns().take(association.host()));
-    turn.await.map(Some).map_err(|_| Status::COMMAND_INTERRUPTED)
+    let mut closed = association.closed();
+    tokio::select! {
+        turn = drive.turns().take(&association.connect.host) => Ok(Some(turn)),
+        () = tokio::time::sleep(TURN_LIMIT) => Err(Status::COMMAND_INTERRUPTED),
+        () = errand.taken_back() => Err(Status::ABORT_REQUESTED),
+        () = end(&mut closed) => Err(Status::ABORTED_SQ_DELETION),
+    }
 }
 
 /// Says whether the reservations of namespaces survive a restart. That it is done is told through `under_way`.

@@ -1,5 +1,6 @@
 //! Passes on what a drive tells of to the hosts of its exports.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, Weak};
 
 use gangway_driver::controller::EventKind;
@@ -14,7 +15,7 @@ use crate::events::Notice;
 use crate::export::Export;
 
 /// Tells the hosts of every export that shows a drive as its own of each event of it. (Of an export of several drives that
-/// is the first: it is the one whose log pages hosts read.)
+/// is the first: it is the one whose log pages hosts read. What is of a namespace all hosts hear who see that.)
 ///
 /// A drive that is given up by all others ends it.
 pub(super) async fn relay(shared: Arc<Shared>, drive: Weak<Drive>, mut events: Receiver<DriveEvent>) {
@@ -38,6 +39,10 @@ pub(super) async fn relay(shared: Arc<Shared>, drive: Weak<Drive>, mut events: R
             Ok(_) => {}
             Err(RecvError::Lagged(missed)) => {
                 tracing::warn!(drive = %drive.info().name, missed, "the drive tells of more than can be passed on to hosts");
+                // Some of that may have been about zones: any of them may have changed.
+                for nsid in shared.zoned_namespaces(&drive) {
+                    shared.tell_of_zones(&drive, nsid, Arc::default());
+                }
             }
             Err(RecvError::Closed) => return,
         }
@@ -55,11 +60,17 @@ impl Shared {
     /// Tells hosts of zones of a namespace that changed by themselves. The drive's list of them was cleared by being read:
     /// each host has one of its own.
     fn tell_of_zones(&self, drive: &Drive, drive_nsid: u32, page: Arc<[u8]>) {
-        for export in self.exports_of(drive) {
-            if let Some(nsid) = export.view().remote_nsid(drive.index(), drive_nsid) {
-                self.tell_hosts(export.index, Notice::ZonesChanged(nsid, Arc::clone(&page)));
-            }
+        for (export, nsid) in self.exports_showing((drive.index(), drive_nsid)) {
+            self.tell_hosts(export, Notice::ZonesChanged(nsid, Arc::clone(&page)));
         }
+    }
+
+    /// The namespaces of a drive with zones that any host sees.
+    fn zoned_namespaces(&self, drive: &Drive) -> BTreeSet<u32> {
+        let views: Vec<_> = self.exports().iter().map(|export| export.view()).collect();
+        let shown = views.iter().flat_map(|view| &view.namespaces);
+        let zoned = shown.filter(|shown| shown.drive == drive.index() && shown.is_zoned());
+        zoned.map(|shown| shown.drive_nsid).collect()
     }
 
     /// Notes what the host of an association wants to be told of, and has drives tell of what their hosts want to know.

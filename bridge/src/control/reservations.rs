@@ -22,8 +22,10 @@ use crate::reservation::{
     CONFLICT, Command, Entry, Eviction, Host, Key, Namespace, Outcome, Waiting, report,
 };
 
-/// How long it takes until a drive that cannot say what it has is asked again.
+/// How long it takes until a drive that cannot say what it has is asked again, at first: twice as long each time.
 const DOUBT: Duration = Duration::from_secs(1);
+/// How often it is asked: for about an hour.
+const QUESTIONS: u32 = 12;
 
 impl Shared {
     /// Executes what reactors hand over, until there are none.
@@ -196,6 +198,7 @@ impl Shared {
     }
 
     async fn is_gone(&self, drive: &Drive, key: Key, entry: &Arc<Entry>) -> bool {
+        let mut pauses = (0..QUESTIONS).map(|question| DOUBT * 2_u32.pow(question));
         while self.reservations.has(key, entry) {
             let doubts = entry.doubts();
             match drive.allocates(key.1).await {
@@ -205,8 +208,16 @@ impl Shared {
                 Some(Ok(true)) if entry.settle(doubts) => return false,
                 Some(Ok(true)) => {}
                 Some(Err(status)) => {
-                    tracing::debug!(%status, nsid = key.1, "the drive does not say whether a namespace was deleted");
-                    tokio::time::sleep(DOUBT).await;
+                    let refused =
+                        status.dnr() || status.is(Status::INVALID_FIELD) || status.is(Status::INVALID_OPCODE);
+                    if let Some(pause) = pauses.next().filter(|_| !refused) {
+                        tracing::debug!(%status, nsid = key.1, "the drive does not say whether a namespace was deleted");
+                        tokio::time::sleep(pause).await;
+                    } else if entry.settle(doubts) {
+                        let drive = &drive.info().name;
+                        tracing::warn!(%drive, %status, nsid = key.1, "the drive does not say whether a namespace was deleted; its reservations stay in force");
+                        return false;
+                    }
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! What an admin queue has under way: commands that the drive has, and Aborts.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use gangway_fabric::events::Moment;
 use gangway_fabric::target::{Reply, Slot};
 use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::status::Status;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::drive::{AdminReply, Drive, Ticket, Verdict};
 use crate::remote::decide::Forward;
@@ -54,7 +54,7 @@ pub(super) struct Forwarded {
 pub(super) struct Errand {
     drive: Arc<Drive>,
     ticket: Ticket,
-    outcome: Arc<OnceLock<Outcome>>,
+    outcome: Arc<watch::Sender<Option<Outcome>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,19 @@ impl Errand {
     }
 
     fn decide(&self, outcome: Outcome) -> bool {
-        *self.outcome.get_or_init(|| outcome) == outcome
+        self.outcome.send_if_modified(|decided| {
+            let first = decided.is_none();
+            decided.get_or_insert(outcome);
+            first
+        });
+        *self.outcome.borrow() == Some(outcome)
+    }
+
+    /// Waits until the command is taken back.
+    pub(super) async fn taken_back(&self) {
+        let taken_back = |outcome: &Option<Outcome>| *outcome == Some(Outcome::TakenBack);
+        // The sender is there as long as this is.
+        let _ = self.outcome.subscribe().wait_for(taken_back).await;
     }
 
     /// The command goes to its drive. False when it was taken back.

@@ -27,9 +27,12 @@ pub enum DriveEvent {
     Failed,
 }
 
-/// What the manager itself wants to be told of, as the Asynchronous Event Configuration has it: critical warnings,
-/// namespaces, and firmware that is activated.
-pub(super) const OWN_EVENTS: u32 = 0xff | Oaes::NAMESPACE_ATTRIBUTE.bits() | Oaes::FIRMWARE_ACTIVATION.bits();
+/// What is always to be told of, as the Asynchronous Event Configuration has it: critical warnings, namespaces, firmware
+/// that is activated, and zones: also a host that wants no events may ask which of them have changed.
+pub(super) const OWN_EVENTS: u32 = 0xff
+    | Oaes::NAMESPACE_ATTRIBUTE.bits()
+    | Oaes::FIRMWARE_ACTIVATION.bits()
+    | Oaes::ZONE_DESCRIPTOR_CHANGED.bits();
 
 /// Namespaces that changed, to be put in force on all reactors.
 #[derive(Debug)]

@@ -30,9 +30,8 @@ pub(super) fn derive(nqn: &Nqn, drive: &DriveInfo, namespace: &DriveNamespace) -
         &ids.nguid
     } else if ids.eui64 != [0; 8] {
         &ids.eui64
-    } else if ids.uuid != [0; 16] {
-        &ids.uuid
     } else {
+        // Not its UUID: hosts know those of drives that give nothing else by what follows.
         &[]
     };
     for byte in given {

@@ -29,15 +29,15 @@ refused until the class is opened, or that one command, feature or log page:
 What a host may not do is not promised to it either: Identify Controller (OACS, ONCS, LPA, SANICAP, FRMW, ...), the Commands Supported and
 Effects log, the Supported Log Pages and the capabilities of features are computed from the drive's own and the policy. A command that
 a policy could allow is refused with Operation Denied, a feature with Feature Not Changeable; what no policy allows, with the status of a controller that has no
-such thing. Reservations are kept by the target, whatever the drive can do; for a host that may not use all of their commands
-(`--refuse io:0dh,io:0eh,io:11h,io:15h`) there are none: not in ONCS and RESCAP, no features 82h and 83h, no log page 80h, and the
+such thing. Reservations are kept by the target, whatever the drive can do; a host that may not use one of their commands
+(`--refuse io:0dh,io:0eh,io:11h,io:15h`) may use none, as nothing could be done with a part of them: they are not in ONCS and RESCAP, there are no features 82h and 83h, no log page 80h, and the
 commands themselves are unknown (Invalid Command Opcode). Each command that changes the state of a drive is written to the log, with the target `audit`: the host, the command, how it ended.
 
 A command that is about the whole drive (Sanitize, Security, firmware, every vendor command, feature and log, telemetry, features that are not of one namespace,
 and what changes it without naming one namespace) is refused when the
 export is not of all of the drive. The length of each transfer, and each block that it names, is computed from the command and compared before the drive
 has it; of a vendor's commands the length is what the host says, and their memory is placed so that a drive which moves more finds nothing behind it. The drive takes all hosts for one, so one host at a time downloads firmware, or talks to the drive's security: others are refused with Operation Denied, to be tried again,
-until it commits or leaves, or is silent for two minutes (firmware) or ten seconds (security). Commands of different hosts that are about a whole drive (vendor, security, firmware,
+until it commits or leaves (firmware), has nothing under way and is silent for two minutes (firmware) or ten seconds (security), or takes longer than an hour or five minutes for all of it. Commands of different hosts that are about a whole drive (vendor admin commands, security, firmware,
 formats, namespaces, Sanitize) follow each other: one that has waited for 8 seconds ends with Command Interrupted, to be tried again. A host is known by its NQN, which is no proof.
 
 This file is written by a test, from the tables that the program decides by.

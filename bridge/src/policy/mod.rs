@@ -162,13 +162,17 @@ impl fmt::Debug for Policy {
 
 impl Policy {
     /// What is allowed and not refused, and I/O unless that is refused. Whoever is to see a drive needs
-    /// [`Class::Inspect`].
+    /// [`Class::Inspect`]. Reservations need all of their commands: without one there is none of them.
     pub fn new(allow: impl IntoIterator<Item = Item>, refuse: impl IntoIterator<Item = Item>) -> Self {
         let none = [false; 256];
         let mut policy = Self { admin: none, io: none, features: none, logs: none };
         policy.set(Item::Class(Class::Io), true);
         allow.into_iter().for_each(|item| policy.set(item, true));
         refuse.into_iter().for_each(|item| policy.set(item, false));
+        if !policy.reserves() {
+            // Nobody can do with a part of them, and none is promised.
+            RESERVATIONS.into_iter().for_each(|opcode| policy.set(Item::Io(opcode), false));
+        }
         policy
     }
 
@@ -202,7 +206,7 @@ impl Policy {
         self.io[usize::from(opcode)]
     }
 
-    /// Whether there are reservations: all of their commands.
+    /// Whether there are reservations.
     pub fn reserves(&self) -> bool {
         RESERVATIONS.iter().all(|opcode| self.io(*opcode))
     }
@@ -261,7 +265,9 @@ mod tests {
     fn there_are_reservations_when_all_of_their_commands_are_open() {
         assert!(Policy::default().reserves());
         for refused in ["io", "io:0dh", "io:0eh", "io:11h", "io:15h"] {
-            assert!(!Policy::new(items("inspect"), items(refused)).reserves(), "without {refused}");
+            let policy = Policy::new(items("inspect"), items(refused));
+            assert!(!policy.reserves(), "without {refused}");
+            assert_eq!(RESERVATIONS.map(|opcode| policy.io(opcode)), [false; 4], "without {refused}");
         }
         assert!(Policy::new(items("inspect"), items("io:09h,vendor")).reserves());
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use gangway_spec::feature::fid;
-use gangway_spec::identify::{IdentifyController, NvmController, Vwc};
+use gangway_spec::identify::{IdentifyController, NvmController, Oaes, Vwc};
 
 use crate::drive::Drive;
 use crate::export::Export;
@@ -24,7 +24,10 @@ pub(super) fn format_attributes(export: &Export) -> u8 {
 /// Takes back from the primary's Identify Controller what one of the export's other drives does not keep.
 pub(super) fn narrow_to_all(data: &mut IdentifyController, export: &Export) {
     for drive in &export.drives()[1..] {
-        narrow(data, &drive.info().identify);
+        let other = &drive.info().identify;
+        narrow(data, other);
+        // Hosts are told of zones by the drive that has them.
+        data.oaes |= other.oaes & Oaes::ZONE_DESCRIPTOR_CHANGED.bits();
     }
 }
 

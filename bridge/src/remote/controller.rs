@@ -23,7 +23,7 @@ use super::decide::{self, Finish, Forward};
 use super::discovery::DiscoveryService;
 use super::namespaces::{self, Destination};
 use super::reach::{self, Altered, Reach};
-use super::series::{Claim, Claims, Series};
+use super::series::{Claim, Leaving};
 use super::telemetry::HostTelemetry;
 use super::{attachment, command_sets, common, features, finish, identity, limits};
 use crate::admission::{ExportView, NamespaceView};
@@ -79,6 +79,8 @@ pub(crate) struct Order {
     pub(crate) alters: Option<Altered>,
     /// The events that came before this are part of what the drive will answer.
     pub(crate) moment: Moment,
+    /// Keeps other hosts from what this is a part of.
+    pub(crate) claim: Option<Claim>,
 }
 
 /// What stands behind the controller.
@@ -101,8 +103,8 @@ pub(crate) struct RemoteController {
     pub(super) policy: Arc<Policy>,
     telemetry: HostTelemetry,
     pub(super) reservations: Arc<Reservations>,
-    /// What its host is in the midst of.
-    claims: Claims,
+    /// Its host has begun something that takes a series of commands.
+    series: Option<Leaving>,
 }
 
 impl RemoteController {
@@ -129,7 +131,7 @@ impl RemoteController {
             policy,
             telemetry: HostTelemetry::default(),
             reservations,
-            claims: Claims::default(),
+            series: None,
         }
     }
 
@@ -155,7 +157,7 @@ impl RemoteController {
             policy: Arc::default(),
             telemetry: HostTelemetry::default(),
             reservations: Arc::default(),
-            claims: Claims::default(),
+            series: None,
         }
     }
 
@@ -194,11 +196,22 @@ impl RemoteController {
             self.events.raise(AsyncEvent::ZONE_DESCRIPTOR_CHANGED.of(nsid));
         }
         self.changed_zones.append(news.zones);
+        self.forget_zones();
         for event in news.events {
             // An event that nobody could clear would be the last of its kind.
             if self.reads_log_of(event) {
                 self.events.raise(event);
             }
+        }
+    }
+
+    /// Forgets the zones of namespaces that are gone: another that comes in the place of one has its own, and nobody
+    /// could clear the event.
+    fn forget_zones(&mut self) {
+        let gone: Vec<u32> = self.changed_zones.namespaces().filter(|nsid| !self.zoned(*nsid)).collect();
+        for nsid in gone {
+            self.changed_zones.clear(nsid);
+            self.events.log_read((lid::CHANGED_ZONE_LIST, nsid), false, self.events.now());
         }
     }
 
@@ -371,12 +384,13 @@ impl RemoteController {
             admin::NAMESPACE_ATTACHMENT => attachment::to_drive(data, cntlid, identify.cntlid.get())?,
             _ => data.to_vec(),
         };
-        if let Some(series) = Series::of(entry.opcode) {
-            self.claims.hold(series, drive.series(), &self.association)?;
+        let claim = drive.series().claim(entry.opcode, &self.association)?;
+        if claim.is_some() {
+            self.series.get_or_insert_with(|| drive.series().leaving(&self.association));
         }
         let entry = decide::to_drive(&entry, drive.info().version);
         let (also, moment) = (asked.collect(), self.events.now());
-        Ok(Action::Forward(Box::new(Order { drive, also, entry, data, forward, alters, moment })))
+        Ok(Action::Forward(Box::new(Order { drive, also, entry, data, forward, alters, moment, claim })))
     }
 
     /// Log pages that are kept here, for each controller.
@@ -431,11 +445,6 @@ impl RemoteController {
         }
     }
 
-    /// What has to be held while the drive has a command, if it is one of a series.
-    pub(crate) fn claim(&self, opcode: u8) -> Option<Arc<Claim>> {
-        self.claims.of(opcode)
-    }
-
     /// Turns what a drive answered into what the host gets.
     pub(crate) fn finish(
         &mut self,
@@ -445,9 +454,6 @@ impl RemoteController {
         moment: Moment,
         answer: AdminReply,
     ) -> Action {
-        if let Some(series) = Series::ended_by(entry.opcode) {
-            self.claims.end(series);
-        }
         let AdminReply { entry: completion, data } = answer;
         let status = match completion.status() {
             status if status.is_success() => status,

@@ -120,9 +120,9 @@ impl Controller {
             return Ok(Vec::new());
         }
         match self.identify_data(cns::NAMESPACE_DESCRIPTORS, nsid) {
-            // Mandatory from 1.3 on, and yet not known to all controllers that are of it. Any other failure does not say
-            // that the namespace has no such identifier.
-            Err(ControllerError::Status { status, .. }) if status.is(Status::INVALID_FIELD) => Ok(Vec::new()),
+            // Mandatory from 1.3 on, and yet there are controllers of it that fail it, in one way or another. Only a
+            // status that will be another next time does not say that the namespace has no such identifier.
+            Err(ControllerError::Status { status, .. }) if !is_passing(status) => Ok(Vec::new()),
             list => list,
         }
     }
@@ -293,6 +293,17 @@ impl Controller {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether the same command may have another status when it is given once more.
+fn is_passing(status: Status) -> bool {
+    let passing = [
+        Status::ABORT_REQUESTED,
+        Status::ABORTED_SQ_DELETION,
+        Status::COMMAND_INTERRUPTED,
+        Status::NAMESPACE_NOT_READY,
+    ];
+    !status.dnr() && passing.iter().any(|one| status.is(*one))
 }
 
 /// The identifier of this type in a list of identification descriptors.

@@ -222,7 +222,8 @@ impl Terms {
         if read_only && policies.change_data() {
             bail!(
                 "read-only contradicts the classes manage and vendor: their commands may change data \
-                   (`--allow inspect`, or allow=inspect in an --export, opens neither)"
+                   (`--allow inspect`, or allow=inspect in an --export, opens neither; \
+                   what --allow-for opens, refuse=manage,refuse=vendor in the --export takes back)"
             );
         }
         Ok(policies)
