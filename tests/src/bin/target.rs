@@ -10,6 +10,8 @@ use gangway_driver::emulated::{Backing, EmulatedConfig};
 use gangway_tests::{Setup, TestTarget};
 
 fn main() {
+    // As `gangway` does.
+    gangway_driver::heap::keep_large_pieces_apart();
     let poll = match std::env::args().nth(1).as_deref() {
         Some("never") => Poll::Never,
         Some("adaptive") => Poll::Adaptive,
