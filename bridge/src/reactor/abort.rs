@@ -1,7 +1,7 @@
 //! Aborts: what waits here ends at once, what a drive has the drive is asked to end.
 
 use super::Reactor;
-use super::commands::Stage;
+use super::command::Stage;
 use super::connection::Found;
 use crate::drive::Verdict;
 

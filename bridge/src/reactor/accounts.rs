@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::commands::Command;
+use super::command::Command;
 use super::fair::{FairQueue, Link, Links};
 use super::tenants::Tenant;
 use crate::admission::Admitted;
@@ -268,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::admission::{Course, Handling};
-    use crate::reactor::commands::{Stage, Terms};
+    use crate::reactor::command::{Stage, Terms};
 
     fn waiting(connection: u32, tenant: usize) -> Command {
         Command {

@@ -7,7 +7,7 @@ use gangway_driver::queue::{QueuePair, Rejected, SubmitError};
 use gangway_spec::command::TransferDirection;
 use gangway_spec::status::Status;
 
-use super::commands::{Command, Stage};
+use super::command::{Command, Stage};
 use super::fair::FairQueue;
 use super::message::Hold;
 use super::tenants::Tenant;

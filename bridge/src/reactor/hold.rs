@@ -3,7 +3,8 @@
 
 use gangway_spec::status::Status;
 
-use super::commands::{Command, Engine, GivenUp, Stage};
+use super::command::{Command, GivenUp, Stage};
+use super::engine::Engine;
 use super::message::Hold;
 use crate::admission::Course;
 

@@ -4,7 +4,8 @@ use gangway_driver::dma::CommandData;
 use gangway_fabric::target::Reply;
 
 use super::accounts::{AccountId, Gate};
-use super::commands::{Command, Engine, Stage, Terms};
+use super::command::{Command, Stage, Terms};
+use super::engine::Engine;
 use super::{Drain, Reactor};
 
 impl Engine {

@@ -12,7 +12,7 @@ use gangway_spec::command::SubmissionQueueEntry;
 use gangway_spec::status::Status;
 use tokio::sync::oneshot;
 
-use super::commands::Origin;
+use super::command::Origin;
 use crate::admission::ExportView;
 use crate::association::{Association, QueueClaim};
 use crate::drive::{DriveLink, Verdict};

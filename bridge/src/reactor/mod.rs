@@ -8,9 +8,10 @@ mod abort;
 mod accounts;
 mod batch;
 mod budget;
-mod commands;
+mod command;
 mod connection;
 mod drives;
+mod engine;
 mod fair;
 mod hold;
 mod limited;
@@ -38,9 +39,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use self::abort::Abort;
-use self::commands::{Engine, GivenUp};
+use self::command::GivenUp;
 use self::connection::Connection;
 use self::drives::Way;
+use self::engine::Engine;
 pub(crate) use self::message::{
     Adoption, DriveState, Hold, Message, ReactorHandle, ReservationRequest, Scope,
 };

@@ -8,7 +8,7 @@ use gangway_driver::queue::QueuePair;
 use gangway_spec::status::Status;
 
 use super::accounts::Gate;
-use super::commands::Command;
+use super::command::Command;
 use super::connection::Connection;
 use super::message::{Adoption, DriveState, Message};
 use super::sockets::Receive;

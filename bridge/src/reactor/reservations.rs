@@ -8,8 +8,9 @@ use gangway_spec::status::Status;
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use super::commands::{Command, Engine, Orphan, Stage};
+use super::command::{Command, Orphan, Stage};
 use super::connection::Connection;
+use super::engine::Engine;
 use super::message::{Scope, Ticket};
 use super::{Drain, Reactor};
 use crate::reservation::Eviction;

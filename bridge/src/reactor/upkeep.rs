@@ -1,6 +1,6 @@
 //! What a reactor looks at now and then: time limits, hosts that hoard memory, and drains.
 
-use super::commands::Command;
+use super::command::Command;
 use super::connection::{Connection, Phase};
 use super::drives::Way;
 use super::message::Scope;

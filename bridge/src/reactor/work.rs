@@ -6,7 +6,7 @@ use gangway_fabric::target::Reply;
 use gangway_spec::status::Status;
 
 use super::Reactor;
-use super::commands::{Command, GivenUp};
+use super::command::{Command, GivenUp};
 use super::connection::{Connection, Context, End, Phase};
 use super::drives::Way;
 use super::sockets::{Receive, SocketEvent};

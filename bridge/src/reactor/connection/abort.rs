@@ -5,7 +5,7 @@ use gangway_spec::command::TransferDirection;
 use gangway_spec::status::Status;
 
 use super::{Connection, Context, VACANT};
-use crate::reactor::commands::Stage;
+use crate::reactor::command::Stage;
 
 /// Where a command that is to be aborted was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

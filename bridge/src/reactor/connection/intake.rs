@@ -9,7 +9,8 @@ use gangway_fabric::term::Fatal;
 use super::{Connection, Context, End, MOST_UNSENT, Phase, VACANT};
 use crate::admission::Handling;
 use crate::reactor::COMMANDS_AT_ONCE;
-use crate::reactor::commands::{Command, Engine, Stage};
+use crate::reactor::command::{Command, Stage};
+use crate::reactor::engine::Engine;
 use crate::reactor::sockets::{Filling, Receive};
 
 /// Bytes that arrived.

@@ -12,7 +12,8 @@ use slab::Slab;
 use super::{Connection, Context, Phase};
 use crate::admission::Admitted;
 use crate::reactor::accounts::{AccountId, Accounts, Gate};
-use crate::reactor::commands::{Command, Engine, Stage, Terms};
+use crate::reactor::command::{Command, Stage, Terms};
+use crate::reactor::engine::Engine;
 
 impl Connection {
     /// Pays for a command, from `from` on; `turn`: it waited there, and has its turn. Where it has to wait, if there is

@@ -9,7 +9,7 @@ use gangway_spec::status::Status;
 
 use super::{Connection, Context};
 use crate::admission::Course;
-use crate::reactor::commands::Stage;
+use crate::reactor::command::Stage;
 use crate::reactor::message::{ReservationRequest, Ticket};
 
 impl Connection {
