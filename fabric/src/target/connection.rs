@@ -134,14 +134,17 @@ impl Connection {
     /// # Errors
     /// The host broke the protocol. The connection is over: pass the error to [`Connection::terminate`], send
     /// what that wrote, and close.
-    #[inline]
+    #[inline(always)]
     pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(usize, Option<Event>), Fatal> {
-        // Most of what arrives is plain capsules. They are read where they lie.
-        if self.stage == Stage::Header
-            && self.collected == 0
-            && let Some((capsule, body)) = self.plain_capsule(bytes)
-        {
-            return self.capsule(capsule, body, size_of::<CapsuleCmd>());
+        // Most of what arrives is whole capsules without padding. They are read where they lie.
+        match self.stage {
+            Stage::Header if self.collected == 0 => {
+                if let Some((capsule, body, taken)) = self.usual_capsule(bytes) {
+                    return self.capsule(capsule, body, taken);
+                }
+            }
+            Stage::Body { target, pad: 0, left: 0 } => return Ok(self.receive_data_digest(target, bytes)),
+            _ => {}
         }
         self.receive_other(bytes, out)
     }
@@ -155,7 +158,6 @@ impl Connection {
                 self.stage = Stage::Body { target, pad: pad - skipped as u8, left };
                 Ok((skipped, None))
             }
-            Stage::Body { target, left: 0, .. } => Ok(self.receive_data_digest(target, bytes)),
             Stage::Body { .. } | Stage::Terminated => Ok((0, None)),
         };
         if result.is_err() {
@@ -312,20 +314,32 @@ impl Connection {
         Ok(Event::Initialized)
     }
 
-    /// The capsule at the front of `bytes`, if its header needs no closer look: without digests and padding, with
-    /// the data, if there is any, right behind it.
+    /// The capsule at the front of `bytes`, if its header needs no closer look: with its data, if there is any, right
+    /// behind it, and the digests that were agreed on, of which the header's is right. Also how many bytes it takes with
+    /// that digest.
     #[inline]
-    fn plain_capsule<'a>(&self, bytes: &'a [u8]) -> Option<(&'a CapsuleCmd, Body)> {
+    fn usual_capsule<'a>(&self, bytes: &'a [u8]) -> Option<(&'a CapsuleCmd, Body, usize)> {
         const LENGTH: u8 = size_of::<CapsuleCmd>() as u8;
-        let (capsule, _) = CapsuleCmd::ref_from_prefix(bytes).ok()?;
+        let (capsule, behind) = CapsuleCmd::ref_from_prefix(bytes).ok()?;
         let CommonHeader { pdu_type, flags, hlen, pdo, plen } = capsule.header;
-        let carried = plen.get().checked_sub(LENGTH.into())?;
-        let is_plain = pdu_type == PduType::CAPSULE_CMD
-            && (flags, hlen) == (0, LENGTH)
-            && pdo == if carried > 0 { LENGTH } else { 0 }
-            && self.framing.digests.is_empty()
-            && self.initialized;
-        is_plain.then_some((capsule, Body { pad: 0, carried, digest: false }))
+        let digests = self.framing.digests;
+        let (mut end, mut expected) = (LENGTH, PduFlags::empty());
+        if digests.contains(DigestFlags::HEADER) {
+            end += DIGEST_LENGTH as u8;
+            expected |= PduFlags::HEADER_DIGEST;
+        }
+        let mut carried = plen.get().checked_sub(end.into())?;
+        let starts = if carried > 0 { end } else { 0 };
+        let digest = carried > 0 && digests.contains(DigestFlags::DATA);
+        if digest {
+            carried = carried.checked_sub(DIGEST_LENGTH as u32)?;
+            expected |= PduFlags::DATA_DIGEST;
+        }
+        let is_usual = pdu_type == PduType::CAPSULE_CMD
+            && (flags, hlen, pdo) == (expected.bits(), LENGTH, starts)
+            && self.initialized
+            && (end == LENGTH || digest::is_followed_by_its_own(capsule.as_bytes(), behind));
+        is_usual.then_some((capsule, Body { pad: 0, carried, digest }, end.into()))
     }
 
     /// Takes a command whose header was found good, and with which `taken` bytes were taken.
