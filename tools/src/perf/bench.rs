@@ -20,13 +20,17 @@ use self::shape::Shape;
 use super::report::Report;
 use super::run::Run;
 use super::worker::Limit;
+use super::workload::Pattern;
 use super::{distance, units};
+use crate::device::Address;
 use crate::exit::Exit;
 use crate::files;
 use crate::output::{self, Format};
 
 /// What is not measured of each run.
 const WARMUP: Duration = Duration::from_millis(200);
+/// Bytes of each drive that are read and written.
+const MEASURED: u64 = 16 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -155,7 +159,7 @@ impl Bench {
         if let Some(connections) = self.idle {
             return self.measure_idle(&children, server_cpu, connections.into());
         }
-        let subjects = self.start(&children, server_cpu)?;
+        let subjects = self.start(&children, (server_cpu, client_cpu))?;
         let names: Vec<String> = subjects.iter().map(|subject| subject.name.clone()).collect();
         let mut results = Vec::new();
         for (index, shape) in shapes.iter().enumerate() {
@@ -216,12 +220,17 @@ impl Bench {
     }
 
     /// Starts all targets, the floor first.
-    fn start(&self, children: &Children, server_cpu: usize) -> anyhow::Result<Vec<Subject>> {
+    fn start(
+        &self,
+        children: &Children,
+        (server_cpu, client_cpu): (usize, usize),
+    ) -> anyhow::Result<Vec<Subject>> {
         let floor = ["bench-floor", "--until-eof", "--cpu", &server_cpu.to_string()].map(str::to_owned);
         let mut all = vec![("floor".to_owned(), floor.to_vec())];
         all.extend(self.targets(server_cpu));
         let start = |(name, arguments): (String, Vec<String>)| {
             let running = children.start(&arguments, server_cpu)?;
+            self.fill(&running.device, client_cpu);
             Ok(Subject { name, arguments, running })
         };
         all.into_iter().map(start).collect()
@@ -243,28 +252,11 @@ impl Bench {
             let subject = &subjects[index];
             let spinning = shape.poll.then(|| children.start(&subject.spinning(), server_cpu)).transpose()?;
             let Running { device, pid } = spinning.as_ref().unwrap_or(&subject.running);
-            let run = Run {
-                pattern: shape.pattern,
-                mix: 0,
-                block_size: shape.block_size,
-                depth: shape.depth,
-                queues: shape.connections.into(),
-                warmup: WARMUP,
-                limit: Limit::Time(time),
-                offset: 0,
-                // The same for all, so that caches see the same.
-                size: Some(16 << 20),
-                nsid: 0,
-                verify: false,
-                cpus: vec![client_cpu],
-                // It has a CPU of its own: asleep, it would make the target wake it up with every send.
-                poll: true,
-                flow_control: !self.no_sqflow,
-                digests: if self.digests && index > 0 { DigestFlags::all() } else { DigestFlags::empty() },
-                host: None,
-                target: Some(*pid),
-                show_progress: false,
-            };
+            if spinning.is_some() {
+                self.fill(device, client_cpu);
+            }
+            let digests = self.digests && index > 0;
+            let run = Run { target: Some(*pid), ..self.load(shape, Limit::Time(time), client_cpu, digests) };
             let outcome = run.against(device).with_context(|| format!("{}: {shape}", subject.name))?;
             if let Some(spinning) = &spinning {
                 children.stop(spinning);
@@ -275,6 +267,43 @@ impl Bench {
             before = after;
         }
         Ok(Round { samples: samples.into_iter().flatten().collect() })
+    }
+
+    fn load(&self, shape: Shape, limit: Limit, client_cpu: usize, digests: bool) -> Run {
+        Run {
+            pattern: shape.pattern,
+            mix: 0,
+            block_size: shape.block_size,
+            depth: shape.depth,
+            queues: shape.connections.into(),
+            warmup: WARMUP,
+            limit,
+            offset: 0,
+            // The same for all, so that caches see the same.
+            size: Some(MEASURED),
+            nsid: 0,
+            verify: false,
+            cpus: vec![client_cpu],
+            // It has a CPU of its own: asleep, it would make the target wake it up with every send.
+            poll: true,
+            flow_control: !self.no_sqflow,
+            digests: if digests { DigestFlags::all() } else { DigestFlags::empty() },
+            host: None,
+            target: None,
+            show_progress: false,
+        }
+    }
+
+    /// Writes all that will be read: blocks that were never written may all be the same page of zeroes, which stays in the
+    /// CPU's nearest caches.
+    fn fill(&self, device: &Address, client_cpu: usize) {
+        const PIECE: u64 = 128 << 10;
+        let shape =
+            Shape { pattern: Pattern::Write, block_size: PIECE, depth: 8, connections: 1, poll: false };
+        let all = Limit::Count(MEASURED / PIECE);
+        if let Err(error) = self.load(shape, all, client_cpu, false).against(device) {
+            eprintln!("{device} was not written to before it is read: {error:#}");
+        }
     }
 }
 
