@@ -16,6 +16,7 @@ mod fair;
 mod hold;
 mod limited;
 mod message;
+mod neighbours;
 mod obey;
 mod pace;
 mod placement;
@@ -46,6 +47,7 @@ use self::engine::Engine;
 pub(crate) use self::message::{
     Adoption, DriveState, Hold, Message, ReactorHandle, ReservationRequest, Scope,
 };
+use self::neighbours::Neighbours;
 pub use self::pace::Poll;
 use self::pace::{Pace, Wait};
 use self::sockets::{AT_ONCE, ReceiveMemory, SocketEvent, Sockets};
@@ -151,6 +153,7 @@ pub(crate) struct Reactor {
     now: Instant,
     housekeeping: Instant,
     pace: Pace,
+    neighbours: Neighbours,
     /// Turns so far, around.
     looks: u32,
     /// The last turn left something to be done.
@@ -213,6 +216,7 @@ pub(crate) fn spawn(
         now: Instant::now(),
         housekeeping: Instant::now(),
         pace: Pace::new(config.poll),
+        neighbours: Neighbours::default(),
         looks: 0,
         unfinished: false,
         index,
@@ -236,6 +240,7 @@ pub(crate) fn spawn(
 
 impl Reactor {
     fn run(mut self) {
+        self.neighbours = Neighbours::of_this_thread();
         while !self.stopped {
             if let Err(error) = self.turn() {
                 tracing::error!(%error, reactor = self.index, "epoll failed; the reactor ends");
@@ -343,7 +348,12 @@ impl Reactor {
                 return Some(AT_ONCE);
             }
             wait => {
+                let was_busy = self.pace.was_busy();
+                // Before others have the CPU: their time belongs to this silence.
                 self.pace.sleeps(Instant::now());
+                if was_busy {
+                    self.neighbours.go_first();
+                }
                 if let Wait::AtMost(time) = wait {
                     longest = Some(longest.map_or(time, |longest| longest.min(time)));
                 }

@@ -118,6 +118,11 @@ impl Pace {
         }
     }
 
+    /// Whether the last turn found something.
+    pub(super) fn was_busy(&self) -> bool {
+        self.quiet_since.is_none()
+    }
+
     /// How long there was nothing to do, without what the turn before took to do.
     fn silence(&self, now: Instant) -> Duration {
         self.quiet_since.map_or(Duration::ZERO, |since| now.duration_since(since))
