@@ -216,7 +216,7 @@ pub(crate) fn spawn(
         now: Instant::now(),
         housekeeping: Instant::now(),
         pace: Pace::new(config.poll),
-        neighbours: Neighbours::default(),
+        neighbours: Neighbours::unknown(),
         looks: 0,
         unfinished: false,
         index,
@@ -338,26 +338,24 @@ impl Reactor {
         if self.unfinished || !self.events.is_empty() || self.sockets.runnable() > 0 {
             return Some(AT_ONCE);
         }
-        // Who waits for a limit goes on by time alone.
-        let mut longest = self.engine.accounts.ready_in();
         // The time of the last turn will do: turns follow each other without a pause but for these waits.
-        match self.pace.wait(self.engine.with_drives(), self.now) {
+        let wait = match self.pace.wait(self.engine.with_drives(), self.now) {
             Wait::Look => return Some(AT_ONCE),
             Wait::GiveWay => {
                 rustix::thread::sched_yield();
                 return Some(AT_ONCE);
             }
-            wait => {
-                let was_busy = self.pace.was_busy();
-                // Before others have the CPU: their time belongs to this silence.
-                self.pace.sleeps(Instant::now());
-                if was_busy {
-                    self.neighbours.go_first();
-                }
-                if let Wait::AtMost(time) = wait {
-                    longest = Some(longest.map_or(time, |longest| longest.min(time)));
-                }
-            }
+            wait => wait,
+        };
+        let mut now = Instant::now();
+        if self.pace.falls_silent(now) && self.neighbours.go_first() {
+            now = Instant::now();
+        }
+        self.pace.sleeps(now);
+        // Who waits for a limit goes on by time alone.
+        let mut longest = self.engine.accounts.ready_in();
+        if let Wait::AtMost(time) = wait {
+            longest = Some(longest.map_or(time, |longest| longest.min(time)));
         }
         if let Some(longest) = longest {
             return Some(of(longest.min(HOUSEKEEPING)));

@@ -79,8 +79,8 @@ pub(super) struct Pace {
     awaited: bool,
     /// Whether this silence teaches `answer`.
     watched: bool,
-    /// Whether this silence was slept through.
-    slept: bool,
+    /// Since when this silence is slept through.
+    asleep_since: Option<Instant>,
     /// Silences of drives so far, around.
     silences: u32,
 }
@@ -94,7 +94,7 @@ impl Pace {
             answer: Duration::ZERO,
             awaited: false,
             watched: false,
-            slept: false,
+            asleep_since: None,
             silences: 0,
         }
     }
@@ -102,7 +102,9 @@ impl Pace {
     /// Notes what a turn that began at `now` found: whether anything `happened`.
     pub(super) fn note(&mut self, happened: bool, now: Instant) {
         if happened {
-            let woken = if self.slept { WAKE_UP } else { Duration::ZERO };
+            // What came before it slept woke nobody.
+            let slept = self.asleep_since.map_or(Duration::ZERO, |since| now.duration_since(since));
+            let woken = slept.min(WAKE_UP);
             let pause = self.silence(now).saturating_sub(woken).min(LONGEST_PAUSE);
             // Averages in which a change shows after a few events.
             self.pause = (self.pause * 3 + pause) / 4;
@@ -112,15 +114,17 @@ impl Pace {
             self.quiet_since = None;
             self.silences = self.silences.wrapping_add(self.awaited.into());
             self.watched = false;
-            self.slept = false;
+            self.asleep_since = None;
         } else {
             self.quiet_since.get_or_insert(now);
         }
     }
 
-    /// Whether the last turn found something.
-    pub(super) fn was_busy(&self) -> bool {
-        self.quiet_since.is_none()
+    /// Notes that there is nothing to do at `now`. Whether that is new.
+    pub(super) fn falls_silent(&mut self, now: Instant) -> bool {
+        let is_new = self.quiet_since.is_none();
+        self.quiet_since.get_or_insert(now);
+        is_new
     }
 
     /// How long there was nothing to do, without what the turn before took to do.
@@ -153,7 +157,7 @@ impl Pace {
 
     /// Notes that the reactor falls asleep at `now`.
     pub(super) fn sleeps(&mut self, now: Instant) {
-        self.slept = true;
+        self.asleep_since.get_or_insert(now);
         self.quiet_since.get_or_insert(now);
     }
 
@@ -210,6 +214,18 @@ mod tests {
             }
         }
         panic!("it sleeps, and so takes 6 us for 18");
+    }
+
+    #[test]
+    fn a_silence_that_ends_as_it_falls_asleep_is_as_long_as_it_is() {
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(200));
+        for _ in 0..50 {
+            assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever, "it takes 6 us for 18");
+            pace.falls_silent(now);
+            pace.sleeps(now + micros(17));
+            now += micros(18);
+            pace.note(true, now);
+        }
     }
 
     #[test]

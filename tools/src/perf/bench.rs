@@ -29,6 +29,8 @@ use crate::output::{self, Format};
 
 /// What is not measured of each run.
 const WARMUP: Duration = Duration::from_millis(200);
+/// What the floor is called in results.
+const FLOOR: &str = "floor";
 /// Bytes of each drive that are read and written.
 const MEASURED: u64 = 16 << 20;
 
@@ -226,11 +228,11 @@ impl Bench {
         (server_cpu, client_cpu): (usize, usize),
     ) -> anyhow::Result<Vec<Subject>> {
         let floor = ["bench-floor", "--until-eof", "--cpu", &server_cpu.to_string()].map(str::to_owned);
-        let mut all = vec![("floor".to_owned(), floor.to_vec())];
+        let mut all = vec![(FLOOR.to_owned(), floor.to_vec())];
         all.extend(self.targets(server_cpu));
         let start = |(name, arguments): (String, Vec<String>)| {
             let running = children.start(&arguments, server_cpu)?;
-            self.fill(&running.device, client_cpu);
+            self.fill(&name, &running.device, client_cpu)?;
             Ok(Subject { name, arguments, running })
         };
         all.into_iter().map(start).collect()
@@ -252,8 +254,9 @@ impl Bench {
             let subject = &subjects[index];
             let spinning = shape.poll.then(|| children.start(&subject.spinning(), server_cpu)).transpose()?;
             let Running { device, pid } = spinning.as_ref().unwrap_or(&subject.running);
-            if spinning.is_some() {
-                self.fill(device, client_cpu);
+            if let Some(spinning) = &spinning {
+                self.fill(&subject.name, &spinning.device, client_cpu)?;
+                before = distance::round_trip(server_cpu, client_cpu)?;
             }
             let digests = self.digests && index > 0;
             let run = Run { target: Some(*pid), ..self.load(shape, Limit::Time(time), client_cpu, digests) };
@@ -294,16 +297,26 @@ impl Bench {
         }
     }
 
-    /// Writes all that will be read: blocks that were never written may all be the same page of zeroes, which stays in the
-    /// CPU's nearest caches.
-    fn fill(&self, device: &Address, client_cpu: usize) {
-        const PIECE: u64 = 128 << 10;
-        let shape =
-            Shape { pattern: Pattern::Write, block_size: PIECE, depth: 8, connections: 1, poll: false };
-        let all = Limit::Count(MEASURED / PIECE);
-        if let Err(error) = self.load(shape, all, client_cpu, false).against(device) {
-            eprintln!("{device} was not written to before it is read: {error:#}");
+    /// Writes all that will be read of a drive in memory: blocks that were never written may all be the same page of
+    /// zeroes, which stays in the CPU's nearest caches. What drives hold that somebody could miss is left alone.
+    fn fill(&self, name: &str, device: &Address, client_cpu: usize) -> anyhow::Result<()> {
+        /// What any drive takes in one command.
+        const PIECE: u64 = 4096;
+        if name.parse::<Address>().is_ok_and(|drive| drive.keeps_data()) || name == FLOOR {
+            return Ok(());
         }
+        if self.serve_arg.iter().any(|argument| argument == "--read-only") {
+            eprintln!(
+                "{name} is read-only: reads come from blocks that were never written, which are cheap to read"
+            );
+            return Ok(());
+        }
+        let shape =
+            Shape { pattern: Pattern::Write, block_size: PIECE, depth: 1, connections: 1, poll: false };
+        let all = Limit::Count(MEASURED / PIECE);
+        let run = Run { warmup: Duration::ZERO, ..self.load(shape, all, client_cpu, false) };
+        run.against(device).with_context(|| format!("{name}: cannot write what is to be read"))?;
+        Ok(())
     }
 }
 

@@ -26,10 +26,12 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 const SPINS: u32 = 64;
 /// How long a queue may answer nothing at all.
 const PATIENCE: u64 = 30_000_000_000;
-/// Queues that a polling thread asks one by one; if it has more of them, or [`MANY`] commands on each, it asks the kernel
-/// which are worth it. To ask a socket takes its lock, which the target needs to bring something: with many commands that
-/// slows it down by a twentieth, and with few every answer is waited for and noticed sooner.
+/// Queues up to which a polling thread tries to receive from each; with more it asks the kernel which are worth it.
 const FEW: usize = 4;
+/// Commands on a queue up to which a polling thread tries to receive without asking first. To try takes the socket's lock,
+/// which the target needs to bring something: with many commands underway that makes the target a twentieth slower. With
+/// few commands each answer is waited for, and a system call less is noticed sooner.
+const ALONE: u16 = 8;
 /// With more commands outstanding than this, something is likely to have come before a thread can fall asleep.
 const MANY: usize = 8;
 
@@ -146,8 +148,8 @@ impl<'a, Q: IoQueue> Worker<'a, Q> {
             entry
         };
         let sleeps = lanes.iter().all(|lane| lane.queue.descriptor().is_some());
-        let asks = task.poll && lanes.len() <= FEW && usize::from(task.depth) <= MANY;
-        let epoll = if sleeps && !asks { Some(watch(&lanes)?) } else { None };
+        let tries_each = task.poll && lanes.len() <= FEW && task.depth <= ALONE;
+        let epoll = if sleeps && !tries_each { Some(watch(&lanes)?) } else { None };
         Ok(Self {
             task,
             signals,
