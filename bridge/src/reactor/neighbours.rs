@@ -17,22 +17,24 @@ const RARELY: u32 = 64 * PROBE;
 /// Whoever runs for longer was not about to bring the next command. The scheduler lets those who compute go on for some
 /// milliseconds.
 const LONGEST_TURN: Duration = Duration::from_millis(1);
+/// What one long turn weighs, in short ones: a few in a hundred are accidents.
+const WEIGHT: u32 = 4;
+/// From which weight on they count as those who compute all the time, and how much of it is remembered.
+const HEAVY: u32 = 2 * WEIGHT;
+const HEAVIEST: u32 = 3 * WEIGHT;
 
-/// What a reactor knows of who waits for its CPU when it falls asleep.
+/// Those who wait for the CPU of a thread when it falls asleep.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     /// What the scheduler says of this thread. `None` when it says nothing; then nobody is let go first.
     statistics: Option<File>,
-    /// Somebody waited the last time that was tried, and was soon done.
-    wait: bool,
-    /// How often it falls asleep until it tries again.
-    until_probe: u32,
+    experience: Experience,
 }
 
 impl Neighbours {
     /// Nobody is let go first.
     pub(super) fn unknown() -> Self {
-        Self { statistics: None, wait: false, until_probe: PROBE }
+        Self { statistics: None, experience: Experience::default() }
     }
 
     /// Those of the thread that calls this.
@@ -42,19 +44,15 @@ impl Neighbours {
 
     /// Lets them go first, if there were some lately. Whether it gave way, to somebody or to nobody.
     pub(super) fn go_first(&mut self) -> bool {
-        self.until_probe -= 1;
-        if self.until_probe > 0 {
-            if self.wait && give_way() > LONGEST_TURN {
-                self.wait = false;
+        match self.experience.next() {
+            Step::Nothing => return false,
+            Step::GiveWay => self.experience.gave_way(give_way()),
+            Step::Probe => {
+                let Some(before) = self.slices() else { return false };
+                let away = give_way();
+                let somebody = self.slices().is_some_and(|slices| slices != before);
+                self.experience.probed(somebody, away);
             }
-            return self.wait;
-        }
-        self.until_probe = PROBE;
-        let Some(before) = self.slices() else { return false };
-        let away = give_way();
-        self.wait = self.slices().is_some_and(|slices| slices != before) && away <= LONGEST_TURN;
-        if away > LONGEST_TURN {
-            self.until_probe = RARELY;
         }
         true
     }
@@ -75,63 +73,135 @@ fn give_way() -> Duration {
     begin.elapsed()
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Arc, Barrier};
+/// What to do as the reactor falls asleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Nothing,
+    GiveWay,
+    /// The same, and look whether somebody had the CPU.
+    Probe,
+}
 
-    use super::*;
+/// What was learnt of the neighbours.
+#[derive(Debug)]
+struct Experience {
+    /// Somebody waited at the last probe, and is soon done as a rule.
+    wait: bool,
+    /// How heavily they use the CPU: up by [`WEIGHT`] for a turn beyond [`LONGEST_TURN`], down by one for any other.
+    weight: u32,
+    /// How often the reactor falls asleep until the next probe.
+    until_probe: u32,
+}
 
-    fn pin(cpu: usize) {
-        let mut only = rustix::thread::CpuSet::new();
-        only.set(cpu);
-        rustix::thread::sched_setaffinity(None, &only).unwrap();
+impl Default for Experience {
+    fn default() -> Self {
+        Self { wait: false, weight: 0, until_probe: PROBE }
+    }
+}
+
+impl Experience {
+    fn next(&mut self) -> Step {
+        self.until_probe -= 1;
+        if self.until_probe == 0 {
+            self.until_probe = PROBE;
+            Step::Probe
+        } else if self.wait {
+            Step::GiveWay
+        } else {
+            Step::Nothing
+        }
     }
 
-    /// Of `tries` probes beside a thread on the same CPU that does `what` all the time, how many found that somebody waits
-    /// who is soon done. `None` where the scheduler keeps no statistics.
-    fn found(tries: u32, what: fn()) -> Option<u32> {
-        let cpus = rustix::thread::sched_getaffinity(None).unwrap();
-        let cpu = (0..1024).find(|cpu| cpus.is_set(*cpu)).unwrap();
-        let (stop, both) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(2)));
-        let beside = {
-            let (stop, both) = (Arc::clone(&stop), Arc::clone(&both));
-            std::thread::spawn(move || {
-                pin(cpu);
-                both.wait();
-                while !stop.load(Ordering::Relaxed) {
-                    what();
-                }
-            })
+    /// They had the CPU for so long, if there were any.
+    fn gave_way(&mut self, away: Duration) {
+        self.weight = if away > LONGEST_TURN {
+            (self.weight + WEIGHT).min(HEAVIEST)
+        } else {
+            self.weight.saturating_sub(1)
         };
-        let probing = std::thread::spawn(move || {
-            pin(cpu);
-            both.wait();
-            let mut neighbours = Neighbours::of_this_thread();
-            neighbours.slices().filter(|slices| *slices > 0)?;
-            let probe = |_: &u32| {
-                neighbours.until_probe = 1;
-                assert!(neighbours.go_first());
-                neighbours.wait
-            };
-            Some((0..tries).filter(probe).count() as u32)
-        });
-        let found = probing.join();
-        stop.store(true, Ordering::Relaxed);
-        beside.join().unwrap();
-        found.unwrap()
+        self.wait &= self.weight < HEAVY;
+    }
+
+    fn probed(&mut self, somebody: bool, away: Duration) {
+        self.wait = somebody;
+        self.gave_way(away);
+        if self.weight >= HEAVY {
+            self.until_probe = RARELY;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_micros(30);
+    const LONG: Duration = Duration::from_millis(3);
+
+    /// How often a reactor gives way of `sleeps` times, when that lets `turn(number)` run for so long.
+    fn gives_way(
+        experience: &mut Experience,
+        sleeps: u32,
+        mut turn: impl FnMut(u32) -> Option<Duration>,
+    ) -> u32 {
+        let mut count = 0;
+        for _ in 0..sleeps {
+            let step = experience.next();
+            if step == Step::Nothing {
+                continue;
+            }
+            count += 1;
+            let ran = turn(count);
+            let away = ran.unwrap_or_default();
+            match step {
+                Step::Probe => experience.probed(ran.is_some(), away),
+                _ => experience.gave_way(away),
+            }
+        }
+        count
     }
 
     #[test]
-    fn somebody_who_is_soon_done_is_let_go_first() {
-        let Some(found) = found(50, rustix::thread::sched_yield) else { return };
-        assert!(found > 25, "somebody waited all the time, and was noticed {found} times of 50");
+    fn somebody_who_is_soon_done_is_let_go_first_each_time() {
+        let mut experience = Experience::default();
+        assert_eq!(gives_way(&mut experience, 10 * PROBE, |_| Some(SHORT)), 9 * PROBE + 1);
+    }
+
+    #[test]
+    fn where_nobody_waits_it_tries_one_time_of_64() {
+        let mut experience = Experience::default();
+        assert_eq!(gives_way(&mut experience, 10 * PROBE, |_| None), 10);
+        // One who came and went.
+        gives_way(&mut experience, 2 * PROBE, |_| Some(SHORT));
+        assert!(gives_way(&mut experience, 100 * PROBE, |_| None) < 99 + 2 * PROBE);
     }
 
     #[test]
     fn somebody_who_computes_all_the_time_is_not_waited_for() {
-        let Some(found) = found(20, std::hint::spin_loop) else { return };
-        assert!(found < 10, "{found} times of 20");
+        let mut experience = Experience::default();
+        // The scheduler gives the CPU back at once now and then.
+        let turn = |number: u32| Some(if number.is_multiple_of(2) { SHORT } else { LONG });
+        assert!(gives_way(&mut experience, 100 * PROBE, turn) < 20);
+        assert!(gives_way(&mut experience, RARELY, |_| Some(LONG)) <= 1);
+        // And is forgotten when he has gone.
+        gives_way(&mut experience, 20 * RARELY, |_| Some(SHORT));
+        assert_eq!(gives_way(&mut experience, PROBE, |_| Some(SHORT)), PROBE);
+    }
+
+    #[test]
+    fn a_long_turn_now_and_then_does_not_matter() {
+        let mut experience = Experience::default();
+        let turn = |number: u32| Some(if number.is_multiple_of(20) { LONG } else { SHORT });
+        assert_eq!(gives_way(&mut experience, 10 * PROBE, turn), 9 * PROBE + 1);
+    }
+
+    #[test]
+    fn what_the_scheduler_says_is_understood() {
+        let neighbours = Neighbours::of_this_thread();
+        // Kernels may be built without it.
+        let Some(before) = neighbours.slices().filter(|slices| *slices > 0) else { return };
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(neighbours.slices().unwrap() > before);
     }
 
     #[test]
