@@ -12,7 +12,7 @@ impl Crc32c {
         Self(u32::MAX)
     }
 
-    // What looks at data without digests stays short without it.
+    // The way of data without digests stays short.
     #[inline(never)]
     fn update(&mut self, bytes: &[u8]) {
         // Mostly all of the data is in one piece, which takes a shorter way.

@@ -352,8 +352,9 @@ impl Reactor {
             now = Instant::now();
         }
         self.pace.sleeps(now);
-        // Who waits for a limit goes on by time alone.
-        let mut longest = self.engine.accounts.ready_in();
+        // Who waits for a limit goes on by time alone, which is as of the turn's beginning.
+        let spent = now.duration_since(self.now);
+        let mut longest = self.engine.accounts.ready_in().map(|time| time.saturating_sub(spent));
         if let Wait::AtMost(time) = wait {
             longest = Some(longest.map_or(time, |longest| longest.min(time)));
         }

@@ -1,7 +1,7 @@
 //! Whoever else wants the reactor's CPU.
 //!
 //! An answer may wake somebody on the very CPU that it was sent from: the kernel of a host on the same machine. The
-//! scheduler lets a thread that has the CPU go on until it falls asleep, and the way there is a twentieth of the time of
+//! scheduler lets a thread that has the CPU go on until it falls asleep, and the way there is a twelfth of the time of
 //! such a host's command in a small virtual machine. A reactor that is about to fall asleep behind its answers gives way
 //! first instead. Where it has the CPU to itself that is a system call in vain, and where somebody computes all the time
 //! it is a long wait for nothing: so it tries now and then, and goes on only while it helps.
@@ -12,16 +12,15 @@ use std::time::{Duration, Instant};
 
 /// Of how many times that it falls asleep a reactor tries once whether anybody waits.
 const PROBE: u32 = 64;
-/// The same while those who wait run for long.
+/// The same at most while those who wait run for long.
 const RARELY: u32 = 64 * PROBE;
 /// Whoever runs for longer was not about to bring the next command. The scheduler lets those who compute go on for some
 /// milliseconds.
 const LONGEST_TURN: Duration = Duration::from_millis(1);
-/// What one long turn weighs, in short ones: a few in a hundred are accidents.
-const WEIGHT: u32 = 4;
-/// From which weight on they count as those who compute all the time, and how much of it is remembered.
-const HEAVY: u32 = 2 * WEIGHT;
-const HEAVIEST: u32 = 3 * WEIGHT;
+/// The same for turns on average.
+const LONGEST_AVERAGE: Duration = Duration::from_micros(400);
+/// A turn counts as no longer than this: a single one may be an accident.
+const HEAVIEST_TURN: Duration = Duration::from_millis(2);
 
 /// Those who wait for the CPU of a thread when it falls asleep.
 #[derive(Debug)]
@@ -87,15 +86,16 @@ enum Step {
 struct Experience {
     /// Somebody waited at the last probe, and is soon done as a rule.
     wait: bool,
-    /// How heavily they use the CPU: up by [`WEIGHT`] for a turn beyond [`LONGEST_TURN`], down by one for any other.
-    weight: u32,
-    /// How often the reactor falls asleep until the next probe.
+    /// How long their turns are.
+    average: Duration,
+    /// How often the reactor falls asleep between two probes, and until the next.
+    interval: u32,
     until_probe: u32,
 }
 
 impl Default for Experience {
     fn default() -> Self {
-        Self { wait: false, weight: 0, until_probe: PROBE }
+        Self { wait: false, average: Duration::ZERO, interval: PROBE, until_probe: PROBE }
     }
 }
 
@@ -103,7 +103,7 @@ impl Experience {
     fn next(&mut self) -> Step {
         self.until_probe -= 1;
         if self.until_probe == 0 {
-            self.until_probe = PROBE;
+            self.until_probe = self.interval;
             Step::Probe
         } else if self.wait {
             Step::GiveWay
@@ -114,20 +114,21 @@ impl Experience {
 
     /// They had the CPU for so long, if there were any.
     fn gave_way(&mut self, away: Duration) {
-        self.weight = if away > LONGEST_TURN {
-            (self.weight + WEIGHT).min(HEAVIEST)
-        } else {
-            self.weight.saturating_sub(1)
-        };
-        self.wait &= self.weight < HEAVY;
+        self.average = (self.average * 7 + away.min(HEAVIEST_TURN)) / 8;
+        self.wait = self.average < LONGEST_AVERAGE;
     }
 
     fn probed(&mut self, somebody: bool, away: Duration) {
-        self.wait = somebody;
-        self.gave_way(away);
-        if self.weight >= HEAVY {
-            self.until_probe = RARELY;
+        if self.wait {
+            self.gave_way(away);
+        } else {
+            self.average = away;
+            self.wait = away < LONGEST_TURN;
         }
+        let is_heavy = !self.wait;
+        self.wait &= somebody;
+        self.interval = if is_heavy { (self.interval * 2).min(RARELY) } else { PROBE };
+        self.until_probe = self.interval;
     }
 }
 
@@ -179,29 +180,35 @@ mod tests {
     #[test]
     fn somebody_who_computes_all_the_time_is_not_waited_for() {
         let mut experience = Experience::default();
-        // The scheduler gives the CPU back at once now and then.
-        let turn = |number: u32| Some(if number.is_multiple_of(2) { SHORT } else { LONG });
-        assert!(gives_way(&mut experience, 100 * PROBE, turn) < 20);
-        assert!(gives_way(&mut experience, RARELY, |_| Some(LONG)) <= 1);
+        assert!(gives_way(&mut experience, 1000 * PROBE, |_| Some(LONG)) < 30);
         // And is forgotten when he has gone.
-        gives_way(&mut experience, 20 * RARELY, |_| Some(SHORT));
+        gives_way(&mut experience, RARELY, |_| Some(SHORT));
         assert_eq!(gives_way(&mut experience, PROBE, |_| Some(SHORT)), PROBE);
+    }
+
+    #[test]
+    fn somebody_who_computes_half_of_the_time_is_hardly_waited_for() {
+        let mut experience = Experience::default();
+        let turn = |number: u32| Some(if number.is_multiple_of(2) { SHORT } else { LONG });
+        assert!(gives_way(&mut experience, 100 * PROBE, turn) < 600);
     }
 
     #[test]
     fn a_long_turn_now_and_then_does_not_matter() {
         let mut experience = Experience::default();
-        let turn = |number: u32| Some(if number.is_multiple_of(20) { LONG } else { SHORT });
-        assert_eq!(gives_way(&mut experience, 10 * PROBE, turn), 9 * PROBE + 1);
+        let turn = |number: u32| Some(if number.is_multiple_of(25) { LONG } else { SHORT });
+        assert!(gives_way(&mut experience, 100 * PROBE, turn) > 90 * PROBE);
     }
 
     #[test]
     fn what_the_scheduler_says_is_understood() {
-        let neighbours = Neighbours::of_this_thread();
+        let mut neighbours = Neighbours::of_this_thread();
         // Kernels may be built without it.
         let Some(before) = neighbours.slices().filter(|slices| *slices > 0) else { return };
         std::thread::sleep(Duration::from_millis(1));
         assert!(neighbours.slices().unwrap() > before);
+        neighbours.experience.until_probe = 1;
+        assert!(neighbours.go_first());
     }
 
     #[test]

@@ -155,10 +155,9 @@ impl Pace {
         }
     }
 
-    /// Notes that the reactor falls asleep at `now`.
+    /// Notes that the reactor falls asleep at `now`, in a silence.
     pub(super) fn sleeps(&mut self, now: Instant) {
         self.asleep_since.get_or_insert(now);
-        self.quiet_since.get_or_insert(now);
     }
 
     /// Whether half of the answers come before a spin for them ends.
@@ -206,6 +205,7 @@ mod tests {
         let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(200));
         for _ in 0..50 {
             assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
+            pace.falls_silent(now);
             pace.sleeps(now);
             now += micros(18);
             pace.note(true, now);

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use gangway_driver::address::DeviceAddress;
+use gangway_driver::emulated::Backing;
 use gangway_fabric::pdu::DigestFlags;
 use serde::Serialize;
 
@@ -29,8 +31,6 @@ use crate::output::{self, Format};
 
 /// What is not measured of each run.
 const WARMUP: Duration = Duration::from_millis(200);
-/// What the floor is called in results.
-const FLOOR: &str = "floor";
 /// Bytes of each drive that are read and written.
 const MEASURED: u64 = 16 << 20;
 
@@ -228,11 +228,11 @@ impl Bench {
         (server_cpu, client_cpu): (usize, usize),
     ) -> anyhow::Result<Vec<Subject>> {
         let floor = ["bench-floor", "--until-eof", "--cpu", &server_cpu.to_string()].map(str::to_owned);
-        let mut all = vec![(FLOOR.to_owned(), floor.to_vec())];
+        let mut all = vec![("floor".to_owned(), floor.to_vec())];
         all.extend(self.targets(server_cpu));
         let start = |(name, arguments): (String, Vec<String>)| {
             let running = children.start(&arguments, server_cpu)?;
-            self.fill(&name, &running.device, client_cpu)?;
+            self.fill(&name, &running.device, client_cpu);
             Ok(Subject { name, arguments, running })
         };
         all.into_iter().map(start).collect()
@@ -255,7 +255,7 @@ impl Bench {
             let spinning = shape.poll.then(|| children.start(&subject.spinning(), server_cpu)).transpose()?;
             let Running { device, pid } = spinning.as_ref().unwrap_or(&subject.running);
             if let Some(spinning) = &spinning {
-                self.fill(&subject.name, &spinning.device, client_cpu)?;
+                self.fill(&subject.name, &spinning.device, client_cpu);
                 before = distance::round_trip(server_cpu, client_cpu)?;
             }
             let digests = self.digests && index > 0;
@@ -298,31 +298,58 @@ impl Bench {
     }
 
     /// Writes all that will be read of a drive in memory: blocks that were never written may all be the same page of
-    /// zeroes, which stays in the CPU's nearest caches. What drives hold that somebody could miss is left alone.
-    fn fill(&self, name: &str, device: &Address, client_cpu: usize) -> anyhow::Result<()> {
+    /// zeroes, which stays in the CPU's nearest caches.
+    fn fill(&self, name: &str, device: &Address, client_cpu: usize) {
         /// What any drive takes in one command.
         const PIECE: u64 = 4096;
-        if name.parse::<Address>().is_ok_and(|drive| drive.keeps_data()) || name == FLOOR {
-            return Ok(());
-        }
-        if self.serve_arg.iter().any(|argument| argument == "--read-only") {
-            eprintln!(
-                "{name} is read-only: reads come from blocks that were never written, which are cheap to read"
-            );
-            return Ok(());
-        }
-        let shape =
-            Shape { pattern: Pattern::Write, block_size: PIECE, depth: 1, connections: 1, poll: false };
+        let Some(depth) = self.fill_depth(name) else { return };
+        let shape = Shape { pattern: Pattern::Write, block_size: PIECE, depth, connections: 1, poll: false };
         let all = Limit::Count(MEASURED / PIECE);
         let run = Run { warmup: Duration::ZERO, ..self.load(shape, all, client_cpu, false) };
-        run.against(device).with_context(|| format!("{name}: cannot write what is to be read"))?;
-        Ok(())
+        if let Err(error) = run.against(device) {
+            eprintln!(
+                "{name}: reads come from blocks that were never written, which are cheap to read: {error:#}"
+            );
+        }
+    }
+
+    /// With how many commands at a time a target's drive may be written to; `None` when it has nothing to be written, or
+    /// something that somebody could miss, or may be another one than its name says.
+    fn fill_depth(&self, name: &str) -> Option<u16> {
+        let Ok(Address::Local(DeviceAddress::Emulated(config))) = name.parse() else { return None };
+        let others = ["--device", "--export", "--config"];
+        let is_this = |argument: &String| !others.iter().any(|other| argument.starts_with(other));
+        let in_memory = config.backing == Backing::Memory && self.serve_arg.iter().all(is_this);
+        // Zones are written in order.
+        in_memory.then_some(if config.zones.is_some() { 1 } else { 32 })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: Bench,
+    }
+
+    #[test]
+    fn only_drives_in_memory_are_written_before_they_are_read() {
+        let depth = |line: &[&str], name| Line::parse_from(line).bench.fill_depth(name);
+        assert_eq!(depth(&["bench"], "emulated:size=16MiB"), Some(32));
+        assert_eq!(depth(&["bench"], "emulated:zoned,size=64MiB"), Some(1));
+        for other in
+            ["floor", "emulated:null,size=16MiB", "emulated:file=/srv/disk,size=16MiB", "pci:0000:01:00.0"]
+        {
+            assert_eq!(depth(&["bench"], other), None, "{other}");
+        }
+        // The target may export another drive then.
+        assert_eq!(depth(&["bench", "--serve-arg=--device=pci:0000:01:00.0"], "emulated:size=16MiB"), None);
+    }
 
     #[test]
     fn too_few_open_files_are_noticed_before_anything_is_measured() {
