@@ -317,7 +317,7 @@ impl Bench {
     /// something that somebody could miss, or may be another one than its name says.
     fn fill_depth(&self, name: &str) -> Option<u16> {
         let Ok(Address::Local(DeviceAddress::Emulated(config))) = name.parse() else { return None };
-        let others = ["--device", "--export", "--config"];
+        let others = ["--device", "--export"];
         let is_this = |argument: &String| !others.iter().any(|other| argument.starts_with(other));
         let in_memory = config.backing == Backing::Memory && self.serve_arg.iter().all(is_this);
         // Zones are written in order.
