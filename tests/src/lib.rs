@@ -2,6 +2,7 @@
 
 pub mod conformance;
 pub mod drive_check;
+pub mod heap;
 pub mod listening;
 pub mod load;
 pub mod meeting;

@@ -1,10 +1,11 @@
 //! A target in a process of its own, looked at from outside.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -12,6 +13,7 @@ use gangway_fabric::host::client::{AdminQueue, Options};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use crate::heap::Allocated;
 use crate::{identity, subsystem};
 
 /// Lets this process, and those that it starts, have `count` files open, and more where that is allowed.
@@ -37,6 +39,8 @@ pub struct TargetProcess {
     /// Where it listens.
     pub address: SocketAddr,
     child: Child,
+    /// Its standard input and output; none once it shall end.
+    talk: Mutex<Option<(ChildStdin, BufReader<ChildStdout>)>>,
 }
 
 impl TargetProcess {
@@ -60,10 +64,11 @@ impl TargetProcess {
             .spawn()
             .expect("the target's process");
         let mut line = String::new();
-        let output = child.stdout.as_mut().expect("its standard output");
-        BufReader::new(output).read_line(&mut line).expect("the target's address");
+        let input = child.stdin.take().expect("its standard input");
+        let mut output = BufReader::new(child.stdout.take().expect("its standard output"));
+        output.read_line(&mut line).expect("the target's address");
         let address = line.trim().parse().expect("the target's address");
-        Self { address, child }
+        Self { address, child, talk: Mutex::new(Some((input, output))) }
     }
 
     /// Connects host `number` and enables its controller.
@@ -104,6 +109,19 @@ impl TargetProcess {
         (kib("RssAnon:") + kib("RssShmem:")) << 10
     }
 
+    /// What it has allocated.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn allocated(&self) -> Allocated {
+        let mut talk = self.talk.lock().expect("no other question failed");
+        let (input, output) = talk.as_mut().expect("it runs");
+        input.write_all(b"\n").expect("a question to the target");
+        let mut line = String::new();
+        output.read_line(&mut line).expect("the target's answer");
+        line.parse().expect("what the target has allocated")
+    }
+
     /// Waits until it has ended by itself, and ends it when that takes too long.
     fn end(&mut self) -> io::Result<ExitStatus> {
         const PATIENCE: Duration = Duration::from_secs(30);
@@ -127,7 +145,7 @@ impl TargetProcess {
 impl Drop for TargetProcess {
     fn drop(&mut self) {
         // The end of its standard input ends it.
-        drop(self.child.stdin.take());
+        drop(self.talk.get_mut().map(Option::take));
         let ended = self.end();
         if !thread::panicking() {
             let success = ended.as_ref().is_ok_and(ExitStatus::success);

@@ -1,64 +1,18 @@
 //! What hosts that came and went leave behind: nothing.
 
-#![allow(unsafe_code)] // An allocator is unsafe by nature; this one only counts what the system's does.
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::Duration;
 
 use gangway_bridge::Limits;
 use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::opcode::{admin, nvm};
+use gangway_tests::heap::{Allocated, Counting};
 use gangway_tests::wire::{Wire, by_transport, capsule, h2c_data};
 use gangway_tests::{Setup, TestTarget, command, eventually, identity, pattern, subsystem};
 
-/// Bytes that are allocated now.
-static BYTES: AtomicIsize = AtomicIsize::new(0);
-/// Pieces that they are in.
-static PIECES: AtomicIsize = AtomicIsize::new(0);
-
-struct Counting;
-
-fn note(bytes: isize, pieces: isize) {
-    BYTES.fetch_add(bytes, Ordering::Relaxed);
-    PIECES.fetch_add(pieces, Ordering::Relaxed);
-}
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size() as isize, 1);
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size() as isize, 1);
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size as isize - layout.size() as isize, 0);
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        note(-(layout.size() as isize), -1);
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// What is allocated: bytes, and pieces.
-fn alive() -> (isize, isize) {
-    (BYTES.load(Ordering::Relaxed), PIECES.load(Ordering::Relaxed))
-}
 
 const HOSTS: u8 = 6;
 /// I/O queues of each host.
@@ -120,7 +74,7 @@ fn hosts_that_came_and_went_leave_nothing_behind() {
     }
     for limits in [Limits::default(), limits] {
         let target = TestTarget::with(Setup { reactors: 2, limits, ..Setup::default() });
-        let mut earlier: Option<(isize, isize)> = None;
+        let mut earlier: Option<Allocated> = None;
         for round in 0..12 {
             crowd(&target, round);
             eventually("all hosts are gone", || target.associations() == 0);
@@ -129,9 +83,12 @@ fn hosts_that_came_and_went_leave_nothing_behind() {
                 std::thread::sleep(Duration::from_millis(200));
                 continue;
             }
-            let (bytes, pieces) = *earlier.get_or_insert_with(alive);
+            let before = *earlier.get_or_insert_with(Allocated::now);
             // A channel has a piece more or less for what it carries. Of each crowd much less than one for each host.
-            let as_before = || alive().0 < bytes + (32 << 10) && alive().1 < pieces + 3 * isize::from(HOSTS);
+            let as_before = || {
+                let now = Allocated::now();
+                now.bytes < before.bytes + (32 << 10) && now.pieces < before.pieces + 3 * isize::from(HOSTS)
+            };
             eventually("nothing is left of the next crowd", as_before);
         }
         target.assert_no_violations();

@@ -1,13 +1,18 @@
 //! A target in a process of its own, for tests that measure it from outside: `gangway-test-target adaptive|never [DRIVE]`,
 //! where `DRIVE` are options of an emulated drive, such as `size=64MiB,fault=cfs:nth=1000` [default: one that moves no data].
 //!
-//! It says on standard output where it listens, and ends when its standard input does.
+//! It says on standard output where it listens, answers each line of its standard input with what it has allocated, and ends
+//! when its standard input does.
 
-use std::io::Read;
+use std::io;
 
 use gangway_bridge::{Poll, ReactorConfig};
 use gangway_driver::emulated::{Backing, EmulatedConfig};
+use gangway_tests::heap::{Allocated, Counting};
 use gangway_tests::{Setup, TestTarget};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn main() {
     // As `gangway` does.
@@ -27,6 +32,8 @@ fn main() {
     });
     println!("{}", target.address);
     // Whatever ends it: whoever started this has no use for it any more.
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    while matches!(io::stdin().read_line(&mut String::new()), Ok(1..)) {
+        println!("{}", Allocated::now());
+    }
     target.shutdown();
 }
