@@ -342,7 +342,8 @@ impl Reactor {
         let wait = match self.pace.wait(self.engine.with_drives(), self.now) {
             Wait::Look => return Some(AT_ONCE),
             Wait::GiveWay => {
-                rustix::thread::sched_yield();
+                let away = neighbours::give_way();
+                self.pace.gave_way(away, self.now + away);
                 return Some(AT_ONCE);
             }
             wait => wait,
@@ -351,7 +352,6 @@ impl Reactor {
         if self.pace.falls_silent(now) && self.neighbours.go_first() {
             now = Instant::now();
         }
-        self.pace.sleeps(now);
         // Who waits for a limit goes on by time alone, which is as of the turn's beginning.
         let spent = now.duration_since(self.now);
         let mut longest = self.engine.accounts.ready_in().map(|time| time.saturating_sub(spent));

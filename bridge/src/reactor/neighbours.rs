@@ -66,7 +66,7 @@ impl Neighbours {
 }
 
 /// Gives way once. How long that took.
-fn give_way() -> Duration {
+pub(super) fn give_way() -> Duration {
     let begin = Instant::now();
     rustix::thread::sched_yield();
     begin.elapsed()

@@ -1,7 +1,8 @@
 //! When a reactor spins and when it sleeps.
 //!
-//! Sleeping costs a wake-up: some microseconds of CPU, and as much latency or more. Spinning costs what it spins.
-//! So it pays to spin when the next thing is expected sooner than a wake-up takes, and never otherwise.
+//! Sleeping costs a wake-up: some microseconds of CPU, and as much latency or more; in virtual machines, where an idle CPU
+//! is stopped, ten times as much, and whoever wakes it pays again. Spinning costs what it spins. So it pays to spin when the
+//! next thing comes soon, or notably sooner than to one who sleeps, and never otherwise.
 
 use std::time::{Duration, Instant};
 
@@ -33,19 +34,26 @@ pub(super) enum Wait {
     Forever,
 }
 
-/// Silences up to which spinning pays: about what it takes to fall asleep and be woken.
-const WORTH_SPINNING: Duration = Duration::from_micros(10);
-/// By how much a silence that is slept through looks longer than it is. Without this a reactor that once slept would
-/// find none worth spinning again.
-const WAKE_UP: Duration = Duration::from_micros(12);
+/// Silences up to which a reactor spins whatever it gains by that.
+const SHORT_SILENCE: Duration = Duration::from_micros(10);
 /// Silences of hosts are taken for no longer than this, so that a pause is soon forgotten.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+/// Others who have the CPU for longer when they go first compute, and do not bring the next command.
+const LONG_TURN: Duration = Duration::from_millis(1);
+/// After how many of these in a row a reactor does not spin, and for how long.
+const LONG_TURNS: u32 = 2;
+const CROWDED: Duration = Duration::from_millis(250);
 /// Longest time that one silence is spun through. A silence that lasts longer is not like those before it.
 const LONGEST_SPIN: Duration = Duration::from_micros(60);
+/// The same where that makes silences shorter which are longer.
+const LONGEST_WORTH_A_TRY: Duration = Duration::from_micros(500);
 /// The same while drives have commands.
 const LONGEST_DRIVE_SPIN: Duration = Duration::from_micros(150);
-/// Of how many silences of slow drives one is spun through, to learn whether they still are.
+/// Of how many silences of slow drives, and of hosts, one is spun through, to learn whether they still are.
 const PROBE: u32 = 16;
+/// How many silences of hosts one such try is: they get shorter when other threads have found their places beside a
+/// reactor that spins. So many are slept through as well, more rarely, to learn what spinning gains.
+const PHASE: u32 = 64;
 /// How long sleeps between looks at a drive take that does not interrupt: an eighth of what it takes to answer, within
 /// these.
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
@@ -70,8 +78,11 @@ pub(super) struct Pace {
     poll: Poll,
     /// Since when there is nothing to do.
     quiet_since: Option<Instant>,
-    /// How long nothing happens, on average, while drives have no commands.
+    /// What half of the silences are shorter than that are spun through while drives have no commands.
     pause: Duration,
+    /// The same of those that are slept through. What spinning gains is the difference: how long it takes to be woken, and
+    /// to wake, here and now.
+    sleep: Duration,
     /// What half of the silences are shorter than while drives have commands: the few long ones, which every drive has,
     /// do not make it slow. Spins and naps teach it: what an interrupt ends looks longer than it is by a wake-up.
     answer: Duration,
@@ -79,10 +90,15 @@ pub(super) struct Pace {
     awaited: bool,
     /// Whether this silence teaches `answer`.
     watched: bool,
-    /// Since when this silence is slept through.
-    asleep_since: Option<Instant>,
-    /// Silences of drives so far, around.
+    /// Whether this silence teaches `pause`.
+    spun: bool,
+    /// Silences of drives so far, around, and of hosts.
     silences: u32,
+    pauses: u32,
+    /// How often in a row others took long who went first.
+    long_turns: u32,
+    /// Until when it leaves its CPU to others rather than spin.
+    crowded_until: Option<Instant>,
 }
 
 impl Pace {
@@ -91,30 +107,39 @@ impl Pace {
             poll,
             quiet_since: None,
             pause: LONGEST_PAUSE,
+            sleep: LONGEST_PAUSE,
             answer: Duration::ZERO,
             awaited: false,
             watched: false,
-            asleep_since: None,
+            spun: false,
             silences: 0,
+            pauses: 0,
+            long_turns: 0,
+            crowded_until: None,
         }
     }
 
     /// Notes what a turn that began at `now` found: whether anything `happened`.
     pub(super) fn note(&mut self, happened: bool, now: Instant) {
         if happened {
-            // What came before it slept woke nobody.
-            let slept = self.asleep_since.map_or(Duration::ZERO, |since| now.duration_since(since));
-            let woken = slept.min(WAKE_UP);
-            let pause = self.silence(now).saturating_sub(woken).min(LONGEST_PAUSE);
-            // Averages in which a change shows after a few events.
-            self.pause = (self.pause * 3 + pause) / 4;
+            let silence = self.silence(now);
+            // A turn that follows another at once says nothing.
+            if !self.awaited && !silence.is_zero() {
+                let known = if self.spun { &mut self.pause } else { &mut self.sleep };
+                *known = towards(*known, silence.min(LONGEST_PAUSE));
+                self.pauses = self.pauses.wrapping_add(1);
+                if !self.spun && self.sleep >= LONGEST_WORTH_A_TRY {
+                    // A try begins as soon as there is hope.
+                    self.pauses = 0;
+                }
+            }
             if self.watched {
-                self.answer = towards(self.answer, self.silence(now).min(LONGEST_SILENCE));
+                self.answer = towards(self.answer, silence.min(LONGEST_SILENCE));
             }
             self.quiet_since = None;
             self.silences = self.silences.wrapping_add(self.awaited.into());
             self.watched = false;
-            self.asleep_since = None;
+            self.spun = false;
         } else {
             self.quiet_since.get_or_insert(now);
         }
@@ -135,19 +160,22 @@ impl Pace {
     /// What the next wait may be.
     pub(super) fn wait(&mut self, outstanding: Outstanding, now: Instant) -> Wait {
         self.awaited = outstanding != Outstanding::Nothing;
+        self.crowded_until = self.crowded_until.filter(|until| now < *until);
         let spins = match self.poll {
             Poll::Always => return Wait::Look,
             Poll::Never => false,
+            Poll::Adaptive if self.crowded_until.is_some() => false,
             Poll::Adaptive if self.awaited => {
                 self.silence(now) < LONGEST_DRIVE_SPIN && self.drives_are_fast()
             }
-            Poll::Adaptive => self.pause < WORTH_SPINNING && self.silence(now) < LONGEST_SPIN,
+            Poll::Adaptive => self.silence(now) < self.host_spin(),
         };
+        self.spun |= !self.awaited && spins;
         self.watched |= self.awaited && (spins || outstanding == Outstanding::Silent);
         match outstanding {
-            // Not worth the system call elsewhere, where spins are short and the next command is near.
-            Outstanding::Announced | Outstanding::Silent if spins => Wait::GiveWay,
-            Outstanding::Nothing if spins => Wait::Look,
+            // Giving way costs a system call each time.
+            Outstanding::Nothing if spins && self.silence(now) < SHORT_SILENCE => Wait::Look,
+            _ if spins => Wait::GiveWay,
             Outstanding::Nothing => Wait::Forever,
             // Not for ever: time limits are looked at, and a drive that forgets an interrupt is not waited for.
             Outstanding::Announced => Wait::AtMost(HOUSEKEEPING),
@@ -155,9 +183,27 @@ impl Pace {
         }
     }
 
-    /// Notes that the reactor falls asleep at `now`, in a silence.
-    pub(super) fn sleeps(&mut self, now: Instant) {
-        self.asleep_since.get_or_insert(now);
+    /// Notes that others went first and had the CPU for `away`, until `now`. One who computes all the time would have it for
+    /// milliseconds again and again; a reactor that sleeps gets it back as soon as there is something to do.
+    pub(super) fn gave_way(&mut self, away: Duration, now: Instant) {
+        self.long_turns = if away > LONG_TURN { self.long_turns + 1 } else { 0 };
+        if self.long_turns == LONG_TURNS {
+            self.long_turns = 0;
+            self.crowded_until = Some(now + CROWDED);
+        }
+    }
+
+    /// How long a silence of hosts is spun through. For short ones that is cheap. Longer ones must get a quarter shorter by
+    /// it, which is tried now and then.
+    fn host_spin(&self) -> Duration {
+        if self.pause < SHORT_SILENCE {
+            return LONGEST_SPIN;
+        }
+        let phase = self.pauses / PHASE;
+        let longest = self.sleep.min(LONGEST_WORTH_A_TRY);
+        let tries = phase.is_multiple_of(PROBE) && self.sleep < LONGEST_WORTH_A_TRY;
+        let gains = self.pause * 4 < longest * 3 && phase % (4 * PROBE) != PROBE / 2;
+        if tries || gains { longest.max(LONGEST_SPIN) } else { Duration::ZERO }
     }
 
     /// Whether half of the answers come before a spin for them ends.
@@ -180,14 +226,22 @@ mod tests {
         Duration::from_micros(count)
     }
 
+    /// A silence of hosts that begins at `now` and lasts so long. What the reactor does in the midst of it.
+    fn silence(pace: &mut Pace, now: &mut Instant, silence: Duration) -> Wait {
+        pace.note(false, *now);
+        pace.wait(Outstanding::Nothing, *now);
+        let wait = pace.wait(Outstanding::Nothing, *now + silence / 2);
+        *now += silence;
+        pace.note(true, *now);
+        wait
+    }
+
     /// A pace after silences of this length, and when the last of them began.
-    fn after_silences(poll: Poll, silence: Duration) -> (Pace, Instant) {
+    fn after_silences(poll: Poll, length: Duration) -> (Pace, Instant) {
         let mut now = Instant::now();
         let mut pace = Pace::new(poll);
-        for _ in 0..50 {
-            pace.note(false, now);
-            now += silence;
-            pace.note(true, now);
+        for _ in 0..50 * PROBE {
+            silence(&mut pace, &mut now, length);
         }
         pace.note(false, now);
         (pace, now)
@@ -196,36 +250,80 @@ mod tests {
     #[test]
     fn it_sleeps_when_idle_however_busy_it_was() {
         let (mut pace, now) = after_silences(Poll::Adaptive, micros(5));
-        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(10)), Wait::Look);
-        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(100)), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(9)), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(11)), Wait::GiveWay);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(61)), Wait::Forever);
+    }
+
+    /// Of so many silences, after many others that took `asleep` to one who sleeps and `awake` to one who spins, how many
+    /// are spun through.
+    fn spins(count: u32, asleep: u64, awake: u64) -> usize {
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5000));
+        let mut spins = || {
+            pace.note(false, now);
+            let spins = pace.wait(Outstanding::Nothing, now) != Wait::Forever;
+            now += micros(if spins { awake } else { asleep });
+            pace.note(true, now);
+            spins
+        };
+        (0..8 * PROBE * PHASE).for_each(|_| _ = spins());
+        (0..count).filter(|_| spins()).count()
     }
 
     #[test]
-    fn it_spins_again_when_silences_are_short_but_for_its_own_waking_up() {
-        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(200));
-        for _ in 0..50 {
-            assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
-            pace.falls_silent(now);
-            pace.sleeps(now);
-            now += micros(18);
-            pace.note(true, now);
-            if pace.wait(Outstanding::Nothing, now) == Wait::Look {
-                return;
-            }
+    fn it_spins_where_that_makes_silences_shorter_and_sleeps_now_and_then_to_see_whether_it_still_does() {
+        for (asleep, awake) in [(25, 12), (50, 30), (390, 230), (499, 370)] {
+            let spins = spins(4 * PROBE * PHASE, asleep, awake);
+            assert_eq!(spins, ((4 * PROBE - 1) * PHASE) as usize, "{asleep}, {awake}");
         }
-        panic!("it sleeps, and so takes 6 us for 18");
     }
 
     #[test]
-    fn a_silence_that_ends_as_it_falls_asleep_is_as_long_as_it_is() {
-        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(200));
+    fn short_silences_are_always_spun_through() {
+        assert_eq!(spins(10 * PROBE * PHASE, 20, 8), 10 * (PROBE * PHASE) as usize);
+    }
+
+    #[test]
+    fn it_tries_one_time_of_16_where_it_gains_little_and_never_where_silences_are_long() {
+        assert_eq!(spins(10 * PROBE * PHASE, 100, 80), 10 * PHASE as usize);
+        assert_eq!(spins(10 * PROBE * PHASE, 499, 499), 10 * PHASE as usize);
+        assert_eq!(spins(10 * PROBE * PHASE, 600, 10), 0);
+    }
+
+    #[test]
+    fn no_silence_is_spun_through_for_longer_than_it_would_take_asleep() {
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5000));
+        (0..8 * PROBE * PHASE).for_each(|_| _ = silence(&mut pace, &mut now, micros(300)));
+        pace.pauses = 1;
+        pace.note(false, now);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(295)), Wait::GiveWay);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(305)), Wait::Forever);
+    }
+
+    #[test]
+    fn where_somebody_computes_all_the_time_it_sleeps_and_tries_again_later() {
+        let (mut pace, now) = after_silences(Poll::Adaptive, micros(5));
+        let turns = |pace: &mut Pace, turns: &[u64]| {
+            turns.iter().for_each(|turn| pace.gave_way(Duration::from_millis(*turn), now));
+            pace.wait(Outstanding::Announced, now)
+        };
+        assert_eq!(turns(&mut pace, &[0, 3, 0, 3, 0]), Wait::GiveWay);
+        assert_eq!(turns(&mut pace, &[3, 3]), Wait::AtMost(HOUSEKEEPING));
+        assert_eq!(pace.wait(Outstanding::Nothing, now + CROWDED / 2), Wait::Forever);
+        pace.note(true, now + CROWDED);
+        assert_eq!(pace.wait(Outstanding::Nothing, now + CROWDED), Wait::Look);
+    }
+
+    #[test]
+    fn what_drives_take_says_nothing_of_hosts() {
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5));
         for _ in 0..50 {
-            assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever, "it takes 6 us for 18");
-            pace.falls_silent(now);
-            pace.sleeps(now + micros(17));
-            now += micros(18);
+            pace.wait(Outstanding::Announced, now);
+            now += micros(140);
             pace.note(true, now);
+            pace.note(false, now);
         }
+        assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Look);
     }
 
     #[test]
