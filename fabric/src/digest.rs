@@ -79,6 +79,17 @@ impl DataDigest {
         }
     }
 
+    /// Takes the digest of `bytes`, all the data, from the front of `behind`, and says whether it is right. `None` when some
+    /// of either came before or is still to come.
+    pub(crate) fn take_whole(&mut self, bytes: &[u8], behind: &[u8]) -> Option<bool> {
+        let received = behind.first_chunk()?;
+        if self.missing() != DIGEST_LENGTH || self.computed != Crc32c::new() {
+            return None;
+        }
+        self.missing = 0;
+        Some(u32::from_le_bytes(*received) == digest(bytes))
+    }
+
     /// Bytes of the digest that have not arrived.
     #[inline]
     pub(crate) const fn missing(&self) -> usize {

@@ -478,12 +478,39 @@ impl Connection {
     /// only when the connection has data digests.
     #[inline]
     pub fn placed(&mut self, bytes: &[u8]) -> Option<Event> {
+        self.placed_before(bytes, &[]).1
+    }
+
+    /// The same when `behind` follows in the stream: the data's digest is taken from there if all of both are here. Also
+    /// returns how many bytes of `behind` were taken.
+    #[inline]
+    pub fn placed_before(&mut self, bytes: &[u8], behind: &[u8]) -> (usize, Option<Event>) {
         debug_assert!(
             matches!(self.want(), Want::Payload { remaining, .. } if bytes.len() <= remaining as usize)
         );
-        self.data_digest.placed(bytes);
+        if self.data_digest.missing() > 0 {
+            return self.digested(bytes, behind);
+        }
         // More than a PDU can carry is wrong anyway, and cut below.
-        self.advance(u32::try_from(bytes.len()).unwrap_or(u32::MAX))
+        (0, self.advance(u32::try_from(bytes.len()).unwrap_or(u32::MAX)))
+    }
+
+    /// The way of data with a digest. Not inlined: that of data without stays short.
+    #[inline(never)]
+    fn digested(&mut self, bytes: &[u8], behind: &[u8]) -> (usize, Option<Event>) {
+        if let Stage::Body { target: Some(slot), pad: 0, left } = self.stage
+            && left as usize == bytes.len()
+            && let Some(right) = self.data_digest.take_whole(bytes, behind)
+        {
+            self.stage = Stage::Header;
+            if let Some(command) = self.slots.get_mut(slot) {
+                command.received += left;
+                command.damaged |= !right;
+            }
+            return (DIGEST_LENGTH, self.body_ended(Some(slot)));
+        }
+        self.data_digest.placed(bytes);
+        (0, self.advance(u32::try_from(bytes.len()).unwrap_or(u32::MAX)))
     }
 
     /// Takes note that the next `n` bytes, which nobody wants, were dropped.

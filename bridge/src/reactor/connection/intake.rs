@@ -111,7 +111,7 @@ impl Connection {
             context.engine.release_buffer(filling.buffer);
             return Ok(());
         };
-        let event = self.placed(&filling.buffer[offset as usize..filling.filled]);
+        let (_, event) = self.placed(&filling.buffer[offset as usize..filling.filled], &[]);
         if let Some(command) = self.command_of(slot, context.engine) {
             command.data = CommandData::Buffer(filling.buffer);
         } else {
@@ -127,10 +127,10 @@ impl Connection {
         engine.commands.get_mut(*self.slots.get(usize::from(slot))?)
     }
 
-    /// Payload is where it belongs.
-    fn placed(&mut self, bytes: &[u8]) -> Option<Event> {
+    /// Payload is where it belongs. Of what is `behind` it in the stream the protocol takes its digest: so many bytes.
+    fn placed(&mut self, bytes: &[u8], behind: &[u8]) -> (usize, Option<Event>) {
         self.placed += bytes.len() as u64;
-        self.fabric.placed(bytes)
+        self.fabric.placed_before(bytes, behind)
     }
 
     /// Has the protocol take a header.
@@ -186,8 +186,9 @@ impl Connection {
                         self.starved = true;
                         return Ok(());
                     }
-                    let event = self.placed(&received[at..at + count]);
-                    at += count;
+                    let (data, behind) = received[at..].split_at(count);
+                    let (digest, event) = self.placed(data, behind);
+                    at += count + digest;
                     if let Some(event) = event {
                         self.happened(&event, context)?;
                     }

@@ -79,7 +79,8 @@ fn run(bytes: &[u8], sizes: &[usize]) -> Trace {
                 Want::Payload { slot, offset, remaining } => {
                     let n = piece.len().min(remaining as usize);
                     trace.payload.extend((offset..).zip(&piece[..n]).map(|(at, byte)| (slot, at, *byte)));
-                    (n, harness.connection.placed(&piece[..n]))
+                    let (behind, event) = harness.connection.placed_before(&piece[..n], &piece[n..]);
+                    (n + behind, event)
                 }
                 Want::Discard { remaining } => {
                     let n = piece.len().min(remaining as usize);

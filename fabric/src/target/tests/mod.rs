@@ -113,7 +113,8 @@ impl Harness {
                 let n = bytes.len().min(remaining as usize);
                 let offset = offset as usize;
                 self.data.get_mut(&slot).unwrap()[offset..offset + n].copy_from_slice(&bytes[..n]);
-                Ok((n, self.connection.placed(&bytes[..n])))
+                let (behind, event) = self.connection.placed_before(&bytes[..n], &bytes[n..]);
+                Ok((n + behind, event))
             }
             Want::Discard { remaining } => {
                 let n = bytes.len().min(remaining as usize);
