@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -145,7 +145,9 @@ impl TargetProcess {
 impl Drop for TargetProcess {
     fn drop(&mut self) {
         // The end of its standard input ends it.
-        drop(self.talk.get_mut().map(Option::take));
+        let talk = self.talk.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // It may still say something.
+        let _output = talk.map(|(_, output)| output);
         let ended = self.end();
         if !thread::panicking() {
             let success = ended.as_ref().is_ok_and(ExitStatus::success);

@@ -23,7 +23,8 @@ pub struct Traced {
 pub struct Counts {
     /// How often, by the number of the call.
     pub calls: BTreeMap<i64, u64>,
-    /// How many of them only found that there is nothing yet: waits without time that nothing ended.
+    /// How many of them only found that there is nothing yet: waits without time that nothing ended, and of a thread that
+    /// spins also receives without bytes. And how often it let others go first who want its CPU.
     pub looks: u64,
 }
 
@@ -42,12 +43,12 @@ impl Counts {
 }
 
 impl Traced {
-    /// Begins to count.
+    /// Begins to count. `spins`: the thread asks again and again while there is nothing to do.
     ///
     /// # Errors
     /// The kernel does not allow it, as a container or `/proc/sys/kernel/yama/ptrace_scope` may want, or it cannot tell
     /// what a system call is. The thread goes on as before.
-    pub fn begin(thread: i32) -> io::Result<Self> {
+    pub fn begin(thread: i32, spins: bool) -> io::Result<Self> {
         let counts = Arc::new(Mutex::new(Counts::default()));
         let (begun, begin) = mpsc::channel();
         let counter = Arc::clone(&counts);
@@ -55,7 +56,7 @@ impl Traced {
         let tracer = std::thread::spawn(move || match seize(thread) {
             Ok(()) => {
                 let _ = begun.send(Ok(()));
-                count(thread, &counter);
+                count(thread, spins, &counter);
             }
             Err(error) => {
                 let _ = begun.send(Err(error));
@@ -125,9 +126,9 @@ fn wait(thread: i32) -> io::Result<libc::c_int> {
 ///
 /// # Panics
 /// When the kernel does not say what the thread is at. The thread goes on then.
-fn count(thread: i32, counts: &Mutex<Counts>) {
-    // The call that the thread is in, if it is a wait that takes no time.
-    let mut looking = false;
+fn count(thread: i32, spins: bool, counts: &Mutex<Counts>) {
+    // What the call that the thread is in returns when it only looks and finds nothing.
+    let mut nothing = None;
     while let Ok(status) = wait(thread) {
         if !libc::WIFSTOPPED(status) {
             return;
@@ -138,10 +139,10 @@ fn count(thread: i32, counts: &Mutex<Counts>) {
             let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
             match stopped_at(thread) {
                 Ok(Stop::Entry { number, arguments }) => {
-                    looking = is_look(number, arguments);
+                    nothing = returns_for_nothing(number, arguments, spins);
                     *counts.calls.entry(number).or_default() += 1;
                 }
-                Ok(Stop::Exit { result }) => counts.looks += u64::from(looking && result == 0),
+                Ok(Stop::Exit { result }) => counts.looks += u64::from(nothing == Some(result)),
                 Ok(Stop::Other) => {}
                 // It was killed, which the next wait says.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
@@ -158,14 +159,17 @@ fn count(thread: i32, counts: &Mutex<Counts>) {
     }
 }
 
-/// Whether a call waits for events, and no time for them.
-fn is_look(number: i64, arguments: [u64; 6]) -> bool {
+/// What a call returns that does no more than find nothing, if it may be such: one that waits for events, and no time for
+/// them, or lets others go first.
+fn returns_for_nothing(number: i64, arguments: [u64; 6], spins: bool) -> Option<i64> {
     match number {
         // Newer architectures have only the other one.
         #[cfg(not(any(target_arch = "aarch64", target_arch = "loongarch64", target_arch = "riscv64")))]
-        libc::SYS_epoll_wait => arguments[3] as i32 == 0,
-        libc::SYS_epoll_pwait => arguments[3] as i32 == 0,
-        _ => false,
+        libc::SYS_epoll_wait if arguments[3] as i32 == 0 => Some(0),
+        libc::SYS_epoll_pwait if arguments[3] as i32 == 0 => Some(0),
+        libc::SYS_sched_yield => Some(0),
+        libc::SYS_recvfrom | libc::SYS_read | libc::SYS_readv if spins => Some(-i64::from(libc::EAGAIN)),
+        _ => None,
     }
 }
 

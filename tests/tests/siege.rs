@@ -312,6 +312,7 @@ fn hosts_beside_a_hostile_one_lose_nothing_and_memory_ends_where_it_began() {
     besiege(&target, siege_time() / 3, 1);
     thread::sleep(Duration::from_secs(8));
     let (before, allocated) = (target.resident(), target.allocated());
+    assert!(allocated.bytes > 0, "the target counts");
     let outcome = besiege(&target, siege_time(), 2);
     println!("{outcome:?}");
     assert!(outcome.outrages > 20, "{outcome:?}");

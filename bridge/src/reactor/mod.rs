@@ -339,7 +339,8 @@ impl Reactor {
             return Some(AT_ONCE);
         }
         // The time of the last turn will do: turns follow each other without a pause but for these waits.
-        let wait = match self.pace.wait(self.engine.with_drives(), self.now) {
+        let limited = self.engine.accounts.ready_in().is_some();
+        let wait = match self.pace.wait(self.engine.with_drives(), limited, self.now) {
             Wait::Look => return Some(AT_ONCE),
             Wait::GiveWay => {
                 let away = neighbours::give_way();

@@ -11,7 +11,7 @@ use super::HOUSEKEEPING;
 /// What a reactor does when nothing is there to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Poll {
-    /// Spins while the next command is expected soon, sleeps otherwise.
+    /// Spins while the next command is expected soon, or notably sooner than after a sleep, and sleeps otherwise.
     #[default]
     Adaptive,
     /// Never sleeps: the lowest latency, and a CPU that is always busy.
@@ -39,21 +39,25 @@ const SHORT_SILENCE: Duration = Duration::from_micros(10);
 /// Silences of hosts are taken for no longer than this, so that a pause is soon forgotten.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 /// Others who have the CPU for longer when they go first compute, and do not bring the next command.
-const LONG_TURN: Duration = Duration::from_millis(1);
-/// After how many of these in a row a reactor does not spin, and for how long.
-const LONG_TURNS: u32 = 2;
+const LONG_TURN: Duration = Duration::from_micros(500);
+/// Of how much time they may have so much in such turns before a reactor leaves the CPU to them, and for how long.
+const WATCH: Duration = Duration::from_millis(50);
+const MOST_LOST: Duration = Duration::from_millis(5);
 const CROWDED: Duration = Duration::from_millis(250);
-/// Longest time that one silence is spun through. A silence that lasts longer is not like those before it.
+/// Longest time that one silence is spun through where they are short. One that lasts longer is not like those before it.
 const LONGEST_SPIN: Duration = Duration::from_micros(60);
 /// The same where that makes silences shorter which are longer.
 const LONGEST_WORTH_A_TRY: Duration = Duration::from_micros(500);
 /// The same while drives have commands.
 const LONGEST_DRIVE_SPIN: Duration = Duration::from_micros(150);
-/// Of how many silences of slow drives, and of hosts, one is spun through, to learn whether they still are.
+/// Of how many silences of slow drives one is spun through, to learn whether they still are; of how many phases of hosts'
+/// silences one.
 const PROBE: u32 = 16;
 /// How many silences of hosts one such try is: they get shorter when other threads have found their places beside a
 /// reactor that spins. So many are slept through as well, more rarely, to learn what spinning gains.
 const PHASE: u32 = 64;
+/// Silences from one try to the next.
+const TRY: u32 = PROBE * PHASE;
 /// How long sleeps between looks at a drive take that does not interrupt: an eighth of what it takes to answer, within
 /// these.
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
@@ -86,8 +90,9 @@ pub(super) struct Pace {
     /// What half of the silences are shorter than while drives have commands: the few long ones, which every drive has,
     /// do not make it slow. Spins and naps teach it: what an interrupt ends looks longer than it is by a wake-up.
     answer: Duration,
-    /// Whether drives had commands at the last wait.
+    /// Whether drives had commands at the last wait, and whether a limit's clock may have ended it.
     awaited: bool,
+    timed: bool,
     /// Whether this silence teaches `answer`.
     watched: bool,
     /// Whether this silence teaches `pause`.
@@ -95,8 +100,11 @@ pub(super) struct Pace {
     /// Silences of drives so far, around, and of hosts.
     silences: u32,
     pauses: u32,
-    /// How often in a row others took long who went first.
-    long_turns: u32,
+    /// Whether spinning makes silences of hosts shorter.
+    gains: bool,
+    /// Time that others took in long turns who went first, and since when that is counted.
+    lost: Duration,
+    lost_since: Option<Instant>,
     /// Until when it leaves its CPU to others rather than spin.
     crowded_until: Option<Instant>,
 }
@@ -110,11 +118,14 @@ impl Pace {
             sleep: LONGEST_PAUSE,
             answer: Duration::ZERO,
             awaited: false,
+            timed: false,
             watched: false,
             spun: false,
             silences: 0,
-            pauses: 0,
-            long_turns: 0,
+            pauses: TRY - 1,
+            gains: false,
+            lost: Duration::ZERO,
+            lost_since: None,
             crowded_until: None,
         }
     }
@@ -123,18 +134,12 @@ impl Pace {
     pub(super) fn note(&mut self, happened: bool, now: Instant) {
         if happened {
             let silence = self.silence(now);
-            // A turn that follows another at once says nothing.
-            if !self.awaited && !silence.is_zero() {
-                let known = if self.spun { &mut self.pause } else { &mut self.sleep };
-                *known = towards(*known, silence.min(LONGEST_PAUSE));
-                self.pauses = self.pauses.wrapping_add(1);
-                if !self.spun && self.sleep >= LONGEST_WORTH_A_TRY {
-                    // A try begins as soon as there is hope.
-                    self.pauses = 0;
-                }
+            // A turn that follows another without a look between says nothing, nor does what a clock ends.
+            if !self.awaited && !self.timed && (self.spun || !silence.is_zero()) {
+                self.learn_pause(silence.min(LONGEST_PAUSE));
             }
             if self.watched {
-                self.answer = towards(self.answer, silence.min(LONGEST_SILENCE));
+                self.answer = towards(self.answer, silence.min(LONGEST_SILENCE), 8);
             }
             self.quiet_since = None;
             self.silences = self.silences.wrapping_add(self.awaited.into());
@@ -142,6 +147,20 @@ impl Pace {
             self.spun = false;
         } else {
             self.quiet_since.get_or_insert(now);
+        }
+    }
+
+    /// Notes a silence of hosts.
+    fn learn_pause(&mut self, silence: Duration) {
+        let known = if self.spun { &mut self.pause } else { &mut self.sleep };
+        // Fine steps: what spinning gains is a difference between two of them.
+        *known = towards(*known, silence, 32);
+        let longest = self.sleep.min(LONGEST_WORTH_A_TRY);
+        // A quarter to begin with, an eighth to go on.
+        self.gains = self.pause * 8 < longest * if self.gains { 7 } else { 6 };
+        // The next try waits until there is hope, and begins then.
+        if self.sleep < LONGEST_WORTH_A_TRY || !(self.pauses + 1).is_multiple_of(TRY) {
+            self.pauses = (self.pauses + 1) % (4 * TRY);
         }
     }
 
@@ -157,9 +176,10 @@ impl Pace {
         self.quiet_since.map_or(Duration::ZERO, |since| now.duration_since(since))
     }
 
-    /// What the next wait may be.
-    pub(super) fn wait(&mut self, outstanding: Outstanding, now: Instant) -> Wait {
+    /// What the next wait may be. `timed`: some commands wait for a limit.
+    pub(super) fn wait(&mut self, outstanding: Outstanding, timed: bool, now: Instant) -> Wait {
         self.awaited = outstanding != Outstanding::Nothing;
+        self.timed = timed;
         self.crowded_until = self.crowded_until.filter(|until| now < *until);
         let spins = match self.poll {
             Poll::Always => return Wait::Look,
@@ -168,7 +188,7 @@ impl Pace {
             Poll::Adaptive if self.awaited => {
                 self.silence(now) < LONGEST_DRIVE_SPIN && self.drives_are_fast()
             }
-            Poll::Adaptive => self.silence(now) < self.host_spin(),
+            Poll::Adaptive => !timed && self.silence(now) < self.host_spin(),
         };
         self.spun |= !self.awaited && spins;
         self.watched |= self.awaited && (spins || outstanding == Outstanding::Silent);
@@ -184,11 +204,17 @@ impl Pace {
     }
 
     /// Notes that others went first and had the CPU for `away`, until `now`. One who computes all the time would have it for
-    /// milliseconds again and again; a reactor that sleeps gets it back as soon as there is something to do.
+    /// milliseconds again and again, and the reactor in between; if it sleeps it gets it back as soon as there is something
+    /// to do.
     pub(super) fn gave_way(&mut self, away: Duration, now: Instant) {
-        self.long_turns = if away > LONG_TURN { self.long_turns + 1 } else { 0 };
-        if self.long_turns == LONG_TURNS {
-            self.long_turns = 0;
+        if away <= LONG_TURN {
+            return;
+        }
+        if self.lost_since.is_none_or(|since| now.duration_since(since) > WATCH) {
+            (self.lost, self.lost_since) = (Duration::ZERO, Some(now));
+        }
+        self.lost += away;
+        if self.lost > MOST_LOST {
             self.crowded_until = Some(now + CROWDED);
         }
     }
@@ -200,10 +226,12 @@ impl Pace {
             return LONGEST_SPIN;
         }
         let phase = self.pauses / PHASE;
-        let longest = self.sleep.min(LONGEST_WORTH_A_TRY);
         let tries = phase.is_multiple_of(PROBE) && self.sleep < LONGEST_WORTH_A_TRY;
-        let gains = self.pause * 4 < longest * 3 && phase % (4 * PROBE) != PROBE / 2;
-        if tries || gains { longest.max(LONGEST_SPIN) } else { Duration::ZERO }
+        if tries || self.gains && phase != PROBE / 2 {
+            self.sleep.clamp(LONGEST_SPIN, LONGEST_WORTH_A_TRY)
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// Whether half of the answers come before a spin for them ends.
@@ -212,9 +240,9 @@ impl Pace {
     }
 }
 
-/// A median that follows: it goes an eighth up for what is longer, and an eighth down for what is shorter.
-fn towards(median: Duration, seen: Duration) -> Duration {
-    let step = median / 8 + Duration::from_micros(1);
+/// A median that follows: it goes one of `parts` up for what is longer, and as much down for what is shorter.
+fn towards(median: Duration, seen: Duration, parts: u32) -> Duration {
+    let step = (median + Duration::from_micros(8)) / parts;
     if seen > median { seen.min(median + step) } else { seen.max(median.saturating_sub(step)) }
 }
 
@@ -229,8 +257,8 @@ mod tests {
     /// A silence of hosts that begins at `now` and lasts so long. What the reactor does in the midst of it.
     fn silence(pace: &mut Pace, now: &mut Instant, silence: Duration) -> Wait {
         pace.note(false, *now);
-        pace.wait(Outstanding::Nothing, *now);
-        let wait = pace.wait(Outstanding::Nothing, *now + silence / 2);
+        pace.wait(Outstanding::Nothing, false, *now);
+        let wait = pace.wait(Outstanding::Nothing, false, *now + silence / 2);
         *now += silence;
         pace.note(true, *now);
         wait
@@ -240,7 +268,7 @@ mod tests {
     fn after_silences(poll: Poll, length: Duration) -> (Pace, Instant) {
         let mut now = Instant::now();
         let mut pace = Pace::new(poll);
-        for _ in 0..50 * PROBE {
+        for _ in 0..4 * TRY {
             silence(&mut pace, &mut now, length);
         }
         pace.note(false, now);
@@ -250,9 +278,9 @@ mod tests {
     #[test]
     fn it_sleeps_when_idle_however_busy_it_was() {
         let (mut pace, now) = after_silences(Poll::Adaptive, micros(5));
-        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(9)), Wait::Look);
-        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(11)), Wait::GiveWay);
-        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(61)), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + micros(9)), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + micros(11)), Wait::GiveWay);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + micros(61)), Wait::Forever);
     }
 
     /// Of so many silences, after many others that took `asleep` to one who sleeps and `awake` to one who spins, how many
@@ -261,84 +289,139 @@ mod tests {
         let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5000));
         let mut spins = || {
             pace.note(false, now);
-            let spins = pace.wait(Outstanding::Nothing, now) != Wait::Forever;
+            let spins = pace.wait(Outstanding::Nothing, false, now) != Wait::Forever;
             now += micros(if spins { awake } else { asleep });
             pace.note(true, now);
             spins
         };
-        (0..8 * PROBE * PHASE).for_each(|_| _ = spins());
+        (0..24 * TRY).for_each(|_| _ = spins());
         (0..count).filter(|_| spins()).count()
     }
 
     #[test]
     fn it_spins_where_that_makes_silences_shorter_and_sleeps_now_and_then_to_see_whether_it_still_does() {
         for (asleep, awake) in [(25, 12), (50, 30), (390, 230), (499, 370)] {
-            let spins = spins(4 * PROBE * PHASE, asleep, awake);
+            let spins = spins(4 * TRY, asleep, awake);
             assert_eq!(spins, ((4 * PROBE - 1) * PHASE) as usize, "{asleep}, {awake}");
         }
     }
 
     #[test]
     fn short_silences_are_always_spun_through() {
-        assert_eq!(spins(10 * PROBE * PHASE, 20, 8), 10 * (PROBE * PHASE) as usize);
+        assert_eq!(spins(10 * TRY, 20, 8), 10 * (TRY) as usize);
     }
 
     #[test]
     fn it_tries_one_time_of_16_where_it_gains_little_and_never_where_silences_are_long() {
-        assert_eq!(spins(10 * PROBE * PHASE, 100, 80), 10 * PHASE as usize);
-        assert_eq!(spins(10 * PROBE * PHASE, 499, 499), 10 * PHASE as usize);
-        assert_eq!(spins(10 * PROBE * PHASE, 600, 10), 0);
+        assert_eq!(spins(12 * TRY, 100, 90), 12 * PHASE as usize);
+        assert_eq!(spins(12 * TRY, 499, 499), 12 * PHASE as usize);
+        assert_eq!(spins(10 * TRY, 600, 10), 0);
     }
 
     #[test]
-    fn no_silence_is_spun_through_for_longer_than_it_would_take_asleep() {
+    fn it_tries_no_more_often_where_silences_are_at_the_limit_or_of_any_length() {
+        let scattered = |around: u32, seed: u32| {
+            // Exponential, as of hosts that know nothing of each other.
+            let part = f64::from(seed.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24);
+            Duration::from_secs_f64(f64::from(around) * 1e-6 * -(1.0 - part).ln())
+        };
+        let lengths: [&dyn Fn(u32) -> Duration; 4] = [
+            &|number| micros(if number.is_multiple_of(2) { 480 } else { 520 }),
+            &|number| scattered(50, number),
+            &|number| scattered(200, number),
+            &|number| scattered(700, number),
+        ];
+        for (case, length) in lengths.into_iter().enumerate() {
+            let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5000));
+            let mut spins = 0;
+            // What it knew before is forgotten by then.
+            let learns = 12 * TRY;
+            for number in 0..learns + 40 * TRY {
+                pace.note(false, now);
+                let wait = pace.wait(Outstanding::Nothing, false, now);
+                spins += u32::from(number >= learns && wait != Wait::Forever);
+                now += length(number).max(micros(1));
+                pace.note(true, now);
+            }
+            assert!(spins < 4 * TRY, "case {case}: {spins} of {}", 40 * TRY);
+        }
+    }
+
+    #[test]
+    fn a_long_silence_is_spun_through_for_no_longer_than_it_would_take_asleep() {
         let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5000));
-        (0..8 * PROBE * PHASE).for_each(|_| _ = silence(&mut pace, &mut now, micros(300)));
+        (0..8 * TRY).for_each(|_| _ = silence(&mut pace, &mut now, micros(300)));
         pace.pauses = 1;
         pace.note(false, now);
-        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(295)), Wait::GiveWay);
-        assert_eq!(pace.wait(Outstanding::Nothing, now + micros(305)), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + micros(295)), Wait::GiveWay);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + micros(305)), Wait::Forever);
     }
 
     #[test]
     fn where_somebody_computes_all_the_time_it_sleeps_and_tries_again_later() {
-        let (mut pace, now) = after_silences(Poll::Adaptive, micros(5));
-        let turns = |pace: &mut Pace, turns: &[u64]| {
-            turns.iter().for_each(|turn| pace.gave_way(Duration::from_millis(*turn), now));
-            pace.wait(Outstanding::Announced, now)
-        };
-        assert_eq!(turns(&mut pace, &[0, 3, 0, 3, 0]), Wait::GiveWay);
-        assert_eq!(turns(&mut pace, &[3, 3]), Wait::AtMost(HOUSEKEEPING));
-        assert_eq!(pace.wait(Outstanding::Nothing, now + CROWDED / 2), Wait::Forever);
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5));
+        // One who has a turn of 3 ms in each 10, and many short ones between.
+        for turn in 0..=100 {
+            pace.note(true, now);
+            let away = if turn % 100 == 0 { Duration::from_millis(3) } else { micros(1) };
+            assert_eq!(pace.wait(Outstanding::Announced, false, now), Wait::GiveWay, "{turn}");
+            now += micros(100);
+            pace.gave_way(away, now);
+        }
+        assert_eq!(pace.wait(Outstanding::Announced, false, now), Wait::AtMost(HOUSEKEEPING));
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + CROWDED / 2), Wait::Forever);
         pace.note(true, now + CROWDED);
-        assert_eq!(pace.wait(Outstanding::Nothing, now + CROWDED), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + CROWDED), Wait::Look);
+    }
+
+    #[test]
+    fn long_turns_that_are_rare_do_not_matter() {
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5));
+        for _ in 0..100 {
+            pace.note(true, now);
+            pace.gave_way(Duration::from_millis(2), now);
+            assert_eq!(pace.wait(Outstanding::Announced, false, now), Wait::GiveWay);
+            now += Duration::from_millis(30);
+        }
+    }
+
+    #[test]
+    fn what_a_limit_ends_is_slept_through_and_says_nothing_of_hosts() {
+        let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5));
+        for _ in 0..4 * TRY {
+            pace.note(false, now);
+            assert_eq!(pace.wait(Outstanding::Nothing, true, now), Wait::Forever);
+            now += micros(250);
+            pace.note(true, now);
+        }
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now), Wait::Look);
     }
 
     #[test]
     fn what_drives_take_says_nothing_of_hosts() {
         let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5));
         for _ in 0..50 {
-            pace.wait(Outstanding::Announced, now);
+            pace.wait(Outstanding::Announced, false, now);
             now += micros(140);
             pace.note(true, now);
             pace.note(false, now);
         }
-        assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now), Wait::Look);
     }
 
     #[test]
     fn it_does_not_spin_for_events_that_are_far_apart() {
         let (mut pace, now) = after_silences(Poll::Adaptive, micros(200));
-        assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now), Wait::Forever);
     }
 
     #[test]
     fn it_spins_for_drives_and_then_looks_at_them_now_and_then() {
         let (mut pace, now) = after_silences(Poll::Adaptive, micros(200));
         pace.note(false, now);
-        assert_eq!(pace.wait(Outstanding::Silent, now + micros(10)), Wait::GiveWay);
-        assert_eq!(pace.wait(Outstanding::Silent, now + micros(200)), Wait::AtMost(SHORTEST_NAP));
-        assert_eq!(pace.wait(Outstanding::Announced, now + micros(200)), Wait::AtMost(HOUSEKEEPING));
+        assert_eq!(pace.wait(Outstanding::Silent, false, now + micros(10)), Wait::GiveWay);
+        assert_eq!(pace.wait(Outstanding::Silent, false, now + micros(200)), Wait::AtMost(SHORTEST_NAP));
+        assert_eq!(pace.wait(Outstanding::Announced, false, now + micros(200)), Wait::AtMost(HOUSEKEEPING));
     }
 
     #[test]
@@ -346,7 +429,7 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(Poll::Adaptive);
         let mut answer_after = |pace: &mut Pace, gap| {
-            let wait = pace.wait(Outstanding::Announced, now);
+            let wait = pace.wait(Outstanding::Announced, false, now);
             pace.note(false, now);
             now += gap;
             pace.note(true, now);
@@ -368,7 +451,7 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(Poll::Adaptive);
         for command in 0..1000 {
-            assert_eq!(pace.wait(Outstanding::Announced, now), Wait::GiveWay, "command {command}");
+            assert_eq!(pace.wait(Outstanding::Announced, false, now), Wait::GiveWay, "command {command}");
             pace.note(false, now);
             now += if command % 5 == 4 { Duration::from_millis(5) } else { micros(60) };
             pace.note(true, now);
@@ -380,21 +463,21 @@ mod tests {
         let mut now = Instant::now();
         let mut pace = Pace::new(Poll::Never);
         for _ in 0..100 {
-            pace.wait(Outstanding::Silent, now);
+            pace.wait(Outstanding::Silent, false, now);
             pace.note(false, now);
             now += Duration::from_millis(4);
             pace.note(true, now);
         }
-        let Wait::AtMost(nap) = pace.wait(Outstanding::Silent, now) else { panic!("it must sleep") };
+        let Wait::AtMost(nap) = pace.wait(Outstanding::Silent, false, now) else { panic!("it must sleep") };
         assert!(nap > micros(400) && nap <= micros(500), "{nap:?}");
     }
 
     #[test]
     fn always_and_never_mean_what_they_say() {
         let (mut pace, now) = after_silences(Poll::Always, micros(500));
-        assert_eq!(pace.wait(Outstanding::Nothing, now + Duration::from_secs(9)), Wait::Look);
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now + Duration::from_secs(9)), Wait::Look);
         let (mut pace, now) = after_silences(Poll::Never, micros(1));
-        assert_eq!(pace.wait(Outstanding::Nothing, now), Wait::Forever);
-        assert_eq!(pace.wait(Outstanding::Silent, now), Wait::AtMost(SHORTEST_NAP));
+        assert_eq!(pace.wait(Outstanding::Nothing, false, now), Wait::Forever);
+        assert_eq!(pace.wait(Outstanding::Silent, false, now), Wait::AtMost(SHORTEST_NAP));
     }
 }

@@ -110,7 +110,7 @@ pub(crate) struct Serve {
 /// `--poll`.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum PollArg {
-    /// Spin while the next command is expected soon, sleep otherwise
+    /// Spin while the next command is expected soon, or notably sooner than after a sleep, and sleep otherwise
     #[default]
     Adaptive,
     /// Never sleep: the lowest latency, and CPUs that are always busy
