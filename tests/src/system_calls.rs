@@ -24,7 +24,7 @@ pub struct Counts {
     /// How often, by the number of the call.
     pub calls: BTreeMap<i64, u64>,
     /// How many of them only found that there is nothing yet: waits without time that nothing ended, and of a thread that
-    /// spins also receives without bytes. And how often it let others go first who want its CPU.
+    /// spins also receives without bytes, and letting others go first.
     pub looks: u64,
 }
 
@@ -160,14 +160,14 @@ fn count(thread: i32, spins: bool, counts: &Mutex<Counts>) {
 }
 
 /// What a call returns that does no more than find nothing, if it may be such: one that waits for events, and no time for
-/// them, or lets others go first.
+/// them; of a thread that spins also others.
 fn returns_for_nothing(number: i64, arguments: [u64; 6], spins: bool) -> Option<i64> {
     match number {
         // Newer architectures have only the other one.
         #[cfg(not(any(target_arch = "aarch64", target_arch = "loongarch64", target_arch = "riscv64")))]
         libc::SYS_epoll_wait if arguments[3] as i32 == 0 => Some(0),
         libc::SYS_epoll_pwait if arguments[3] as i32 == 0 => Some(0),
-        libc::SYS_sched_yield => Some(0),
+        libc::SYS_sched_yield if spins => Some(0),
         libc::SYS_recvfrom | libc::SYS_read | libc::SYS_readv if spins => Some(-i64::from(libc::EAGAIN)),
         _ => None,
     }

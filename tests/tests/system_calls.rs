@@ -44,8 +44,7 @@ fn calls(reactor: &Traced, queue: &mut IoQueue, opcode: u8, depth: usize, count:
 }
 
 /// Asserts that a reactor makes few system calls for each I/O. With `adaptive` polling it also looks for events while
-/// it spins, for as long as there is nothing else to be done; how often is a matter of time, and these do not count. Nor does
-/// that it lets others go first as it falls asleep: it does so where somebody waits for its CPU, as who counts here may.
+/// it spins, for as long as there is nothing else to be done; how often is a matter of time, and these do not count.
 fn few_calls(poll: &str, options: &Options) {
     const BURSTS: usize = 10;
     const ROUNDS: usize = 15;

@@ -240,7 +240,9 @@ pub(crate) fn spawn(
 
 impl Reactor {
     fn run(mut self) {
-        self.neighbours = Neighbours::of_this_thread();
+        if self.pace.is_adaptive() {
+            self.neighbours = Neighbours::of_this_thread();
+        }
         while !self.stopped {
             if let Err(error) = self.turn() {
                 tracing::error!(%error, reactor = self.index, "epoll failed; the reactor ends");
@@ -339,8 +341,8 @@ impl Reactor {
             return Some(AT_ONCE);
         }
         // The time of the last turn will do: turns follow each other without a pause but for these waits.
-        let limited = self.engine.accounts.ready_in().is_some();
-        let wait = match self.pace.wait(self.engine.with_drives(), limited, self.now) {
+        let ready_in = self.engine.accounts.ready_in();
+        let wait = match self.pace.wait(self.engine.with_drives(), ready_in.is_some(), self.now) {
             Wait::Look => return Some(AT_ONCE),
             Wait::GiveWay => {
                 let away = neighbours::give_way();
@@ -355,7 +357,7 @@ impl Reactor {
         }
         // Who waits for a limit goes on by time alone, which is as of the turn's beginning.
         let spent = now.duration_since(self.now);
-        let mut longest = self.engine.accounts.ready_in().map(|time| time.saturating_sub(spent));
+        let mut longest = ready_in.map(|time| time.saturating_sub(spent));
         if let Wait::AtMost(time) = wait {
             longest = Some(longest.map_or(time, |longest| longest.min(time)));
         }

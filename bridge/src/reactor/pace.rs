@@ -16,7 +16,7 @@ pub enum Poll {
     Adaptive,
     /// Never sleeps: the lowest latency, and a CPU that is always busy.
     Always,
-    /// Never spins: sleeps whenever there is nothing to do. Completions of drives that do not interrupt are looked for
+    /// Never spins: sleeps whenever there is nothing to do, at once. Completions of drives that do not interrupt are looked for
     /// now and then.
     Never,
 }
@@ -130,6 +130,11 @@ impl Pace {
             lost_since: None,
             crowded_until: None,
         }
+    }
+
+    /// Whether it may cost CPU time to let others go first, for latency's sake.
+    pub(super) fn is_adaptive(&self) -> bool {
+        self.poll == Poll::Adaptive
     }
 
     /// Notes what a turn that began at `now` found: whether anything `happened`.

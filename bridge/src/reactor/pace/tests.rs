@@ -73,7 +73,7 @@ fn it_learns_anew_what_spinning_gains_however_it_was() {
 
 #[test]
 fn short_silences_are_always_spun_through() {
-    assert_eq!(spins(10 * TRY, 20, 8), 10 * (TRY) as usize);
+    assert_eq!(spins(10 * TRY, 20, 8), 10 * TRY as usize);
 }
 
 #[test]
