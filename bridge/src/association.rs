@@ -1,7 +1,7 @@
 //! Associations: what one host's connections have in common, and who is still alive.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gangway_fabric::connect::ConnectRequest;
@@ -35,6 +35,8 @@ pub(crate) struct Association {
     mailbox: Mailbox,
     /// The host heeds retry delays (ACRE of Host Behavior Support).
     retries_later: AtomicBool,
+    /// The formats of Copy that the host enabled (CDFE of Host Behavior Support).
+    copy_formats: AtomicU16,
     /// Its controller's Asynchronous Event Configuration, for whoever asks the drive for events.
     wanted_events: AtomicU32,
     notifications: NotificationLog,
@@ -68,6 +70,7 @@ impl Association {
             policy: OnceLock::new(),
             mailbox: Mailbox::default(),
             retries_later: AtomicBool::new(false),
+            copy_formats: AtomicU16::new(0),
             wanted_events: AtomicU32::new(0),
             notifications: NotificationLog::default(),
             closed: watch::Sender::new(false),
@@ -107,9 +110,15 @@ impl Association {
         self.mailbox.put(notice);
     }
 
-    /// Says whether the host heeds retry delays.
-    pub(crate) fn set_retries_later(&self, retries_later: bool) {
+    /// Says whether the host heeds retry delays, and which formats of Copy it has enabled besides 0h and 1h.
+    pub(crate) fn set_behavior(&self, retries_later: bool, copy_formats: u16) {
         self.retries_later.store(retries_later, Ordering::Relaxed);
+        self.copy_formats.store(copy_formats, Ordering::Relaxed);
+    }
+
+    /// The formats of Copy that the host has enabled, as bits of OCFS.
+    pub(crate) fn copy_formats(&self) -> u16 {
+        self.copy_formats.load(Ordering::Relaxed)
     }
 
     pub(crate) fn retries_later(&self) -> bool {

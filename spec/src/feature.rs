@@ -1,5 +1,8 @@
 //! Features, and the commands that get and set them (NVMe Base 2.0, 5.15 and 5.27).
 
+use zerocopy::little_endian::U16;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
 use crate::{SubmissionQueueEntry, opcode};
 
 /// Feature identifiers.
@@ -99,6 +102,32 @@ pub const TELEMETRY_LOG_NOTICES: u32 = 1 << 10;
 
 /// EXHID in dword 11 of the Host Identifier feature: the identifier has 16 bytes, not 8.
 pub const EXTENDED_HOST_IDENTIFIER: u32 = 1 << 0;
+
+/// What the host can do, said by the Host Behavior Support feature (NVMe Base 2.1, 5.1.25.1.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct HostBehaviorSupport {
+    /// Advanced command retry: 1 when the host heeds retry delays.
+    pub acre: u8,
+    /// Extended telemetry data area 4: 1 when the host reads it.
+    pub etdas: u8,
+    /// Extended LBA formats: 1 when the host knows them.
+    pub lbafee: u8,
+    /// Host dispersed namespaces: 1 when the host knows them.
+    pub hdisns: u8,
+    /// Copy descriptor formats enabled, a bit each as in OCFS. 0h and 1h always are, and have none.
+    pub cdfe: U16,
+    /// Zero.
+    pub reserved6: [u8; 506],
+}
+
+const _: () = assert!(size_of::<HostBehaviorSupport>() == 512);
+
+impl Default for HostBehaviorSupport {
+    fn default() -> Self {
+        Self::new_zeroed()
+    }
+}
 
 /// The specification's name of a feature; `None` when it is unknown or the vendor's.
 #[must_use]

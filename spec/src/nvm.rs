@@ -137,6 +137,19 @@ pub mod copy {
         (entry.cdw12.get() >> 8) as u8 & 0xf
     }
 
+    /// The formats that are known, as bits of OCFS: those of [`descriptor_length`].
+    pub const FORMATS: u16 = 1 << 0 | 1 << 1 | FORMATS_ACROSS;
+
+    /// The formats whose source ranges name namespaces, as bits of OCFS: 2h and 3h. A drive has them only when Host
+    /// Behavior Support enables them ([`HostBehaviorSupport`](crate::feature::HostBehaviorSupport)).
+    pub const FORMATS_ACROSS: u16 = 1 << 2 | 1 << 3;
+
+    /// The format of a Copy command, as a bit of OCFS.
+    #[must_use]
+    pub const fn format_bit(entry: &SubmissionQueueEntry) -> u16 {
+        1 << descriptor_format(entry)
+    }
+
     /// Bytes of a source range of this format; `None` when the format is unknown.
     #[must_use]
     pub const fn descriptor_length(format: u8) -> Option<u32> {
@@ -148,7 +161,8 @@ pub mod copy {
     }
 }
 
-/// One source range of Copy, in format 0; with a namespace in format 2 (NVM Command Set 1.0, figure 33).
+/// One source range of Copy, in format 0; with a namespace in format 2 (NVM Command Set 1.0, figure 33). Those of formats 1
+/// and 3 begin alike, up to what is said of protection information.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
@@ -241,8 +255,11 @@ mod tests {
         assert_eq!(dsm::range_count(&entry), dsm::MAX_RANGES);
         entry.cdw12.set(0x3ff);
         assert_eq!((copy::range_count(&entry), copy::descriptor_format(&entry)), (256, 3));
+        assert_eq!(copy::format_bit(&entry), 1 << 3);
         assert_eq!(copy::descriptor_length(3), Some(40));
         assert_eq!(copy::descriptor_length(9), None);
+        let known = (0..16).filter(|format| copy::descriptor_length(*format).is_some());
+        assert_eq!(known.fold(0, |all, format| all | 1 << format), copy::FORMATS);
     }
 
     #[test]

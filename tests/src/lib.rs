@@ -30,8 +30,11 @@ use gangway_fabric::congestion::CongestionControl;
 use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options, Transfer};
 use gangway_spec::SubmissionQueueEntry;
 use gangway_spec::fabrics::{HostId, Nqn};
-use gangway_spec::opcode::nvm;
+use gangway_spec::feature::{HostBehaviorSupport, fid};
+use gangway_spec::nvm::CopyRange;
+use gangway_spec::opcode::{admin, nvm};
 use tokio::sync::broadcast;
+use zerocopy::IntoBytes;
 
 /// How the target of a test differs from the usual one.
 #[derive(Clone, Debug)]
@@ -373,6 +376,35 @@ pub fn command(opcode: u8, lba: u64, blocks: u32) -> SubmissionQueueEntry {
     gangway_spec::nvm::set_slba(&mut entry, lba);
     gangway_spec::nvm::set_nlb(&mut entry, blocks);
     entry
+}
+
+/// Has a controller take these formats of Copy, as bits of OCFS (Host Behavior Support).
+///
+/// # Panics
+/// When it does not.
+pub fn enable_copy_formats(host: &mut AdminQueue, formats: u16) {
+    let behavior = HostBehaviorSupport { cdfe: formats.into(), ..HostBehaviorSupport::default() };
+    let mut set = SubmissionQueueEntry::new(admin::SET_FEATURES);
+    set.cdw10.set(fid::HOST_BEHAVIOR_SUPPORT.into());
+    let (done, _) = host.command(&set, Transfer::Write(behavior.as_bytes().into())).expect("an answer");
+    assert!(done.status().is_success(), "{}", done.status());
+}
+
+/// A Copy to namespace `nsid` from its block `slba` on, of so many blocks (0's based) of these namespaces from a block on;
+/// with its list.
+pub fn copy_across(nsid: u32, slba: u64, sources: &[(u32, u64, u16)]) -> (SubmissionQueueEntry, Transfer) {
+    let mut entry = SubmissionQueueEntry::new(nvm::COPY);
+    entry.nsid.set(nsid);
+    gangway_spec::nvm::set_slba(&mut entry, slba);
+    entry.cdw12.set(2 << 8 | (sources.len() as u32 - 1));
+    let range = |(snsid, slba, nlb): &(u32, u64, u16)| CopyRange {
+        snsid: (*snsid).into(),
+        slba: (*slba).into(),
+        nlb: (*nlb).into(),
+        ..CopyRange::default()
+    };
+    let list: Vec<_> = sources.iter().map(range).collect();
+    (entry, Transfer::Write(list.as_bytes().into()))
 }
 
 /// Runs a workload that needs all memory of the target at once, and verifies it: commands of 1 MiB on a queue as full

@@ -14,7 +14,7 @@ use gangway_spec::opcode::{admin, nvm, zns};
 use gangway_spec::status::Status;
 use gangway_spec::zns::{receive, send};
 use gangway_tests::wire::{Wire, by_transport, h2c_data, with_data};
-use gangway_tests::{Setup, TestTarget, identity, pattern, subsystem};
+use gangway_tests::{Setup, TestTarget, copy_across, enable_copy_formats, identity, pattern, subsystem};
 use zerocopy::IntoBytes;
 
 /// Vendor commands of the emulated drive: data to it, from it, and more from it than it was asked for.
@@ -216,15 +216,22 @@ fn namespaces_outside_the_export_wherever_they_are_named() {
         attack.admin(&entry, Transfer::None, Status::OPERATION_DENIED);
     }
     attack.io(&command(FETCH, 2, 0, 1), Transfer::Read(512), Status::OPERATION_DENIED);
-    // Copy names its sources in its data, too: formats that do so are not offered.
-    for format in 2..=3_u32 {
-        let mut copy = command(nvm::COPY, 2, 0, 1);
-        copy.cdw12.set(format << 8);
-        let range = CopyRange { snsid: 1.into(), ..Default::default() };
-        let mut list = range.as_bytes().to_vec();
-        list.resize(if format == 2 { 32 } else { 40 }, 0);
-        attack.io(&copy, Transfer::Write(list.into()), Status::INVALID_FIELD);
+    // Copy names its sources in its data, too; format 3h the drive does not have.
+    enable_copy_formats(&mut attack.admin, 0xffff);
+    for snsid in [0, 1, 3, 4, u32::MAX - 1, u32::MAX] {
+        let (copy, list) = copy_across(2, 0, &[(2, 0, 0), (snsid, 0, 0)]);
+        attack.io(&copy, list, Status::INVALID_NAMESPACE_OR_FORMAT);
     }
+    for source in [(2, BLOCKS, 0), (2, BLOCKS - 1, 1), (2, u64::MAX, 0), (2, 0, u16::MAX)] {
+        let (copy, list) = copy_across(2, 0, &[(2, 0, 0), source]);
+        attack.io(&copy, list, Status::LBA_OUT_OF_RANGE);
+    }
+    let (mut copy, _) = copy_across(2, 0, &[(2, 0, 0)]);
+    copy.cdw12.set(3 << 8);
+    attack.io(&copy, Transfer::Write(vec![0; 40].into()), Status::INVALID_FIELD);
+    enable_copy_formats(&mut attack.admin, 0);
+    let (copy, list) = copy_across(2, 0, &[(2, 0, 0)]);
+    attack.io(&copy, list, Status::INVALID_FIELD);
     attack.target.assert_no_violations();
 }
 

@@ -43,6 +43,8 @@ pub struct NamespaceView {
     pub drive_nsid: u32,
     /// Index of the software queue that its commands wait in, unique in the process.
     pub queue: usize,
+    /// That of commands which reach other namespaces of its drive, too, as far as the export shows them.
+    pub across: usize,
     /// The I/O command set that it belongs to.
     pub csi: u8,
     /// Its block format.
@@ -106,6 +108,8 @@ pub struct ExportView {
     pub broadcast_flush: bool,
     /// Bytes that one command may transfer at most.
     pub max_transfer: u32,
+    /// Formats in which Copy can list its source ranges, as bits of OCFS: those that all drives have enabled.
+    pub copy_formats: u16,
     /// What hosts and namespaces may have in a second. It changes apart from the rest.
     pub limits: Arc<LimitBook>,
     /// What keeps hosts from the namespaces that are reserved, by `nsid`. Mostly there are none.
@@ -121,6 +125,15 @@ pub enum Course {
     Reservations,
     /// Nobody any more: it ends with this status.
     Nowhere(Status),
+}
+
+/// Who gave a list of places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListedBy {
+    /// The host.
+    pub host: u128,
+    /// The formats of Copy that it has enabled, as bits of OCFS. 0h and 1h always are.
+    pub copy_formats: u16,
 }
 
 /// A command that may go on.
@@ -142,7 +155,16 @@ pub struct Admitted {
     pub handling: Handling,
 }
 
+impl Admitted {
+    /// Whether it may reach this namespace of a drive, by its NSID there, or any for `None`.
+    pub(crate) fn reaches(&self, drive: usize, nsid: Option<u32>) -> bool {
+        let of_several = self.nsid == BROADCAST || self.handling == Handling::Across;
+        self.drive == drive && nsid.is_none_or(|nsid| of_several || nsid == self.nsid)
+    }
+}
+
 const BROADCAST: u32 = u32::MAX;
+const NO_NAMESPACE: Status = Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr();
 const DENIED: Status = Status::OPERATION_DENIED.with_dnr();
 
 impl ExportView {
@@ -190,7 +212,7 @@ impl ExportView {
         if nsid == BROADCAST && opcode == nvm::FLUSH && self.broadcast_flush {
             return self.flush_all(declared, policy);
         }
-        let namespace = self.namespace(nsid).ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        let namespace = self.namespace(nsid).ok_or(NO_NAMESPACE)?;
         let rule = rules::rule(entry, namespace)?;
         if !policy.io(opcode) {
             return Err(closed(opcode));
@@ -212,7 +234,7 @@ impl ExportView {
         Ok(Admitted {
             course: rule.course,
             drive: namespace.drive,
-            queue: namespace.queue,
+            queue: if rule.handling == Handling::Across { namespace.across } else { namespace.queue },
             nsid: namespace.drive_nsid,
             direction: rule.direction,
             length: declared,
@@ -221,7 +243,7 @@ impl ExportView {
     }
 
     fn flush_all(&self, declared: u32, policy: &Policy) -> Result<Admitted, Status> {
-        let first = self.namespaces.first().ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        let first = self.namespaces.first().ok_or(NO_NAMESPACE)?;
         if !policy.io(nvm::FLUSH) {
             return Err(DENIED);
         }
@@ -231,7 +253,7 @@ impl ExportView {
         Ok(Admitted {
             course: Course::Drive,
             drive: first.drive,
-            queue: first.queue,
+            queue: first.across,
             nsid: BROADCAST,
             direction: TransferDirection::None,
             length: 0,
@@ -246,7 +268,10 @@ impl ExportView {
     }
 
     fn guards_permit(&self, host: u128, entry: &SubmissionQueueEntry) -> bool {
-        let (nsid, group) = (entry.nsid.get(), Group::of_io(entry.opcode));
+        self.group_is_permitted(host, entry.nsid.get(), Group::of_io(entry.opcode))
+    }
+
+    fn group_is_permitted(&self, host: u128, nsid: u32, group: Group) -> bool {
         let concerned = |(guarded, _): &&(u32, Arc<Guard>)| nsid == BROADCAST || *guarded == nsid;
         self.guards.iter().filter(concerned).all(|(_, guard)| guard.permits(host, group))
     }
@@ -261,7 +286,8 @@ impl ExportView {
         if length == 0 || guarded { Ok(()) } else { Err(Status::INVALID_FIELD.with_dnr()) }
     }
 
-    /// Checks the list that has arrived as the data of an admitted command. `entry` has the NSID of the drive.
+    /// Checks the list that has arrived as the data of an admitted command of `host`. `entry` has the NSID of the drive, and
+    /// so have the entries of the list, where they name namespaces, when this returns.
     ///
     /// # Errors
     /// The status to answer with, if the drive must not have it.
@@ -269,12 +295,17 @@ impl ExportView {
         &self,
         entry: &SubmissionQueueEntry,
         admitted: &Admitted,
-        list: &[u8],
+        host: ListedBy,
+        list: &mut [u8],
     ) -> Result<(), Status> {
         let of_command =
             |one: &&NamespaceView| (one.drive, one.drive_nsid) == (admitted.drive, admitted.nsid);
-        let namespace = self.namespaces.iter().find(of_command);
-        payload::check(entry, namespace.ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?, list)
+        let namespace = self.namespaces.iter().find(of_command).ok_or(NO_NAMESPACE)?;
+        if admitted.handling == Handling::Across {
+            payload::check_across(self, entry, namespace, host, list)
+        } else {
+            payload::check(entry, namespace, list)
+        }
     }
 }
 

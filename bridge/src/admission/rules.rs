@@ -72,6 +72,8 @@ pub enum Handling {
     Plain,
     /// Its data is a list of places, which are looked at before the drive has it.
     List,
+    /// As [`Handling::List`], with places in any namespaces of its drive. It counts as a command to all of them.
+    Across,
     /// Less may be written than it has room for, so the memory is cleared before: it held the data of others.
     Cleared,
     /// The drive may move more or less than it should: the memory is cleared, and placed so that PRPs guard it.
@@ -113,16 +115,15 @@ pub(super) fn rule(entry: &SubmissionQueueEntry, namespace: &NamespaceView) -> R
         },
         nvm::COPY => {
             let format = copy::descriptor_format(entry);
-            // Formats 2h and 3h name source namespaces; drives have them only where Host Behavior Support enables them,
-            // which is not offered.
-            let range = copy::descriptor_length(format).filter(|_| format < 2).ok_or(INVALID_FIELD)?;
+            let range = copy::descriptor_length(format).ok_or(INVALID_FIELD)?;
             let length = u64::from(copy::range_count(entry)) * u64::from(range);
+            let across = copy::format_bit(entry) & copy::FORMATS_ACROSS != 0;
             Rule {
                 direction: HostToController,
                 length: Length::Exactly(length),
                 blocks: (0, 0),
                 changes: true,
-                handling: Handling::List,
+                handling: if across { Handling::Across } else { Handling::List },
                 course: Course::Drive,
             }
         }

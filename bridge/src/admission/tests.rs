@@ -15,6 +15,7 @@ fn view() -> ExportView {
         drive: 1,
         drive_nsid: 7,
         queue: 5,
+        across: 6,
         csi: csi::NVM,
         format,
         blocks: 1000,
@@ -210,9 +211,9 @@ fn a_flush_of_all_namespaces_is_kept_from_hosts_that_may_not_write_to_one_of_the
 }
 
 #[test]
-fn copy_is_refused_when_its_ranges_name_other_namespaces() {
+fn copy_is_refused_when_nobody_knows_the_format_of_its_ranges() {
     assert!(admit(&command(nvm::COPY, 3, 0), 32).is_ok());
-    for format in 2..16 {
+    for format in 4..16 {
         let refused = admit(&command(nvm::COPY, 3, format << 8), 32).unwrap_err();
         assert_eq!(refused, Status::INVALID_FIELD.with_dnr());
     }
@@ -352,16 +353,31 @@ fn a_policy_decides_on_io_commands_too() {
     }
     let all = ExportView { broadcast_flush: true, ..view() };
     assert_eq!(all.admit(&command(nvm::FLUSH, BROADCAST, 0), 0, &policy), Err(DENIED));
-    assert!(all.admit(&command(nvm::FLUSH, BROADCAST, 0), 0, &open()).is_ok());
+    let flush = all.admit(&command(nvm::FLUSH, BROADCAST, 0), 0, &open()).unwrap();
+    assert_eq!(flush.queue, 6, "it waits while any of them is altered");
 }
+
+/// A host that has enabled all formats of Copy.
+const BY: ListedBy = ListedBy { host: 2, copy_formats: copy::FORMATS_ACROSS };
 
 /// What becomes of a command with this list.
 fn listed(entry: &SubmissionQueueEntry, list: &[u8]) -> Result<(), Status> {
-    let admitted = admit(entry, list.len() as u32)?;
-    assert_eq!(admitted.handling, Handling::List);
-    let mut entry = *entry;
-    entry.nsid = admitted.nsid.into();
-    view().check_list(&entry, &admitted, list)
+    assert_eq!(admit(entry, list.len() as u32)?.handling, Handling::List);
+    let mut checked = list.to_vec();
+    listed_by(&view(), BY, entry, &mut checked)?;
+    assert!(checked == list);
+    Ok(())
+}
+
+fn listed_by(
+    view: &ExportView,
+    by: ListedBy,
+    entry: &SubmissionQueueEntry,
+    list: &mut [u8],
+) -> Result<(), Status> {
+    let admitted = view.admit(entry, list.len() as u32, &open())?;
+    let entry = SubmissionQueueEntry { nsid: admitted.nsid.into(), ..*entry };
+    view.check_list(&entry, &admitted, by, list)
 }
 
 #[test]
@@ -403,4 +419,90 @@ fn what_is_copied_is_within_the_namespace_and_so_is_where_it_goes() {
         assert_eq!(copy(u64::MAX, &[(0, 0)]), outside);
         assert_eq!(copy(0, &[(u64::MAX, 0)]), outside);
     }
+}
+
+/// A Copy to block 0 of namespace 3, in a format that names namespaces: of so many blocks of these, from there on.
+fn copy_across(format: u8, ranges: &[(u32, u64, u16)]) -> (SubmissionQueueEntry, Vec<u8>) {
+    let length = copy::descriptor_length(format).unwrap() as usize;
+    let mut list = Vec::new();
+    for (snsid, slba, nlb) in ranges {
+        let (slba, nlb) = ((*slba).into(), (*nlb).into());
+        let range = CopyRange { snsid: (*snsid).into(), slba, nlb, ..Default::default() };
+        list.extend_from_slice(range.as_bytes());
+        list.resize(list.len().next_multiple_of(length), 0);
+    }
+    (command(nvm::COPY, 3, u32::from(format) << 8 | (ranges.len() - 1) as u32), list)
+}
+
+/// An export with a namespace of another size, one of another drive, and one with other blocks.
+fn several() -> ExportView {
+    let mut view = ExportView { copy_formats: 0xf, ..view() };
+    let first = view.namespaces[0].clone();
+    view.namespaces[1] = NamespaceView { drive_nsid: 8, blocks: 2000, ..view.namespaces[1].clone() };
+    view.namespaces.push(NamespaceView { nsid: 12, drive: 2, ..first.clone() });
+    view.namespaces.push(NamespaceView { nsid: 13, format: BlockFormat::plain(4096), ..first });
+    view
+}
+
+#[test]
+fn what_is_copied_from_other_namespaces_is_within_them_and_they_are_called_as_the_drive_does() {
+    let view = several();
+    for format in [2, 3] {
+        let length = copy::descriptor_length(format).unwrap() as usize;
+        let check = |ranges: &[(u32, u64, u16)]| {
+            let (entry, mut list) = copy_across(format, ranges);
+            listed_by(&view, BY, &entry, &mut list).map(|()| list)
+        };
+        let list = check(&[(4, 1999, 0), (3, 992, 7), (9, 0, 99)]).unwrap();
+        let (_, there) = copy_across(format, &[(8, 1999, 0), (7, 992, 7), (2, 0, 99)]);
+        assert!(list == there, "format {format}, ranges of {length} bytes");
+        let outside = Err(Status::LBA_OUT_OF_RANGE.with_dnr());
+        assert_eq!(check(&[(3, 0, 0), (4, 1999, 1)]), outside);
+        assert_eq!(check(&[(3, 999, 1)]), outside);
+        assert_eq!(check(&[(4, u64::MAX, 0)]), outside);
+        assert_eq!(check(&[(4, 0, 999), (4, 0, 0)]), outside, "the destination is as long as all sources");
+        for unknown in [0, 2, 5, 7, 8, BROADCAST] {
+            assert_eq!(check(&[(3, 0, 0), (unknown, 0, 0)]), Err(NO_NAMESPACE), "source {unknown}");
+        }
+        for (source, why) in [(12, "of another drive"), (13, "with blocks of another size")] {
+            let incompatible = Err(Status::INCOMPATIBLE_NAMESPACE_OR_FORMAT.with_dnr());
+            assert_eq!(check(&[(source, 0, 0)]), incompatible, "{why}");
+        }
+    }
+}
+
+#[test]
+fn copies_from_other_namespaces_need_host_and_drives_that_have_enabled_them() {
+    let (entry, list) = copy_across(2, &[(4, 0, 0)]);
+    let check = |drives, host| {
+        let view = ExportView { copy_formats: drives, ..several() };
+        listed_by(&view, ListedBy { copy_formats: host, ..BY }, &entry, &mut list.clone())
+    };
+    assert_eq!(check(1 << 2, 1 << 2), Ok(()));
+    for (drives, host) in [(0xf, 0), (0b1011, 0xf), (0xf, 1 << 3)] {
+        assert_eq!(check(drives, host), Err(Status::INVALID_FIELD.with_dnr()), "{drives:#x}, {host:#x}");
+    }
+    let longer = list.len() as u32 + 32;
+    assert_eq!(several().admit(&entry, longer, &open()), Err(Status::DATA_SGL_LENGTH_INVALID.with_dnr()));
+}
+
+#[test]
+fn nobody_copies_from_a_namespace_that_is_reserved_for_others() {
+    let (entry, list) = copy_across(2, &[(3, 0, 0), (4, 0, 0)]);
+    let mut view = several();
+    view.guards = vec![(4, Arc::new(Guard::exclusive(1)))];
+    let check = |host| listed_by(&view, ListedBy { host, ..BY }, &entry, &mut list.clone());
+    assert_eq!(check(1), Ok(()));
+    assert_eq!(check(2), Err(Status::RESERVATION_CONFLICT.with_dnr()));
+}
+
+#[test]
+fn a_copy_from_other_namespaces_counts_as_a_command_to_all_of_its_drive() {
+    let (entry, list) = copy_across(2, &[(4, 0, 0)]);
+    let admitted = several().admit(&entry, list.len() as u32, &open()).unwrap();
+    assert_eq!((admitted.handling, admitted.queue, admitted.nsid), (Handling::Across, 6, 7));
+    assert!([None, Some(7), Some(8)].into_iter().all(|nsid| admitted.reaches(1, nsid)));
+    assert!(!admitted.reaches(2, Some(7)));
+    let own = admit(&command(nvm::READ, 3, 0), 512).unwrap();
+    assert!(own.reaches(1, Some(7)) && own.reaches(1, None) && !own.reaches(1, Some(8)));
 }

@@ -52,7 +52,7 @@ impl DriveNamespace {
 pub struct DriveInfo {
     /// Its address, such as `pci:0000:01:00.0`.
     pub name: String,
-    /// Identify Controller.
+    /// Identify Controller, with those formats of Copy that can be used.
     pub identify: Box<IdentifyController>,
     /// CAP.
     pub capabilities: ControllerCapabilities,
@@ -73,9 +73,12 @@ impl DriveInfo {
         let has_command_sets =
             controller.capabilities().css() & ControllerCapabilities::CSS_IO_COMMAND_SETS != 0;
         let nvm_limits = if has_command_sets { controller.nvm_limits()? } else { None };
+        let mut identify = Box::new(controller.identify().clone());
+        // What it did not enable, or nobody knows, is not to be promised.
+        identify.ocfs.set(controller.copy_formats());
         Ok(Self {
             name,
-            identify: Box::new(controller.identify().clone()),
+            identify,
             capabilities: controller.capabilities(),
             version: controller.version(),
             namespaces,

@@ -9,15 +9,25 @@ use super::{Export, Identifiers, Mapping, Selection, Shown, identifiers};
 use crate::admission::{ExportView, NamespaceIds, NamespaceView};
 use crate::drive::{Drive, DriveNamespace};
 
-/// Numbers of the software queues: one for each namespace of a drive that was ever shown, whoever shows it. A namespace
-/// that is made later with the same NSID gets the same number, so there are no more than drives have NSIDs.
+/// Numbers of the software queues: one for each namespace of a drive that was ever shown, whoever shows it, and one for each
+/// drive of an export. A namespace that is made later with the same NSID gets the same number, so there are no more than
+/// drives have NSIDs.
 #[derive(Debug, Default)]
-pub(crate) struct QueueNumbers(HashMap<(usize, u32), usize>);
+pub(crate) struct QueueNumbers(HashMap<Line, usize>);
+
+/// Who waits in a software queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Line {
+    /// Commands to one namespace, by drive and NSID there.
+    Namespace(usize, u32),
+    /// Commands that reach several namespaces which an export shows of a drive.
+    Several { export: usize, drive: usize },
+}
 
 impl QueueNumbers {
-    fn of(&mut self, drive: usize, nsid: u32) -> usize {
+    fn of(&mut self, line: Line) -> usize {
         let next = self.0.len();
-        *self.0.entry((drive, nsid)).or_insert(next)
+        *self.0.entry(line).or_insert(next)
     }
 }
 
@@ -32,7 +42,8 @@ pub(super) fn compute(export: &Export, shown: &Shown, version: u64, queues: &mut
             nsid,
             drive: drive.index(),
             drive_nsid: namespace.nsid,
-            queue: queues.of(drive.index(), namespace.nsid),
+            queue: queues.of(Line::Namespace(drive.index(), namespace.nsid)),
+            across: queues.of(Line::Several { export: export.index, drive: drive.index() }),
             csi: namespace.csi,
             format,
             blocks: namespace.identify.nsze.get(),
@@ -65,6 +76,7 @@ pub(super) fn compute(export: &Export, shown: &Shown, version: u64, queues: &mut
     let whole = matches!(shown.selection, Selection::Drive(_))
         && namespaces.len() == export.primary().namespaces().len();
     let flush_all = Vwc::from_bits_retain(export.primary().info().identify.vwc).contains(Vwc::FLUSH_ALL);
+    let formats = shown.drives.iter().map(|drive| drive.info().identify.ocfs.get());
     ExportView {
         version,
         namespaces,
@@ -72,6 +84,7 @@ pub(super) fn compute(export: &Export, shown: &Shown, version: u64, queues: &mut
         nn,
         broadcast_flush: whole && flush_all,
         max_transfer: export.max_transfer(),
+        copy_formats: formats.reduce(|all, of_one| all & of_one).unwrap_or(0),
         limits: Arc::clone(&export.limits),
         guards: Vec::new(),
     }

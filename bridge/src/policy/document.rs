@@ -186,6 +186,7 @@ fn export(csi: u8) -> ExportView {
         drive: 0,
         drive_nsid: 1,
         queue: 0,
+        across: 0,
         csi,
         format: BlockFormat::plain(512),
         blocks: 8,

@@ -13,6 +13,7 @@ use super::fair::{FairQueue, Link, Links};
 use super::tenants::Tenant;
 use crate::admission::Admitted;
 use crate::limits::{Meter, Purse};
+use crate::reservation::Key;
 
 /// How long a reactor sleeps at least before it looks again whether there is something. By then there is something for
 /// several commands, unless few are allowed anyway.
@@ -66,8 +67,8 @@ impl Links for Lines<'_> {
 #[derive(Debug)]
 pub(super) struct Accounts {
     accounts: Slab<Account>,
-    /// Those of limited namespaces, by export: ordered by the number of their software queue.
-    namespaces: Vec<Vec<(usize, AccountId)>>,
+    /// Those of limited namespaces, by export: ordered by drive and NSID there.
+    namespaces: Vec<Vec<(Key, AccountId)>>,
     /// Accounts before which commands wait.
     busy: Vec<AccountId>,
     /// Keys of connections, and numbers of hosts, for which there is room.
@@ -145,21 +146,21 @@ impl Accounts {
         self.accounts.remove(id.0 as usize);
     }
 
-    /// Says which namespaces of an export are limited, by the numbers of their software queues. Commands that wait for
+    /// Says which namespaces of an export are limited, by their drives and their NSIDs there. Commands that wait for
     /// accounts that nobody has any more are put into `woken`.
     pub(super) fn limit_namespaces(
         &mut self,
         export: usize,
-        mut limited: Vec<(usize, Arc<Meter>)>,
+        mut limited: Vec<(Key, Arc<Meter>)>,
         commands: &mut Slab<Command>,
         woken: &mut Vec<(usize, Gate)>,
     ) {
         if self.namespaces.len() <= export {
             self.namespaces.resize_with(export + 1, Vec::new);
         }
-        limited.sort_unstable_by_key(|(queue, _)| *queue);
+        limited.sort_unstable_by_key(|(key, _)| *key);
         // Opened before the old ones are closed, so that those which stay the same stay open.
-        let open = |(queue, meter)| (queue, self.open(Gate::Namespace, meter));
+        let open = |(key, meter)| (key, self.open(Gate::Namespace, meter));
         let new = limited.into_iter().map(open).collect();
         for (_, id) in std::mem::replace(&mut self.namespaces[export], new) {
             self.close(id, commands, woken);
@@ -168,8 +169,9 @@ impl Accounts {
 
     /// The account of the namespace of a command, if that is limited. What is for all namespaces counts for none.
     pub(super) fn of_namespace(&self, export: usize, admitted: &Admitted) -> Option<AccountId> {
-        let limited = self.namespaces.get(export).filter(|_| admitted.nsid != u32::MAX)?;
-        limited.binary_search_by_key(&admitted.queue, |(queue, _)| *queue).ok().map(|at| limited[at].1)
+        let limited = self.namespaces.get(export)?;
+        let key = (admitted.drive, admitted.nsid);
+        limited.binary_search_by_key(&key, |(key, _)| *key).ok().map(|at| limited[at].1)
     }
 
     /// Whether account `id` has this meter.

@@ -27,7 +27,7 @@ use super::fair::Link;
 use super::message::LoadShare;
 use super::sockets::Receive;
 use super::tenants::Tenant;
-use crate::admission::{Admitted, Course, ExportView, Handling};
+use crate::admission::{Admitted, Course, ExportView, Handling, ListedBy};
 use crate::association::QueueClaim;
 use crate::policy::Policy;
 use crate::reservation::CONFLICT;
@@ -484,19 +484,18 @@ impl Connection {
     }
 
     /// Whether the data of a command may go to its drive.
-    fn examine(&self, index: usize, intact: bool, context: &Context<'_>) -> Result<(), Status> {
-        let Some(command) = context.engine.commands.get(index) else { return Ok(()) };
+    fn examine(&self, index: usize, intact: bool, context: &mut Context<'_>) -> Result<(), Status> {
+        let Some(command) = context.engine.commands.get_mut(index) else { return Ok(()) };
         if !intact {
             return Err(Status::TRANSIENT_TRANSPORT_ERROR);
         }
-        if command.admitted.handling != Handling::List {
+        if !matches!(command.admitted.handling, Handling::List | Handling::Across) {
             return Ok(());
         }
-        let list: &[u8] = match &command.data {
-            CommandData::Buffer(buffer) => buffer,
-            _ => &[],
-        };
-        context.view.check_list(&command.entry, &command.admitted, list)
+        // Nobody else can change what is in it.
+        let CommandData::Buffer(list) = &mut command.data else { return Err(Status::INTERNAL_ERROR) };
+        let by = ListedBy { host: self.host, copy_formats: self.claim.association().copy_formats() };
+        context.view.check_list(&command.entry, &command.admitted, by, list)
     }
 
     #[inline]

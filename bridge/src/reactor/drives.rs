@@ -7,7 +7,7 @@ use gangway_driver::queue::{QueuePair, Rejected, SubmitError};
 use gangway_spec::command::TransferDirection;
 use gangway_spec::status::Status;
 
-use super::command::{Command, Stage};
+use super::command::{Command, NO_DRIVE, Stage};
 use super::fair::FairQueue;
 use super::message::Hold;
 use super::tenants::Tenant;
@@ -161,18 +161,19 @@ impl Way {
     }
 }
 
-/// Commands to a namespace that wait for room on the hardware queue, or until they may go on.
+/// Commands to one namespace, or to several of an export, that wait for room on the hardware queue, or until they may go on.
 #[derive(Debug)]
 pub(super) struct SoftwareQueue {
     pub(super) pending: FairQueue,
-    /// The drive, and the NSID of the namespace there.
-    pub(super) of: (usize, u32),
+    /// The drive, and the NSIDs there of all namespaces that they may reach.
+    pub(super) drive: usize,
+    pub(super) nsids: Box<[u32]>,
     pub(super) hold: Hold,
 }
 
 impl Default for SoftwareQueue {
     fn default() -> Self {
-        Self { pending: FairQueue::default(), of: (usize::MAX, 0), hold: Hold::Release }
+        Self { pending: FairQueue::default(), drive: NO_DRIVE, nsids: Box::default(), hold: Hold::Release }
     }
 }
 

@@ -12,8 +12,8 @@ use super::accounts::{AccountId, Accounts};
 use super::batch::{BatchPool, SendBatch};
 use super::command::{Command, Ended, GivenUp, NO_DRIVE, Origin, Orphan, Stage};
 use super::drives::{DriveSlot, Passage, SoftwareQueue, Way, passage};
-use super::hold::Held;
-use super::message::{Hold, ReservationRequest};
+use super::hold::{Held, in_force};
+use super::message::ReservationRequest;
 use super::pace::Outstanding;
 use super::placement;
 use super::tenants::Tenants;
@@ -142,20 +142,27 @@ impl Engine {
         }
     }
 
-    /// Makes the software queue of a namespace exist.
-    pub(super) fn ensure_queue(&mut self, namespace: &NamespaceView) {
-        while self.queues.len() <= namespace.queue {
+    /// Makes the software queues of what an export shows exist: of each namespace its own, and of each drive the one of
+    /// commands that reach several.
+    pub(super) fn ensure_queues(&mut self, shown: &[NamespaceView]) {
+        for namespace in shown {
+            let together = shown.iter().filter(|other| other.across == namespace.across);
+            let several = together.map(|other| other.drive_nsid).collect();
+            self.ensure_queue(namespace.queue, namespace.drive, [namespace.drive_nsid].into());
+            self.ensure_queue(namespace.across, namespace.drive, several);
+        }
+        self.guard();
+    }
+
+    fn ensure_queue(&mut self, number: usize, drive: usize, nsids: Box<[u32]>) {
+        while self.queues.len() <= number {
             let mut software = SoftwareQueue::default();
             software.pending.make_room(self.tenants.numbers());
             self.queues.push(software);
         }
-        let of = (namespace.drive, namespace.drive_nsid);
-        let hold = self.hold_of(of);
-        let queue = &mut self.queues[namespace.queue];
-        (queue.of, queue.hold) = (of, hold);
-        if hold != Hold::Release {
-            self.guard();
-        }
+        let queue = &mut self.queues[number];
+        (queue.drive, queue.nsids) = (drive, nsids);
+        queue.hold = in_force(&self.held, queue);
     }
 
     pub(super) fn link(&mut self, drive: usize, link: DriveLink, place: usize) {

@@ -4,6 +4,7 @@
 use gangway_spec::status::Status;
 
 use super::command::{Command, GivenUp, Stage};
+use super::drives::SoftwareQueue;
 use super::engine::Engine;
 use super::message::Hold;
 use crate::admission::Course;
@@ -17,24 +18,26 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether it is about what is for this drive and NSID.
-    fn concerns(&self, of: (usize, u32)) -> bool {
-        self.drive == of.0 && self.nsid.is_none_or(|nsid| nsid == of.1)
+    /// Whether it is about what waits in this queue.
+    fn concerns(&self, queue: &SoftwareQueue) -> bool {
+        self.drive == queue.drive && self.nsid.is_none_or(|nsid| queue.nsids.contains(&nsid))
     }
 }
 
-impl Engine {
-    /// What becomes of commands that are for this drive and NSID.
-    pub(super) fn hold_of(&self, of: (usize, u32)) -> Hold {
-        self.held.iter().find(|held| held.concerns(of)).map_or(Hold::Release, |held| held.hold)
-    }
+/// What becomes of commands that wait in this queue. What is refused for one namespace is not held back for another.
+pub(super) fn in_force(held: &[Held], queue: &SoftwareQueue) -> Hold {
+    let concerned = held.iter().filter(|held| held.concerns(queue)).map(|held| held.hold);
+    let stricter = |one, other| if matches!(one, Hold::Refuse(_)) { one } else { other };
+    concerned.reduce(stricter).unwrap_or(Hold::Release)
+}
 
+impl Engine {
     /// Holds nothing back any more that is for a drive.
     pub(super) fn forget_holds(&mut self, drive: usize) {
         self.held.retain(|held| held.drive != drive);
         self.queues
             .iter_mut()
-            .filter(|queue| queue.of.0 == drive)
+            .filter(|queue| queue.drive == drive)
             .for_each(|queue| queue.hold = Hold::Release);
         self.guard();
     }
@@ -47,8 +50,10 @@ impl Engine {
             self.held.push(held);
         }
         let mut slot = self.drives.get_mut(drive).and_then(Option::as_mut);
-        for (number, queue) in self.queues.iter_mut().enumerate().filter(|(_, queue)| held.concerns(queue.of))
-        {
+        let queues = self.queues.iter_mut().enumerate();
+        for (number, queue) in queues.filter(|(_, queue)| held.concerns(queue)) {
+            // Something else may hold back what reaches several namespaces.
+            let hold = in_force(&self.held, queue);
             queue.hold = hold;
             // Nothing waits for a drive that is gone.
             let Some(slot) = &mut slot else { continue };
@@ -95,13 +100,13 @@ impl Engine {
         }
     }
 
-    /// Whether a drive has commands to one of its namespaces, by its NSID there, or to any.
-    pub(super) fn has_with_drive(&self, drive: usize, nsid: Option<u32>) -> bool {
+    /// Whether a drive has commands of before to one of its namespaces, by its NSID there, or to any. What comes later is
+    /// held back, or not concerned.
+    pub(super) fn has_with_drive(&self, drive: usize, nsid: Option<u32>, before: u64) -> bool {
         self.commands.iter().any(|(_, command)| {
-            let admitted = &command.admitted;
             command.stage == Stage::WithDrive
-                && admitted.drive == drive
-                && nsid.is_none_or(|nsid| nsid == admitted.nsid || admitted.nsid == u32::MAX)
+                && command.sequence <= before
+                && command.admitted.reaches(drive, nsid)
         })
     }
 }
@@ -127,20 +132,23 @@ mod tests {
         Engine::new(writes, reads, capsules, reservations, Duration::MAX)
     }
 
-    /// Namespace `nsid` of drive 1; its software queue has the same number.
-    fn show(engine: &mut Engine, nsid: u32) {
-        engine.ensure_queue(&NamespaceView {
+    /// An export of these namespaces of drive 1. The software queue of each has its number, that of commands that reach
+    /// several number 0.
+    fn show(engine: &mut Engine, nsids: &[u32]) {
+        let namespace = |&nsid: &u32| NamespaceView {
             nsid,
             drive: 1,
             drive_nsid: nsid,
             queue: nsid as usize,
+            across: 0,
             csi: csi::NVM,
             format: BlockFormat::plain(512),
             blocks: 1000,
             zones: ZoneLimits::default(),
             read_only: false,
             ids: Default::default(),
-        });
+        };
+        engine.ensure_queues(&nsids.iter().map(namespace).collect::<Vec<_>>());
     }
 
     fn holds(engine: &Engine) -> Vec<Hold> {
@@ -151,33 +159,54 @@ mod tests {
     fn a_namespace_that_is_shown_while_it_is_altered_is_held_like_the_others() {
         const BUSY: Hold = Hold::Refuse(Status::FORMAT_IN_PROGRESS);
         let mut engine = engine();
-        show(&mut engine, 1);
+        show(&mut engine, &[1]);
         engine.hold(1, None, Hold::Back, &mut Vec::new());
-        show(&mut engine, 2);
+        show(&mut engine, &[2]);
         assert_eq!(holds(&engine), [Hold::Back; 2]);
         engine.hold(1, None, BUSY, &mut Vec::new());
-        show(&mut engine, 3);
-        show(&mut engine, 1);
+        show(&mut engine, &[3]);
+        show(&mut engine, &[1]);
         assert_eq!(holds(&engine), [BUSY; 3]);
         engine.hold(1, None, Hold::Release, &mut Vec::new());
         engine.hold(1, Some(4), Hold::Back, &mut Vec::new());
         engine.hold(2, None, Hold::Back, &mut Vec::new());
-        show(&mut engine, 4);
-        show(&mut engine, 5);
+        show(&mut engine, &[4]);
+        show(&mut engine, &[5]);
         assert_eq!(holds(&engine), [Hold::Release, Hold::Release, Hold::Release, Hold::Back, Hold::Release]);
         engine.hold(1, Some(4), Hold::Release, &mut Vec::new());
-        show(&mut engine, 4);
+        show(&mut engine, &[4]);
         assert_eq!(holds(&engine), [Hold::Release; 5]);
+    }
+
+    #[test]
+    fn what_reaches_several_namespaces_is_held_with_each_that_its_export_shows() {
+        const BUSY: Hold = Hold::Refuse(Status::FORMAT_IN_PROGRESS);
+        let mut engine = engine();
+        show(&mut engine, &[1, 2]);
+        let mut hold = |drive, nsid, hold| {
+            engine.hold(drive, nsid, hold, &mut Vec::new());
+            engine.queues[0].hold
+        };
+        assert_eq!(hold(1, Some(3), Hold::Back), Hold::Release, "others have that");
+        assert_eq!(hold(2, Some(1), Hold::Back), Hold::Release, "that is another drive");
+        assert_eq!(hold(1, Some(2), Hold::Back), Hold::Back);
+        assert_eq!(hold(1, Some(1), BUSY), BUSY);
+        assert_eq!(hold(1, Some(1), Hold::Release), Hold::Back, "the second one is altered still");
+        assert_eq!(hold(1, Some(2), Hold::Release), Hold::Release);
+        assert_eq!(hold(1, None, Hold::Back), Hold::Back);
+        assert_eq!(hold(1, None, Hold::Release), Hold::Release);
+        show(&mut engine, &[1, 2, 3]);
+        assert_eq!(engine.queues[0].hold, Hold::Back, "that one is shown now");
     }
 
     #[test]
     fn a_drive_that_is_forgotten_leaves_nothing_held_also_when_it_was_forgotten_first() {
         let mut engine = engine();
-        show(&mut engine, 1);
+        show(&mut engine, &[1]);
         engine.hold(1, None, Hold::Back, &mut Vec::new());
         engine.unlink(1, &mut Vec::new());
         assert_eq!(holds(&engine), [Hold::Release]);
-        show(&mut engine, 2);
+        show(&mut engine, &[2]);
         assert_eq!(holds(&engine), [Hold::Release; 2]);
         engine.hold(1, Some(2), Hold::Back, &mut Vec::new());
         engine.hold(1, Some(2), Hold::Release, &mut Vec::new());

@@ -7,6 +7,7 @@ use super::accounts::{AccountId, Gate};
 use super::command::{Command, Stage, Terms};
 use super::engine::Engine;
 use super::{Drain, Reactor};
+use crate::admission::NamespaceView;
 
 impl Engine {
     /// A user no longer has an account. Commands that wait for one that nobody has any more are put into `woken`.
@@ -38,8 +39,9 @@ impl Reactor {
         let Some(view) = self.exports.get(export) else { return };
         let Engine { accounts, commands, .. } = &mut self.engine;
         let mut woken = Vec::new();
-        let meter = |nsid, queue| Some((queue, view.limits.namespace(nsid)?));
-        let limited = view.namespaces.iter().filter_map(|one| meter(one.nsid, one.queue)).collect();
+        let meter =
+            |one: &NamespaceView| Some(((one.drive, one.drive_nsid), view.limits.namespace(one.nsid)?));
+        let limited = view.namespaces.iter().filter_map(meter).collect();
         accounts.limit_namespaces(export, limited, commands, &mut woken);
         for (_, connection) in self.connections.iter_mut().filter(|(_, one)| one.export == export) {
             let meter = view.limits.host(connection.claim.association().connect.host.as_str());

@@ -59,9 +59,7 @@ impl Reactor {
                 self.drains.push(Drain { scope, before, done });
             }
             Message::Publish { export, view, done } => {
-                for namespace in &view.namespaces {
-                    self.engine.ensure_queue(namespace);
-                }
+                self.engine.ensure_queues(&view.namespaces);
                 while self.exports.len() <= export {
                     self.exports.push(Arc::default());
                 }
@@ -105,18 +103,29 @@ impl Reactor {
     /// export, which showed `old` before. Commands that drives have go on.
     fn retire_commands(&mut self, export: usize, old: &ExportView) {
         let view = &self.exports[export];
-        let gone = |one: &&NamespaceView| !view.namespace(one.nsid).is_some_and(|now| one.lives_on_in(now));
-        let queues: Vec<usize> = old.namespaces.iter().filter(gone).map(|one| one.queue).collect();
-        if queues.is_empty() {
+        let is_gone =
+            |one: &&NamespaceView| !view.namespace(one.nsid).is_some_and(|now| one.lives_on_in(now));
+        let gone: Vec<_> =
+            old.namespaces.iter().filter(is_gone).map(|one| (one.drive, one.drive_nsid)).collect();
+        if gone.is_empty() {
             return;
         }
         let connections = &self.connections;
         let of_export =
             |key: u32| connections.get(key as usize).is_some_and(|connection| connection.export == export);
-        let retired = |command: &Command| {
-            queues.contains(&command.admitted.queue) && command.connection.is_some_and(of_export)
+        let verdict = |command: &Command| {
+            let admitted = &command.admitted;
+            if !command.connection.is_some_and(of_export) {
+                None
+            } else if gone.contains(&(admitted.drive, admitted.nsid)) {
+                Some(IS_ANOTHER)
+            } else {
+                // What reaches several is to be looked at anew.
+                let concerned = gone.iter().any(|(drive, nsid)| admitted.reaches(*drive, Some(*nsid)));
+                concerned.then_some(Status::COMMAND_INTERRUPTED)
+            }
         };
-        self.engine.end(|command| retired(command).then_some(IS_ANOTHER), &mut self.given_up);
+        self.engine.end(verdict, &mut self.given_up);
         self.answer_given_up();
     }
 

@@ -9,7 +9,7 @@ use crate::admission::{Admitted, Handling};
 #[inline]
 pub(super) fn take(pool: &mut BufferPool, admitted: &Admitted) -> Option<DmaBuffer> {
     match admitted.handling {
-        Handling::Plain | Handling::List => pool.take(admitted.length as usize),
+        Handling::Plain | Handling::List | Handling::Across => pool.take(admitted.length as usize),
         Handling::Cleared | Handling::Guarded => cleared(pool, admitted),
     }
 }

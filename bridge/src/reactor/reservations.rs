@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gangway_driver::dma::CommandData;
 use gangway_fabric::target::Reply;
+use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
 use gangway_spec::status::Status;
 use slab::Slab;
 use tokio::sync::oneshot;
@@ -13,7 +14,8 @@ use super::connection::Connection;
 use super::engine::Engine;
 use super::message::{Scope, Ticket};
 use super::{Drain, Reactor};
-use crate::reservation::Eviction;
+use crate::admission::{Admitted, ExportView, Handling};
+use crate::reservation::{Eviction, Group};
 
 impl Reactor {
     /// Answers a command that the control plane had, if it is there still. `bytes` are what a report returns; the rest of
@@ -32,10 +34,17 @@ impl Reactor {
     /// Ends commands that have no place at a namespace any more, as far as their drive does not have them, and answers
     /// when the drive has none of them.
     pub(super) fn evict(&mut self, eviction: Arc<Eviction>, done: oneshot::Sender<()>) {
-        let connections = &self.connections;
+        let (connections, exports) = (&self.connections, &self.exports);
+        let (drive, nsid) = eviction.key;
+        let shows = |export: usize| {
+            exports.get(export).is_some_and(|view: &Arc<ExportView>| view.remote_nsid(drive, nsid).is_some())
+        };
         let verdict = |command: &Command| {
             let connection = command.connection().and_then(|key| connections.get(key))?;
-            verdict(&eviction, connection.origin().host, command)
+            let host = connection.origin().host;
+            // Nobody copies from what his export does not show.
+            let source = || source_verdict(&eviction, host, command).filter(|_| shows(connection.export));
+            verdict(&eviction, host, command).or_else(source)
         };
         self.engine.end(verdict, &mut self.given_up);
         self.answer_given_up();
@@ -54,7 +63,8 @@ pub(super) fn has_evicted(
     let concerned = |host: u128, command: &Command| {
         command.stage == Stage::WithDrive
             && command.sequence <= before
-            && verdict(eviction, host, command).is_some()
+            && (verdict(eviction, host, command).is_some()
+                || source_verdict(eviction, host, command).is_some())
     };
     let of_a_connection = |command: &Command| {
         let connection = command.connection().and_then(|key| connections.get(key));
@@ -69,6 +79,16 @@ pub(super) fn has_evicted(
 }
 
 fn verdict(eviction: &Eviction, host: u128, command: &Command) -> Option<Status> {
-    let entry = &command.entry;
-    eviction.verdict(host, command.admitted.drive, entry.nsid.get(), entry.opcode)
+    let SubmissionQueueEntry { opcode, nsid, .. } = &command.entry;
+    eviction.verdict(host, command.admitted.drive, nsid.get(), Group::of_io(*opcode))
+}
+
+/// What a command ends with that may be copying from the namespace: from which it copies nobody remembers. It may try again,
+/// and is looked at anew then.
+fn source_verdict(eviction: &Eviction, host: u128, command: &Command) -> Option<Status> {
+    let Admitted { drive, handling, .. } = command.admitted;
+    if handling != Handling::Across {
+        return None;
+    }
+    eviction.verdict(host, drive, NSID_BROADCAST, Group::Read).map(|_| Status::COMMAND_INTERRUPTED)
 }

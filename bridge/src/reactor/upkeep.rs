@@ -67,7 +67,7 @@ impl Reactor {
         self.hasten();
         let pending = |drain: &Drain| {
             if let Scope::Namespace { drive, nsid } = drain.scope {
-                return self.engine.has_with_drive(drive, nsid);
+                return self.engine.has_with_drive(drive, nsid, drain.before);
             }
             if let Scope::Evicted(eviction) = &drain.scope {
                 return has_evicted(&self.connections, &self.engine, eviction, drain.before);

@@ -119,6 +119,7 @@ mod tests {
             drive: 0,
             drive_nsid: index as u32 + 1,
             queue: 0,
+            across: 0,
             csi: if *append > 0 { csi::ZONED_NAMESPACE } else { csi::NVM },
             format: BlockFormat::plain(4096),
             blocks: 8,

@@ -244,7 +244,7 @@ impl RemoteController {
     pub(crate) fn drain_events(&mut self) -> Vec<Slot> {
         self.changed.clear();
         self.changed_zones.clear_all();
-        self.association.set_retries_later(false);
+        self.association.set_behavior(false, 0);
         self.association.notifications().reset();
         self.events.drain()
     }

@@ -3,9 +3,13 @@
 use std::time::Instant;
 
 use gangway_spec::command::{NSID_BROADCAST, SubmissionQueueEntry};
-use gangway_spec::feature::{feature_id, feature_save, feature_select, feature_transfer_length, fid, select};
+use gangway_spec::feature::{
+    HostBehaviorSupport, feature_id, feature_save, feature_select, feature_transfer_length, fid, select,
+};
+use gangway_spec::nvm::copy::FORMATS_ACROSS;
 use gangway_spec::reservation::NotificationMask;
 use gangway_spec::status::Status;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::command_sets;
 use super::controller::{Action, RemoteController};
@@ -63,9 +67,12 @@ pub(super) fn set(
             Ok(Action::result(0))
         }
         fid::HOST_BEHAVIOR_SUPPORT => {
-            // ACRE: the host heeds retry delays (NVMe Base 2.0, 5.27.1.18). The rest is about what Identify does not
-            // promise, and stays off.
-            controller.association.set_retries_later(data.first().is_some_and(|acre| *acre == 1));
+            // Retry delays, and formats of Copy that all drives have. The rest is about what Identify does not promise,
+            // and stays off.
+            let behavior = HostBehaviorSupport::ref_from_bytes(data)
+                .map_err(|_| Status::DATA_SGL_LENGTH_INVALID.with_dnr())?;
+            let formats = behavior.cdfe.get() & FORMATS_ACROSS & offered_copy_formats(controller);
+            controller.association.set_behavior(behavior.acre == 1, formats);
             Ok(Action::result(0))
         }
         fid::RESERVATION_NOTIFICATION_MASK => {
@@ -118,9 +125,12 @@ pub(super) fn get(
         fid::HOST_IDENTIFIER => Action::data(controller.association.connect.host_id.0.to_vec()),
         fid::NUMBER_OF_QUEUES => Action::result(queues(controller)),
         fid::HOST_BEHAVIOR_SUPPORT => {
-            let mut data = vec![0; length as usize];
-            data[0] = (selected != select::DEFAULT && controller.association.retries_later()).into();
-            Action::data(data)
+            let mut behavior = HostBehaviorSupport::default();
+            if selected != select::DEFAULT {
+                behavior.acre = controller.association.retries_later().into();
+                behavior.cdfe.set(controller.association.copy_formats());
+            }
+            Action::data(behavior.as_bytes().to_vec())
         }
         fid::IO_COMMAND_SET_PROFILE => Action::result(0),
         // No event, until the host says which.
@@ -164,6 +174,10 @@ fn namespace(controller: &RemoteController, nsid: u32) -> Result<(u32, Key), Sta
 
 fn has_command_sets(controller: &RemoteController) -> bool {
     controller.export().is_some_and(|export| command_sets::offered(export))
+}
+
+fn offered_copy_formats(controller: &RemoteController) -> u16 {
+    controller.export().map_or(0, |export| export.view().copy_formats)
 }
 
 /// Number of Queues as its result reports it: both halves 0's based.

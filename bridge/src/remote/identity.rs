@@ -154,8 +154,7 @@ fn promise(data: &mut IdentifyController, identity: &Identity<'_>) {
     lpa.set(Lpa::PERSISTENT_EVENT, reads(lid::PERSISTENT_EVENT));
     data.lpa &= lpa.bits();
     data.fuses = Fuses::empty().bits().into();
-    // Copy formats 2h and 3h name source namespaces.
-    data.ocfs = (data.ocfs.get() & 0b11).into();
+    data.ocfs &= identity.view.copy_formats;
     data.hmpre = 0.into();
     data.hmmin = 0.into();
     data.hmminds = 0.into();

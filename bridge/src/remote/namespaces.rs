@@ -170,6 +170,7 @@ mod tests {
             drive,
             drive_nsid,
             queue: 0,
+            across: 0,
             csi,
             format: BlockFormat::plain(512),
             blocks: 8,

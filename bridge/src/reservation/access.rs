@@ -112,12 +112,12 @@ pub(crate) struct Eviction {
 }
 
 impl Eviction {
-    /// What a command ends with that `host` gave to namespace `nsid` of a drive before; `None` when it may go on.
-    pub(crate) fn verdict(&self, host: Host, drive: usize, nsid: u32, opcode: u8) -> Option<Status> {
+    /// What a command of `group` ends with that `host` gave to namespace `nsid` of a drive before, or to all of them
+    /// (`FFFFFFFFh`); `None` when it may go on.
+    pub(crate) fn verdict(&self, host: Host, drive: usize, nsid: u32, group: Group) -> Option<Status> {
         if drive != self.key.0 || nsid != self.key.1 && nsid != NSID_BROADCAST {
             return None;
         }
-        let group = Group::of_io(opcode);
         if group == Group::Free {
             None
         } else if self.aborts.contains(&host) {
@@ -175,15 +175,15 @@ mod tests {
     fn an_eviction_concerns_the_hosts_that_are_aborted_or_forbidden_at_that_namespace_alone() {
         let guard = Some(Arc::new(reserved(ReservationType::WriteExclusive)));
         let eviction = Eviction { key: (3, 7), guard, aborts: vec![REGISTRANT] };
-        let verdict = |host, opcode| eviction.verdict(host, 3, 7, opcode);
+        let verdict = |host, opcode| eviction.verdict(host, 3, 7, Group::of_io(opcode));
         assert_eq!(verdict(HOLDER, nvm::WRITE), None);
         assert_eq!(verdict(STRANGER, nvm::WRITE), Some(CONFLICT));
         assert_eq!(verdict(STRANGER, nvm::READ), None);
         assert_eq!(verdict(REGISTRANT, nvm::READ), Some(ABORTED), "whatever it may do later");
         assert_eq!(verdict(REGISTRANT, nvm::RESERVATION_REGISTER), None);
-        assert_eq!(eviction.verdict(STRANGER, 3, NSID_BROADCAST, nvm::FLUSH), Some(CONFLICT));
-        assert_eq!(eviction.verdict(REGISTRANT, 3, 8, nvm::WRITE), None, "another namespace");
-        assert_eq!(eviction.verdict(REGISTRANT, 2, 7, nvm::WRITE), None, "another drive");
+        assert_eq!(eviction.verdict(STRANGER, 3, NSID_BROADCAST, Group::Write), Some(CONFLICT));
+        assert_eq!(eviction.verdict(REGISTRANT, 3, 8, Group::Write), None, "another namespace");
+        assert_eq!(eviction.verdict(REGISTRANT, 2, 7, Group::Write), None, "another drive");
     }
 
     #[test]

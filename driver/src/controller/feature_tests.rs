@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use gangway_spec::command::SubmissionQueueEntry;
+use gangway_spec::feature::HostBehaviorSupport;
 use gangway_spec::identify::{
     CommandSets, Ctratt, ExtendedLbaFormat, IoCommandSets, LbaFormat, NamespaceIdDescriptor,
-    NamespaceIdDescriptorBuilder, NvmNamespace, Oacs, Sgls, Vwc, cns, csi,
+    NamespaceIdDescriptorBuilder, NvmNamespace, Oacs, Oncs, Sgls, Vwc, cns, csi,
 };
 use gangway_spec::nvm::BlockFormat;
 use gangway_spec::registers::{ACQ, AQA, ASQ, CAP, CC, CSTS, ControllerConfiguration, VS};
 use gangway_spec::zns::{IdentifyZonedController, IdentifyZonedNamespace, ZonedLbaFormatExtension};
 use gangway_spec::{CompletionQueueEntry, IdentifyNamespace, Status, feature, opcode};
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::*;
 use crate::function::{FunctionError, Stepper};
@@ -37,6 +38,8 @@ struct State {
     data: BTreeMap<(u8, u8, u32), Vec<u8>>,
     /// Features that can be set, with their values.
     features: BTreeMap<u8, u32>,
+    /// Host Behavior Support, and which formats of Copy it can enable; `None` where there is no such feature.
+    behavior: Option<(HostBehaviorSupport, u16)>,
     /// Features that stay as they are.
     fixed: Vec<u8>,
     /// Opcodes that are refused.
@@ -109,6 +112,17 @@ impl State {
             }
             opcode::admin::SET_FEATURES if low == feature::fid::NUMBER_OF_QUEUES => {
                 return (Status::SUCCESS, value);
+            }
+            opcode::admin::SET_FEATURES | opcode::admin::GET_FEATURES
+                if low == feature::fid::HOST_BEHAVIOR_SUPPORT =>
+            {
+                let Some((behavior, can)) = &mut self.behavior else { return REFUSED };
+                if entry.opcode == opcode::admin::GET_FEATURES {
+                    device.write_data(entry, behavior.as_bytes());
+                } else {
+                    *behavior = HostBehaviorSupport::read_from_bytes(&device.read_data(entry, 512)).unwrap();
+                    behavior.cdfe &= *can;
+                }
             }
             opcode::admin::SET_FEATURES if self.fixed.contains(&low) => return REFUSED,
             opcode::admin::SET_FEATURES => match self.features.get_mut(&low) {
@@ -494,5 +508,33 @@ fn a_controller_that_cannot_wait_for_its_media_is_told_to_be_ready_without() {
         drive.start(Options::default()).unwrap();
         let cc = drive.state.lock().unwrap().configurations.clone();
         assert_eq!(cc.iter().find(|cc| cc.en()).unwrap().crime(), crime, "CRMS {crms}");
+    }
+}
+
+#[test]
+fn formats_of_copy_that_name_namespaces_are_enabled_each_time_it_is_brought_up() {
+    let behavior = HostBehaviorSupport { acre: 1, ..Default::default() };
+    let with = |ocfs: u16, oncs: Oncs, behavior| {
+        Drive::new().with(|state| {
+            (state.identify.ocfs, state.identify.oncs) = (ocfs.into(), oncs.bits().into());
+            state.behavior = behavior;
+        })
+    };
+    let drive = with(0xffff, Oncs::COPY, Some((behavior, 0xffff)));
+    let mut controller = drive.start(Options::default()).unwrap();
+    assert_eq!(controller.copy_formats(), 0xf, "nobody knows others");
+    let set = drive.state.lock().unwrap().behavior.unwrap().0;
+    assert_eq!((set.acre, set.cdfe.get()), (1, 0b1100), "what else it says is as before");
+    drive.state.lock().unwrap().behavior = Some((behavior, 1 << 2));
+    controller.restart().unwrap();
+    assert_eq!(controller.copy_formats(), 0b0111, "what it has enabled, whatever it was asked for");
+    drive.state.lock().unwrap().behavior = None;
+    controller.restart().unwrap();
+    assert_eq!(controller.copy_formats(), 0b0011, "it goes on without");
+
+    for (ocfs, oncs) in [(0b11, Oncs::COPY), (0b1111, Oncs::empty())] {
+        let drive = with(ocfs, oncs, Some((behavior, 0xffff)));
+        assert_eq!(drive.start(Options::default()).unwrap().copy_formats(), 0b11);
+        assert!(drive.seen(opcode::admin::SET_FEATURES).iter().all(|set| set.cdw10.get() != 0x16));
     }
 }

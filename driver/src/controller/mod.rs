@@ -7,6 +7,7 @@
 
 mod abort;
 mod admin;
+mod copy_formats;
 pub(crate) mod epoch;
 mod error;
 mod events;
@@ -91,6 +92,8 @@ pub struct Controller {
     io_queue_limit: u16,
     /// The I/O command sets that are enabled.
     command_sets: CommandSets,
+    /// Copy descriptor formats that it takes, as bits of OCFS.
+    copy_formats: u16,
     /// How I/O commands use SGLs, if they do.
     sgl: Option<SglRules>,
     /// What the controller was given in this run; it may look at it until it is stopped.
@@ -138,6 +141,7 @@ impl Controller {
             limits: TimeLimits::new(&options, Duration::ZERO, 0),
             io_queue_limit: 0,
             command_sets: CommandSets::NVM,
+            copy_formats: 0,
             sgl: None,
             shadow_doorbells: None,
             interrupts: Vec::new(),
@@ -338,6 +342,7 @@ impl Controller {
         self.limits = TimeLimits::new(&self.options, erasure, self.identify.mtfa.get());
         self.settle_data_pointers()?;
         self.settle_command_sets()?;
+        self.settle_copy_formats()?;
         let wanted = self.options.io_queues_wanted;
         self.io_queue_limit = self.set_number_of_queues(wanted)?;
         self.set_up_shadow_doorbells()?;

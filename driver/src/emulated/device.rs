@@ -1,6 +1,6 @@
 //! The emulated controller as a whole: what its registers, queues and namespaces share.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use super::error_log::ErrorLog;
 use super::faults::{Corruption, Faults};
 use super::held::{Command, Held};
 use super::identity::Identity;
-use super::io::IoQueue;
+use super::io::{IoQueue, copy};
 use super::memory::{DmaFault, DmaMemory, EmulatedIommu, Gate};
 use super::namespace::Namespaces;
 use super::prp::PAGE;
@@ -59,6 +59,8 @@ pub(super) struct Device {
     pub(super) fatal: AtomicBool,
     /// Whether writes may stay in the volatile cache (feature 06h).
     pub(super) write_cache: AtomicBool,
+    /// Formats of Copy that are enabled, as bits of OCFS (feature 16h).
+    pub(super) copy_formats: AtomicU16,
     pub(super) doorbells: Arc<DoorbellPage>,
     doorbell_spread: usize,
     pub(super) iommu: Arc<EmulatedIommu>,
@@ -130,6 +132,7 @@ impl Device {
             running: AtomicBool::new(false),
             fatal: AtomicBool::new(false),
             write_cache: AtomicBool::new(true),
+            copy_formats: AtomicU16::new(copy::FIRST_FORMATS),
             doorbells: doorbells.page,
             doorbell_spread: doorbells.spread,
             iommu,
@@ -383,6 +386,7 @@ impl Device {
         self.take_events();
         self.fatal.store(false, Ordering::Release);
         self.write_cache.store(true, Ordering::Relaxed);
+        self.copy_formats.store(copy::FIRST_FORMATS, Ordering::Relaxed);
     }
 
     /// Sets the admin queues up and starts. Sizes are in entries, addresses were checked for alignment.

@@ -6,14 +6,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use gangway_spec::Status;
 use gangway_spec::aen::{self, AsyncEvent};
 use gangway_spec::command::NSID_BROADCAST;
-use gangway_spec::feature::{self, fid, select};
+use gangway_spec::feature::{self, HostBehaviorSupport, fid, select};
 use gangway_spec::identify::Oaes;
 use gangway_spec::log::{SmartLog, lid};
+use zerocopy::IntoBytes;
 
 use super::identify::{WARNING_TEMPERATURE, events};
 use super::logs::TEMPERATURE;
 use super::{AdminCommand, Answer, Granted, invalid_field};
 use crate::emulated::config::EmulatedConfig;
+use crate::emulated::io::copy;
 
 /// Temperature Threshold: the under threshold instead of the over threshold (THSEL).
 const UNDER: u32 = 1;
@@ -43,6 +45,7 @@ pub(super) struct Features {
     write_atomicity: u32,
     event_configuration: u32,
     timestamp: Option<(u64, Instant)>,
+    host_behavior: HostBehaviorSupport,
 }
 
 /// The temperature at which nothing warns: no threshold is set below the warning temperature of Identify.
@@ -63,6 +66,7 @@ impl Features {
             write_atomicity: 0,
             event_configuration: 0,
             timestamp: None,
+            host_behavior: HostBehaviorSupport::default(),
         }
     }
 
@@ -102,7 +106,9 @@ impl AdminCommand<'_> {
                 fid::ERROR_RECOVERY => {
                     Ok(select::SUPPORTED_CHANGEABLE | select::SUPPORTED_NAMESPACE_SPECIFIC)
                 }
-                fid::ARBITRATION..=fid::ASYNC_EVENT_CONFIGURATION | fid::TIMESTAMP
+                fid::ARBITRATION..=fid::ASYNC_EVENT_CONFIGURATION
+                | fid::TIMESTAMP
+                | fid::HOST_BEHAVIOR_SUPPORT
                     if fid != fid::LBA_RANGE_TYPE =>
                 {
                     Ok(select::SUPPORTED_CHANGEABLE)
@@ -117,6 +123,10 @@ impl AdminCommand<'_> {
         if fid == fid::TIMESTAMP {
             let timestamp = timestamp(self.admin.features.timestamp);
             return self.send(&timestamp);
+        }
+        if fid == fid::HOST_BEHAVIOR_SUPPORT {
+            let behavior = self.admin.features.host_behavior;
+            return self.send(behavior.as_bytes());
         }
         self.current_without_data(fid)
     }
@@ -188,6 +198,7 @@ impl AdminCommand<'_> {
             fid::ERROR_RECOVERY => return self.set_error_recovery(nsid, cdw11),
             fid::NUMBER_OF_QUEUES => return self.set_number_of_queues(cdw11),
             fid::TIMESTAMP => return self.set_timestamp(),
+            fid::HOST_BEHAVIOR_SUPPORT => return self.set_host_behavior(),
             _ => {}
         }
         let features = &mut self.admin.features;
@@ -270,6 +281,16 @@ impl AdminCommand<'_> {
         self.receive(&mut data)?;
         let millis = u64::from_le_bytes(data) & TIMESTAMP_MASK;
         self.admin.features.timestamp = Some((millis, Instant::now()));
+        Ok(0)
+    }
+
+    /// Host Behavior Support (NVMe Base 2.1, 5.1.25.1.14). Only formats of Copy depend on it.
+    fn set_host_behavior(&mut self) -> Answer {
+        let mut behavior = HostBehaviorSupport::default();
+        self.receive(behavior.as_mut_bytes())?;
+        behavior.cdfe &= copy::FORMATS & !copy::FIRST_FORMATS;
+        self.device.copy_formats.store(copy::FIRST_FORMATS | behavior.cdfe.get(), Ordering::Relaxed);
+        self.admin.features.host_behavior = behavior;
         Ok(0)
     }
 }

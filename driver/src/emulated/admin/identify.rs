@@ -39,8 +39,6 @@ pub(super) fn events(device: &Device) -> Oaes {
 const DEALLOCATED_READS_ZERO: u8 = 0b1001;
 /// FPI: the format progress indicator is there.
 const REPORTS_PROGRESS: u8 = 1 << 7;
-/// OCFS: source ranges of Copy in format 0.
-const COPY_FORMAT_0: u16 = 1 << 0;
 /// The first NSID that no list can start after (NVMe Base 1.4, 5.15.2.2).
 const LIST_END: u32 = 0xffff_fffe;
 /// I/O command set combinations: the one that there is, as a vector of command sets.
@@ -235,7 +233,7 @@ fn identify_controller(device: &Device, admin: &Admin) -> IdentifyController {
     } else {
         Vwc::FLUSH_ALL.bits()
     };
-    controller.ocfs = COPY_FORMAT_0.into();
+    controller.ocfs = copy::FORMATS.into();
     controller.set_serial(&device.identity.serial);
     controller.set_model(&config.model);
     controller.set_firmware(admin.firmware.revision());

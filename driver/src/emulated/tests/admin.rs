@@ -2,7 +2,7 @@
 
 use gangway_spec::aen::AsyncEvent;
 use gangway_spec::command::NSID_BROADCAST;
-use gangway_spec::feature::{fid, select};
+use gangway_spec::feature::{HostBehaviorSupport, fid, select};
 use gangway_spec::identify::{NamespaceIdDescriptor, Oacs, Oncs, cns};
 use gangway_spec::log::{
     CommandsSupportedAndEffectsLog, ErrorLogEntry, FirmwareSlotLog, GetLogPage, SmartLog, lid,
@@ -146,6 +146,31 @@ fn every_feature_can_be_set_and_read_back() {
         assert_eq!(host.feature(&get_feature(fid, select::DEFAULT, cdw11)), Ok(default), "feature {fid:#x}");
         assert_eq!(host.feature(&get_feature(fid, select::SAVED, cdw11)), Ok(default), "feature {fid:#x}");
     }
+}
+
+#[test]
+fn formats_of_copy_are_enabled_by_host_behavior_until_a_reset() {
+    let mut host = Host::new("size=1MiB");
+    let get = |host: &mut Host, select| {
+        let bytes = host.admin_read(&get_feature(fid::HOST_BEHAVIOR_SUPPORT, select, 0), 512).unwrap();
+        HostBehaviorSupport::read_from_bytes(&bytes).unwrap()
+    };
+    let set = |host: &mut Host, cdfe: u16| {
+        let behavior = HostBehaviorSupport { acre: 1, cdfe: cdfe.into(), ..Default::default() };
+        host.admin_write(set_feature(fid::HOST_BEHAVIOR_SUPPORT, 0), behavior.as_bytes())
+    };
+    let none = HostBehaviorSupport::default();
+    assert_eq!(get(&mut host, select::CURRENT), none);
+    set(&mut host, 1 << 2).unwrap();
+    assert_eq!(
+        (get(&mut host, select::CURRENT).acre, get(&mut host, select::CURRENT).cdfe.get()),
+        (1, 1 << 2)
+    );
+    assert_eq!(get(&mut host, select::DEFAULT), none);
+    set(&mut host, 0xffff).unwrap();
+    assert_eq!(get(&mut host, select::CURRENT).cdfe.get(), 1 << 2, "what it has");
+    host.reset();
+    assert_eq!(get(&mut host, select::CURRENT), none);
 }
 
 #[test]

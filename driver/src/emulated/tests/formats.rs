@@ -1,8 +1,8 @@
 //! Metadata, protection information, Format NVM, blocks that cannot be read, Copy.
 
-use gangway_spec::IdentifyNamespace;
 use gangway_spec::command::NSID_BROADCAST;
 use gangway_spec::identify::cns;
+use gangway_spec::{IdentifyNamespace, feature};
 use zerocopy::little_endian::{U16, U64};
 
 use super::*;
@@ -273,4 +273,49 @@ fn copy_gathers_its_sources_and_keeps_to_its_limits() {
         assert_eq!(blocks.data[..1024], bytes[6 * 512..8 * 512]);
         assert_eq!(blocks.data[1024..1536], bytes[512..1024]);
     }
+}
+
+#[test]
+fn copy_takes_from_other_namespaces_of_the_same_format_once_that_is_enabled() {
+    let mut host = Host::new("size=1MiB,block=512,namespaces=2");
+    let mut queue = host.create_queue(1);
+    let mut blocks = Blocks::new(&host);
+    let bytes = pattern(6, PAGE);
+    blocks.data.copy_from_slice(&bytes);
+    let mut write = blocks.command(opcode::nvm::WRITE, 40, 8, 0, 0);
+    write.nsid.set(2);
+    assert_eq!(queue.run(&write).status(), Status::SUCCESS);
+    let mut list = host.buffer(PAGE, Direction::DeviceReads);
+    let mut copy = |queue: &mut Queue, snsid: u32, sopt: u16| {
+        let range = nvm::CopyRange {
+            snsid: snsid.into(),
+            slba: 42.into(),
+            nlb: 1.into(),
+            sopt: sopt.into(),
+            ..Default::default()
+        };
+        list[..32].copy_from_slice(range.as_bytes());
+        let mut entry = SubmissionQueueEntry::new(opcode::nvm::COPY);
+        entry.nsid.set(1);
+        nvm::set_slba(&mut entry, 100);
+        entry.cdw12.set(2 << 8);
+        entry.set_prp(list.iova(), 0);
+        queue.run(&entry).status()
+    };
+    assert!(copy(&mut queue, 2, 0).is(Status::INVALID_FIELD), "it is not enabled");
+    let mut enable = SubmissionQueueEntry::new(opcode::admin::SET_FEATURES);
+    enable.cdw10.set(feature::fid::HOST_BEHAVIOR_SUPPORT.into());
+    let behavior = feature::HostBehaviorSupport { cdfe: (1 << 2).into(), ..Default::default() };
+    host.admin_write(enable, behavior.as_bytes()).unwrap();
+    assert!(copy(&mut queue, 2, 1).is(Status::INVALID_FIELD), "fast copies only are not offered");
+    assert!(copy(&mut queue, 3, 0).is(Status::INVALID_NAMESPACE_OR_FORMAT));
+    assert_eq!(copy(&mut queue, 2, 0), Status::SUCCESS);
+    blocks.data.fill(0);
+    assert_eq!(queue.run(&blocks.command(opcode::nvm::READ, 100, 2, 0, 0)).status(), Status::SUCCESS);
+    assert_eq!(blocks.data[..1024], bytes[1024..2048]);
+    let mut format = SubmissionQueueEntry::new(opcode::admin::FORMAT_NVM);
+    format.nsid.set(2);
+    format.cdw10.set(4);
+    assert_eq!(host.admin(&format).status(), Status::SUCCESS);
+    assert!(copy(&mut queue, 2, 0).is(Status::INCOMPATIBLE_NAMESPACE_OR_FORMAT), "its blocks are longer");
 }
