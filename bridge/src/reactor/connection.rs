@@ -484,18 +484,24 @@ impl Connection {
     }
 
     /// Whether the data of a command may go to its drive.
+    #[inline]
     fn examine(&self, index: usize, intact: bool, context: &mut Context<'_>) -> Result<(), Status> {
         let Some(command) = context.engine.commands.get_mut(index) else { return Ok(()) };
         if !intact {
             return Err(Status::TRANSIENT_TRANSPORT_ERROR);
         }
-        if !matches!(command.admitted.handling, Handling::List | Handling::Across) {
-            return Ok(());
+        match command.admitted.handling {
+            Handling::Plain | Handling::Cleared | Handling::Guarded => Ok(()),
+            Handling::List | Handling::Across => self.examine_list(command, context.view),
         }
+    }
+
+    #[cold]
+    fn examine_list(&self, command: &mut Command, view: &ExportView) -> Result<(), Status> {
         // Nobody else can change what is in it.
         let CommandData::Buffer(list) = &mut command.data else { return Err(Status::INTERNAL_ERROR) };
         let by = ListedBy { host: self.host, copy_formats: self.claim.association().copy_formats() };
-        context.view.check_list(&command.entry, &command.admitted, by, list)
+        view.check_list(&command.entry, &command.admitted, by, list)
     }
 
     #[inline]

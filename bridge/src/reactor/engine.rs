@@ -1,5 +1,6 @@
 //! The way of commands between connections and drives: the software queues in which they wait, and the memory they use.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use gangway_driver::dma::{BufferPool, CommandData, DmaBuffer};
@@ -145,11 +146,13 @@ impl Engine {
     /// Makes the software queues of what an export shows exist: of each namespace its own, and of each drive the one of
     /// commands that reach several.
     pub(super) fn ensure_queues(&mut self, shown: &[NamespaceView]) {
-        for namespace in shown {
-            let together = shown.iter().filter(|other| other.across == namespace.across);
-            let several = together.map(|other| other.drive_nsid).collect();
-            self.ensure_queue(namespace.queue, namespace.drive, [namespace.drive_nsid].into());
-            self.ensure_queue(namespace.across, namespace.drive, several);
+        let mut several: BTreeMap<usize, (usize, Vec<u32>)> = BTreeMap::new();
+        for NamespaceView { queue, across, drive, drive_nsid, .. } in shown {
+            self.ensure_queue(*queue, *drive, [*drive_nsid].into());
+            several.entry(*across).or_insert((*drive, Vec::new())).1.push(*drive_nsid);
+        }
+        for (across, (drive, nsids)) in several {
+            self.ensure_queue(across, drive, nsids.into());
         }
         self.guard();
     }
