@@ -116,6 +116,13 @@ impl DriveLink {
         Ok((Self { sender, wake, wanted_events }, inbox))
     }
 
+    /// A line to nobody.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)] // Tests end where something fails.
+    pub(crate) fn loose() -> Self {
+        Self::new().unwrap().0
+    }
+
     /// Sends a request; false when the manager has ended.
     pub(super) fn send(&self, request: Request) -> bool {
         let sent = self.sender.send(request).is_ok();

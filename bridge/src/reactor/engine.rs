@@ -13,7 +13,7 @@ use super::accounts::{AccountId, Accounts};
 use super::batch::{BatchPool, SendBatch};
 use super::command::{Command, Ended, GivenUp, NO_DRIVE, Origin, Orphan, Stage};
 use super::drives::{DriveSlot, Passage, SoftwareQueue, Way, passage};
-use super::hold::{Held, in_force};
+use super::hold::Held;
 use super::message::ReservationRequest;
 use super::pace::Outstanding;
 use super::placement;
@@ -145,19 +145,19 @@ impl Engine {
 
     /// Makes the software queues of what an export shows exist: of each namespace its own, and of each drive the one of
     /// commands that reach several.
-    pub(super) fn ensure_queues(&mut self, shown: &[NamespaceView]) {
+    pub(super) fn ensure_queues(&mut self, shown: &[NamespaceView], given_up: &mut Vec<GivenUp>) {
         let mut several: BTreeMap<usize, (usize, Vec<u32>)> = BTreeMap::new();
         for NamespaceView { queue, across, drive, drive_nsid, .. } in shown {
-            self.ensure_queue(*queue, *drive, [*drive_nsid].into());
+            self.ensure_queue(*queue, *drive, [*drive_nsid].into(), given_up);
             several.entry(*across).or_insert((*drive, Vec::new())).1.push(*drive_nsid);
         }
         for (across, (drive, nsids)) in several {
-            self.ensure_queue(across, drive, nsids.into());
+            self.ensure_queue(across, drive, nsids.into(), given_up);
         }
         self.guard();
     }
 
-    fn ensure_queue(&mut self, number: usize, drive: usize, nsids: Box<[u32]>) {
+    fn ensure_queue(&mut self, number: usize, drive: usize, nsids: Box<[u32]>, given_up: &mut Vec<GivenUp>) {
         while self.queues.len() <= number {
             let mut software = SoftwareQueue::default();
             software.pending.make_room(self.tenants.numbers());
@@ -165,7 +165,8 @@ impl Engine {
         }
         let queue = &mut self.queues[number];
         (queue.drive, queue.nsids) = (drive, nsids);
-        queue.hold = in_force(&self.held, queue);
+        // What it may reach now may be held.
+        self.settle_hold(number, given_up);
     }
 
     pub(super) fn link(&mut self, drive: usize, link: DriveLink, place: usize) {

@@ -25,7 +25,7 @@ impl Held {
 }
 
 /// What becomes of commands that wait in this queue. What is refused for one namespace is not held back for another.
-pub(super) fn in_force(held: &[Held], queue: &SoftwareQueue) -> Hold {
+fn in_force(held: &[Held], queue: &SoftwareQueue) -> Hold {
     let concerned = held.iter().filter(|held| held.concerns(queue)).map(|held| held.hold);
     let stricter = |one, other| if matches!(one, Hold::Refuse(_)) { one } else { other };
     concerned.reduce(stricter).unwrap_or(Hold::Release)
@@ -49,28 +49,32 @@ impl Engine {
         if hold != Hold::Release {
             self.held.push(held);
         }
-        let mut slot = self.drives.get_mut(drive).and_then(Option::as_mut);
-        let queues = self.queues.iter_mut().enumerate();
-        for (number, queue) in queues.filter(|(_, queue)| held.concerns(queue)) {
-            // Something else may hold back what reaches several namespaces.
-            let hold = in_force(&self.held, queue);
-            queue.hold = hold;
-            // Nothing waits for a drive that is gone.
-            let Some(slot) = &mut slot else { continue };
-            slot.backlog.retain(|listed| *listed != number);
-            match hold {
-                Hold::Back => {}
-                Hold::Release if queue.pending.is_empty() => {}
-                Hold::Release => slot.backlog.push_back(number),
-                Hold::Refuse(status) => {
-                    while let Some(item) = queue.pending.next(&self.commands, |_| true) {
-                        queue.pending.take(item, &mut self.commands);
-                        given_up.push(GivenUp { command: item as usize, status });
-                    }
-                }
+        for number in 0..self.queues.len() {
+            if held.concerns(&self.queues[number]) {
+                self.settle_hold(number, given_up);
             }
         }
         self.guard();
+    }
+
+    /// Has a software queue go by all that is held back or refused now.
+    pub(super) fn settle_hold(&mut self, number: usize, given_up: &mut Vec<GivenUp>) {
+        let queue = &mut self.queues[number];
+        queue.hold = in_force(&self.held, queue);
+        // Nothing waits for a drive that is gone.
+        let Some(Some(slot)) = self.drives.get_mut(queue.drive) else { return };
+        slot.backlog.retain(|listed| *listed != number);
+        match queue.hold {
+            Hold::Back => {}
+            Hold::Release if queue.pending.is_empty() => {}
+            Hold::Release => slot.backlog.push_back(number),
+            Hold::Refuse(status) => {
+                while let Some(item) = queue.pending.next(&self.commands, |_| true) {
+                    queue.pending.take(item, &mut self.commands);
+                    given_up.push(GivenUp { command: item as usize, status });
+                }
+            }
+        }
     }
 
     /// Ends the commands of which `verdict` says how they end: gives up those that wait here, and sees to it that those
@@ -116,12 +120,17 @@ impl Engine {
 mod tests {
     use std::time::Duration;
 
-    use gangway_driver::dma::{BufferPool, Direction, DmaDomain};
+    use gangway_driver::dma::{BufferPool, CommandData, Direction, DmaDomain};
+    use gangway_spec::command::{SubmissionQueueEntry, TransferDirection};
     use gangway_spec::identify::csi;
     use gangway_spec::nvm::BlockFormat;
+    use gangway_spec::opcode::nvm;
 
     use super::*;
-    use crate::admission::{NamespaceView, ZoneLimits};
+    use crate::admission::{Admitted, Handling, NamespaceView, ZoneLimits};
+    use crate::drive::DriveLink;
+    use crate::reactor::command::Terms;
+    use crate::reactor::fair::Link;
 
     fn engine() -> Engine {
         let domain = DmaDomain::new();
@@ -135,6 +144,10 @@ mod tests {
     /// An export of these namespaces of drive 1. The software queue of each has its number, that of commands that reach
     /// several number 0.
     fn show(engine: &mut Engine, nsids: &[u32]) {
+        show_to(engine, nsids, &mut Vec::new());
+    }
+
+    fn show_to(engine: &mut Engine, nsids: &[u32], given_up: &mut Vec<GivenUp>) {
         let namespace = |&nsid: &u32| NamespaceView {
             nsid,
             drive: 1,
@@ -148,7 +161,7 @@ mod tests {
             read_only: false,
             ids: Default::default(),
         };
-        engine.ensure_queues(&nsids.iter().map(namespace).collect::<Vec<_>>());
+        engine.ensure_queues(&nsids.iter().map(namespace).collect::<Vec<_>>(), given_up);
     }
 
     fn holds(engine: &Engine) -> Vec<Hold> {
@@ -197,6 +210,57 @@ mod tests {
         assert_eq!(hold(1, None, Hold::Release), Hold::Release);
         show(&mut engine, &[1, 2, 3]);
         assert_eq!(engine.queues[0].hold, Hold::Back, "that one is shown now");
+    }
+
+    /// A command that reaches several namespaces of drive 1, and waits for that drive.
+    fn begin(engine: &mut Engine) {
+        let admitted = Admitted {
+            course: Course::Drive,
+            drive: 1,
+            queue: 0,
+            nsid: 1,
+            direction: TransferDirection::None,
+            length: 0,
+            handling: Handling::Across,
+        };
+        let command = Command {
+            entry: SubmissionQueueEntry::new(nvm::COPY),
+            connection: None,
+            slot: 0,
+            tenant: engine.tenants.enter("host"),
+            link: Link::default(),
+            sequence: 0,
+            admitted,
+            data: CommandData::None,
+            terms: Terms::Usual,
+            counted: false,
+            stage: Stage::Receiving,
+        };
+        let index = engine.commands.insert(command);
+        engine.add_depth(1);
+        engine.dispatch(index).unwrap();
+    }
+
+    #[test]
+    fn what_waits_for_its_drive_is_held_when_a_namespace_is_shown_that_is_altered() {
+        const BUSY: Hold = Hold::Refuse(Status::FORMAT_IN_PROGRESS);
+        let mut engine = engine();
+        engine.link(1, DriveLink::loose(), 0);
+        show(&mut engine, &[1]);
+        begin(&mut engine);
+        let backlog = |engine: &mut Engine| engine.drive(1).unwrap().backlog.clone();
+        engine.hold(1, Some(2), Hold::Back, &mut Vec::new());
+        assert_eq!(backlog(&mut engine), [0], "it does not reach that one");
+        show(&mut engine, &[1, 2]);
+        assert!(backlog(&mut engine).is_empty(), "those that join it may");
+        engine.hold(1, Some(2), Hold::Release, &mut Vec::new());
+        show(&mut engine, &[1, 2]);
+        assert_eq!(backlog(&mut engine), [0], "once");
+        engine.hold(1, Some(3), BUSY, &mut Vec::new());
+        let mut given_up = Vec::new();
+        show_to(&mut engine, &[1, 2, 3], &mut given_up);
+        assert!(matches!(given_up[..], [GivenUp { status: Status::FORMAT_IN_PROGRESS, .. }]));
+        assert!(backlog(&mut engine).is_empty());
     }
 
     #[test]

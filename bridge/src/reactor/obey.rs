@@ -59,7 +59,8 @@ impl Reactor {
                 self.drains.push(Drain { scope, before, done });
             }
             Message::Publish { export, view, done } => {
-                self.engine.ensure_queues(&view.namespaces);
+                self.engine.ensure_queues(&view.namespaces, &mut self.given_up);
+                self.answer_given_up();
                 while self.exports.len() <= export {
                     self.exports.push(Arc::default());
                 }
