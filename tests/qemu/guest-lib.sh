@@ -247,9 +247,13 @@ fio_verify_only() {
 run_fio() {
     local device=$1 name=$2 status=0
     shift 2
-    fio --name="$name" --filename="$device" --direct=1 --ioengine=io_uring --iodepth=32 --group_reporting \
-        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --randrepeat=1 \
-        --output="/tmp/fio-$name" "$@" >"/tmp/fio-$name-messages" 2>&1 || status=$?
+    # Linux sends in the name of who submits: on a connection that has just broken that is a SIGPIPE, which would end fio.
+    (
+        trap '' PIPE
+        exec fio --name="$name" --filename="$device" --direct=1 --ioengine=io_uring --iodepth=32 --group_reporting \
+            --verify=crc32c --verify_fatal=1 --verify_state_save=0 --randrepeat=1 \
+            --output="/tmp/fio-$name" "$@"
+    ) >"/tmp/fio-$name-messages" 2>&1 || status=$?
     cat "/tmp/fio-$name-messages"
     if [ "$status" -ne 0 ] || ! grep -q 'err= 0' "/tmp/fio-$name" || grep -q 'err= *[1-9]' "/tmp/fio-$name"; then
         cat "/tmp/fio-$name"
