@@ -25,7 +25,7 @@ use gangway_bridge::{
 };
 use gangway_driver::controller::Options as ControllerOptions;
 use gangway_driver::dma::DmaDomain;
-use gangway_driver::emulated::{EmulatedConfig, EmulatedFunction, EmulatedProbe};
+use gangway_driver::emulated::{EmulatedConfig, EmulatedFunction, EmulatedProbe, FaultRule};
 use gangway_fabric::congestion::CongestionControl;
 use gangway_fabric::host::client::{AdminQueue, HostIdentity, IoQueue, Options, Transfer};
 use gangway_spec::SubmissionQueueEntry;
@@ -405,6 +405,19 @@ pub fn copy_across(nsid: u32, slba: u64, sources: &[(u32, u64, u16)]) -> (Submis
     };
     let list: Vec<_> = sources.iter().map(range).collect();
     (entry, Transfer::Write(list.as_bytes().into()))
+}
+
+/// How many commands drives see of those that `matching` names, as a fault would, while `attempt` goes on.
+///
+/// # Panics
+/// When `matching` names nothing.
+pub fn seen<T>(probes: &[EmulatedProbe], matching: &str, attempt: impl FnOnce() -> T) -> (T, u64) {
+    // A fault that never happens counts what could have met it.
+    let rule: FaultRule = format!("drop:{matching}:nth=1000000000").parse().expect("a rule");
+    let counts: Vec<_> = probes.iter().map(|probe| probe.add_fault(rule.clone())).collect();
+    let result = attempt();
+    let ended = probes.iter().zip(counts);
+    (result, ended.map(|(probe, id)| probe.remove_fault(id).expect("it is there still").matched).sum())
 }
 
 /// Runs a workload that needs all memory of the target at once, and verifies it: commands of 1 MiB on a queue as full

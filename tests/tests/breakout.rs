@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // Tests end where something fails.
 
 use gangway_bridge::{HostPolicies, Mapping, Policy, Selection};
-use gangway_driver::emulated::FaultRule;
 use gangway_fabric::host::client::{AdminQueue, IoQueue, Transfer};
 use gangway_spec::SglDescriptor;
 use gangway_spec::command::SubmissionQueueEntry;
@@ -46,14 +45,10 @@ impl Attack {
         Self { target, admin, queue }
     }
 
-    /// How many commands the drives see of those that `matching` names, as a fault would, while `attempt` goes on.
+    /// How many commands the drives see of those that `matching` names while `attempt` goes on.
     fn seen<T>(&mut self, matching: &str, attempt: impl FnOnce(&mut Self) -> T) -> (T, u64) {
-        // A fault that never happens counts what could have met it.
-        let rule: FaultRule = format!("drop:{matching}:nth=1000000000").parse().unwrap();
-        let counts: Vec<_> = self.target.probes.iter().map(|probe| probe.add_fault(rule.clone())).collect();
-        let result = attempt(self);
-        let ended = self.target.probes.iter().zip(counts);
-        (result, ended.map(|(probe, id)| probe.remove_fault(id).unwrap().matched).sum())
+        let probes = self.target.probes.clone();
+        gangway_tests::seen(&probes, matching, || attempt(self))
     }
 
     /// An I/O command that must not reach a drive.

@@ -51,10 +51,10 @@ pub(super) fn check(
 /// Checks the list of a Copy to `namespace` from any namespaces of its drive, and names these as the drive does.
 ///
 /// # Errors
-/// Invalid Field when not both host and drives have enabled the format, Invalid Namespace or Format when the export does not
-/// show a source, Incompatible Namespace or Format when it is of another drive or has blocks of another size,
-/// Reservation Conflict when the host may not
-/// read it, LBA Out of Range when a range leaves it.
+/// Invalid Field when not both host and drives have enabled the format. Of a source: Invalid Namespace or Format when the
+/// export does not show it, Incompatible Namespace or Format when it is of another drive or has blocks of another size,
+/// Reservation Conflict when the host may not read it, LBA Out of Range when a range leaves it, and when all together leave
+/// the namespace that they are copied to.
 #[cold]
 pub(super) fn check_across(
     view: &ExportView,

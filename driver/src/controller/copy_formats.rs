@@ -10,8 +10,8 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{AdminData, Controller, ControllerError};
 
 impl Controller {
-    /// The formats in which Copy can list its source ranges, as bits of OCFS, of those that are known. Among them are those with source namespaces
-    /// (2h and 3h) only if the controller has enabled them.
+    /// The formats in which Copy can list its source ranges, as bits of OCFS, of those that are known. Those with source
+    /// namespaces (2h and 3h) are among them only if the controller has enabled them.
     pub fn copy_formats(&self) -> u16 {
         self.copy_formats
     }
