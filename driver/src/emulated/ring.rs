@@ -84,6 +84,19 @@ impl SubmissionQueue {
         Ok(transmute!(entry))
     }
 
+    /// The command that is `ahead` places behind the next one, if the drive knows of it already. It is not taken: the host
+    /// may change it until it is.
+    #[inline]
+    pub(super) fn look_ahead(&self, host: &DmaMemory, ahead: u32) -> Option<SubmissionQueueEntry> {
+        if ahead >= distance(self.head, self.tail, self.size) {
+            return None;
+        }
+        let index = self.head + ahead;
+        let index = if index >= self.size { index - self.size } else { index };
+        let entry = host.read_entry(self.base + u64::from(index) * SQ_ENTRY).ok()?;
+        Some(transmute!(entry))
+    }
+
     /// Head pointer as completions report it.
     pub(super) fn head(&self) -> u16 {
         self.head as u16
@@ -226,7 +239,11 @@ fn distance(from: u32, to: u32, size: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::dma::{Direction, DmaDomain};
+    use crate::emulated::memory::EmulatedIommu;
 
     #[test]
     fn a_tail_beyond_the_queue_or_past_its_head_is_invalid() {
@@ -236,6 +253,29 @@ mod tests {
         assert_eq!(queue.ring(1), Err(InvalidDoorbell), "3 more do not fit beside 2");
         assert_eq!(queue.ring(0), Err(InvalidDoorbell), "a full queue has an empty entry left");
         assert_eq!(queue.ring(3), Ok(()));
+    }
+
+    #[test]
+    fn what_is_looked_at_ahead_is_what_will_be_fetched_and_nothing_behind_the_tail() {
+        let iommu = Arc::new(EmulatedIommu::new(Arc::default()));
+        let gate = iommu.gate(());
+        let domain = DmaDomain::new();
+        domain.attach(iommu).unwrap();
+        let mut memory = domain.buffer(4 * SQ_ENTRY as usize, Direction::DeviceReads).unwrap();
+        for (index, entry) in memory.chunks_exact_mut(SQ_ENTRY as usize).enumerate() {
+            entry[0] = 0x10 + index as u8;
+        }
+        let inside = gate.enter();
+        let mut queue = SubmissionQueue::new(1, 1, memory.iova(), 4);
+        for (tail, waiting) in [(3, &[0x10, 0x11, 0x12][..]), (1, &[0x13, 0x10])] {
+            queue.ring(tail).unwrap();
+            let seen = (0..4).map_while(|ahead| queue.look_ahead(&inside.memory, ahead));
+            assert_eq!(seen.map(|entry| entry.opcode).collect::<Vec<_>>(), waiting);
+            for opcode in waiting {
+                assert_eq!(queue.fetch(&inside.memory).unwrap().opcode, *opcode);
+            }
+        }
+        assert!(queue.look_ahead(&inside.memory, 0).is_none());
     }
 
     #[test]

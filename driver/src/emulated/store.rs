@@ -9,6 +9,7 @@ use tracing::warn;
 use super::config::{Backing, EmulatedConfig};
 use super::error::EmulatedError;
 use super::memory::{DmaFault, DmaMemory, FileError, FileStore, SparseMemory};
+use super::namespace::ByteRange;
 
 /// Bytes that Compare and Verify look at together.
 const PIECE: usize = 16 << 10;
@@ -56,6 +57,12 @@ impl Store {
         !matches!(self, Self::Null)
     }
 
+    /// Whether it is worth telling it what is read or written soon.
+    #[inline]
+    pub(super) fn prefetches(&self) -> bool {
+        matches!(self, Self::Memory)
+    }
+
     /// Makes everything written so far durable.
     pub(super) fn flush(&self) -> Result<(), Status> {
         match self {
@@ -74,6 +81,14 @@ pub(super) enum Region {
 }
 
 impl Region {
+    /// Says that a range is to be read or written soon, where that makes it quicker.
+    #[inline]
+    pub(super) fn prefetch(&self, range: ByteRange) {
+        if let Self::Memory(memory) = self {
+            memory.prefetch(range.offset, range.len);
+        }
+    }
+
     /// From the drive to the host.
     #[inline(always)]
     pub(super) fn read(&self, offset: u64, host: &DmaMemory, iova: u64, len: usize) -> Result<(), Status> {

@@ -41,6 +41,19 @@ pub(super) struct Buffers {
     pub(super) metadata: Vec<u8>,
 }
 
+impl Work {
+    /// Has the blocks fetched of a command that is executed soon, if it is one that just moves them.
+    #[inline]
+    pub(super) fn expect(&self, entry: &SubmissionQueueEntry) {
+        if matches!(entry.opcode, opcode::nvm::READ | opcode::nvm::WRITE)
+            && let Ok(namespace) = self.namespaces.get(entry.nsid.get())
+            && let Ok(range) = namespace.range(nvm::slba(entry), nvm::nlb(entry).into())
+        {
+            namespace.region.prefetch(range);
+        }
+    }
+}
+
 impl Device {
     /// Executes a command: its status, and dwords 0 and 1 of its completion.
     #[inline]

@@ -17,6 +17,10 @@ use super::prp::PrpReader;
 use super::ring::{CompletionQueue, SubmissionQueue};
 pub(super) use execute::{Execution, Work};
 
+/// Commands that a drive in memory executes between having the blocks of a command fetched and executing it. With none
+/// many of the blocks come too late; with one, a copy of 4 KiB takes two thirds of the time.
+const BETWEEN: u32 = 1;
+
 /// The drive's side of an I/O submission queue, whether the queue exists at present or not.
 #[derive(Default)]
 pub(super) struct IoQueue {
@@ -107,8 +111,12 @@ impl Device {
     #[inline]
     fn run(&self, active: &mut Active, work: &mut Work, cq: &mut CompletionQueue, host: &DmaMemory) {
         let Active { sq, prps, .. } = active;
+        let prefetches = self.store.prefetches();
         while !sq.is_empty() && cq.has_room() {
             let Ok(entry) = sq.fetch(host) else { return self.unreadable(sq) };
+            if prefetches && let Some(later) = sq.look_ahead(host, BETWEEN) {
+                work.expect(&later);
+            }
             let done = self.execute(prps, work, host, &entry);
             if !self.post(host, sq, cq, &entry, done) {
                 return;

@@ -42,6 +42,15 @@ impl SparseMemory {
         NonNull::new(unsafe { self.memory.as_mut_ptr().add(offset as usize) })
     }
 
+    /// Says that a range is to be read or written soon. Of a long one the processor finds all but the beginning itself.
+    #[inline]
+    pub(in crate::emulated) fn prefetch(&self, offset: u64, len: u64) {
+        let len = len.min(PAGE as u64) as usize;
+        if let Some(data) = self.at(offset, len) {
+            copy::prefetch(data.as_ptr(), len);
+        }
+    }
+
     /// Copies data of the drive to host memory.
     ///
     /// # Errors
