@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gangway_spec::fabrics::{
     CNTLID_DYNAMIC, CNTLID_MAX, ConnectCommand, ConnectData, ConnectInvalidParameter as Parameter, HostId,
-    Nqn,
+    Nqn, NqnError,
 };
 use gangway_spec::{Status, SubmissionQueueEntry};
 use zerocopy::FromBytes;
@@ -33,7 +33,7 @@ pub struct ConnectRequest {
     pub cntlid: u16,
     /// The subsystem that the host wants.
     pub subsystem: Nqn,
-    /// The name of the host.
+    /// The name of the host; the one made of its identifier if it gives none.
     pub host: Nqn,
 }
 
@@ -77,14 +77,19 @@ impl ConnectRequest {
         }
         let invalid = |parameter, reason| move |_| ConnectError::invalid(parameter, reason);
         let subsystem = data.subnqn().map_err(invalid(Parameter::SUBNQN, "invalid subsystem NQN"))?;
-        let host = data.hostnqn().map_err(invalid(Parameter::HOSTNQN, "invalid host NQN"))?;
+        let host_id = data.hostid();
+        let host = match data.hostnqn() {
+            // SPDK's load generator leaves the name out; other targets let it in. Its own driver would make the same name.
+            Err(NqnError::Empty) if !host_id.is_zero() => host_id.nqn(),
+            named => named.map_err(invalid(Parameter::HOSTNQN, "invalid host NQN"))?,
+        };
 
         Ok(ConnectRequest {
             qid,
             queue_size,
             flow_control_disabled: command.disables_sq_flow_control(),
             kato: Duration::from_millis(command.kato.get().into()),
-            host_id: data.hostid(),
+            host_id,
             cntlid,
             subsystem,
             host,
@@ -305,8 +310,20 @@ mod tests {
         wrong.subnqn = [b'x'; 256];
         assert_eq!(refused(command(0, 31), wrong), (INVALID, 256 | IN_DATA));
         let mut wrong = data(0xffff);
-        wrong.hostnqn = [0; 256];
+        wrong.hostnqn = [b'x'; 256];
         assert_eq!(refused(command(0, 31), wrong), (INVALID, 512 | IN_DATA));
+    }
+
+    #[test]
+    fn a_host_without_a_name_has_that_of_its_identifier() {
+        let mut unnamed = data(0xffff);
+        unnamed.hostnqn = [0; 256];
+        let request = parse(command(0, 31), unnamed).unwrap();
+        assert_eq!(request.host, nqn("nqn.2014-08.org.nvmexpress:uuid:07070707-0707-0707-0707-070707070707"));
+
+        let mut nobody = data(0xffff);
+        (nobody.hostnqn, nobody.hostid) = ([0; 256], [0; 16]);
+        assert_eq!(refused(command(0, 31), nobody), (INVALID, 512 | IN_DATA));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) enum Wait {
 /// Silences up to which a reactor spins whatever it gains by that.
 const SHORT_SILENCE: Duration = Duration::from_micros(10);
 /// Silences of hosts are taken for no longer than this, so that a pause is soon forgotten.
-const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 /// Others who have the CPU for longer when they go first compute, and do not bring the next command.
 const LONG_TURN: Duration = Duration::from_micros(500);
 /// Of how much time they may have so much in such turns before a reactor leaves the CPU to them, and for how long.
@@ -47,7 +47,7 @@ const CROWDED: Duration = Duration::from_millis(250);
 /// Longest time that one silence is spun through where they are short. One that lasts longer is not like those before it.
 const LONGEST_SPIN: Duration = Duration::from_micros(60);
 /// The same where that makes silences shorter which are longer.
-const LONGEST_WORTH_A_TRY: Duration = Duration::from_micros(500);
+const LONGEST_WORTH_A_TRY: Duration = Duration::from_millis(1);
 /// The same while drives have commands.
 const LONGEST_DRIVE_SPIN: Duration = Duration::from_micros(150);
 /// Of how many silences of slow drives one is spun through, to learn whether they still are; of how many phases of hosts'
@@ -116,8 +116,8 @@ impl Pace {
         Self {
             poll,
             quiet_since: None,
-            pause: LONGEST_PAUSE,
-            sleep: LONGEST_PAUSE,
+            pause: LONGEST_WORTH_A_TRY,
+            sleep: LONGEST_WORTH_A_TRY,
             answer: Duration::ZERO,
             awaited: false,
             timed: false,

@@ -165,6 +165,12 @@ impl HostId {
     pub const fn is_zero(&self) -> bool {
         u128::from_ne_bytes(self.0) == 0
     }
+
+    /// The name of the host that has this identifier and no other name. NVMe Base 2.0, 4.5: a name made of a UUID.
+    #[must_use]
+    pub fn nqn(&self) -> Nqn {
+        Nqn(format!("nqn.2014-08.org.nvmexpress:uuid:{self}").into())
+    }
 }
 
 impl From<[u8; 16]> for HostId {
@@ -252,5 +258,8 @@ mod tests {
         }
         assert_eq!(HostId(bytes).to_string(), "00112233-4455-6677-8899-aabbccddeeff");
         assert!(HostId::default().is_zero() && !HostId(bytes).is_zero());
+        let name = HostId(bytes).nqn();
+        assert_eq!(name, "nqn.2014-08.org.nvmexpress:uuid:00112233-4455-6677-8899-aabbccddeeff");
+        assert_eq!(Nqn::new(name.as_str()), Ok(name));
     }
 }

@@ -50,7 +50,7 @@ fn spins(count: u32, asleep: u64, awake: u64) -> usize {
 
 #[test]
 fn it_spins_where_that_makes_silences_shorter_and_sleeps_now_and_then_to_see_whether_it_still_does() {
-    for (asleep, awake) in [(25, 12), (50, 30), (390, 230), (499, 370)] {
+    for (asleep, awake) in [(25, 12), (50, 30), (390, 230), (990, 740)] {
         let spins = spins(4 * TRY, asleep, awake);
         assert_eq!(spins, ((4 * PROBE - 1) * PHASE) as usize, "{asleep}, {awake}");
     }
@@ -59,7 +59,7 @@ fn it_spins_where_that_makes_silences_shorter_and_sleeps_now_and_then_to_see_whe
 #[test]
 fn it_learns_anew_what_spinning_gains_however_it_was() {
     let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5000));
-    (pace.sleep, pace.pause, pace.gains) = (micros(600), micros(200), true);
+    (pace.sleep, pace.pause, pace.gains) = (micros(1200), micros(200), true);
     let mut spins = 0;
     for number in 0..24 * TRY {
         pace.note(false, now);
@@ -79,8 +79,8 @@ fn short_silences_are_always_spun_through() {
 #[test]
 fn it_tries_one_time_of_16_where_it_gains_little_and_never_where_silences_are_long() {
     assert_eq!(spins(12 * TRY, 100, 90), 12 * PHASE as usize);
-    assert_eq!(spins(12 * TRY, 499, 499), 12 * PHASE as usize);
-    assert_eq!(spins(10 * TRY, 600, 10), 0);
+    assert_eq!(spins(12 * TRY, 999, 999), 12 * PHASE as usize);
+    assert_eq!(spins(10 * TRY, 1100, 10), 0);
 }
 
 #[test]
@@ -94,10 +94,10 @@ fn it_seldom_spins_where_silences_are_at_the_limit_or_of_any_length() {
         Duration::from_secs_f64(f64::from(around) * 1e-6 * -(1.0 - part).ln())
     };
     let lengths: [&dyn Fn(u32) -> Duration; 4] = [
-        &|number| micros(if number.is_multiple_of(2) { 480 } else { 520 }),
+        &|number| micros(if number.is_multiple_of(2) { 960 } else { 1040 }),
         &|number| scattered(50, number),
         &|number| scattered(200, number),
-        &|number| scattered(700, number),
+        &|number| scattered(1400, number),
     ];
     for (case, length) in lengths.into_iter().enumerate() {
         let (mut pace, mut now) = after_silences(Poll::Adaptive, micros(5000));
