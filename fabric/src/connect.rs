@@ -79,7 +79,8 @@ impl ConnectRequest {
         let subsystem = data.subnqn().map_err(invalid(Parameter::SUBNQN, "invalid subsystem NQN"))?;
         let host_id = data.hostid();
         let host = match data.hostnqn() {
-            // SPDK's load generator leaves the name out; other targets let it in. Its own driver would make the same name.
+            // SPDK 26.05's load generator leaves the name out, which nvmet and SPDK's target let pass. The name is the one
+            // that SPDK's driver has by default, and no right comes with it: whoever leaves it out could write it as well.
             Err(NqnError::Empty) if !host_id.is_zero() => host_id.nqn(),
             named => named.map_err(invalid(Parameter::HOSTNQN, "invalid host NQN"))?,
         };
@@ -316,13 +317,23 @@ mod tests {
 
     #[test]
     fn a_host_without_a_name_has_that_of_its_identifier() {
-        let mut unnamed = data(0xffff);
-        unnamed.hostnqn = [0; 256];
-        let request = parse(command(0, 31), unnamed).unwrap();
+        let named = |cntlid, name| {
+            let mut data = data(cntlid);
+            data.hostnqn = name;
+            data
+        };
+        let request = parse(command(0, 31), named(0xffff, [0; 256])).unwrap();
         assert_eq!(request.host, nqn("nqn.2014-08.org.nvmexpress:uuid:07070707-0707-0707-0707-070707070707"));
 
-        let mut nobody = data(0xffff);
-        (nobody.hostnqn, nobody.hostid) = ([0; 256], [0; 16]);
+        let queue = parse(command(1, 31), named(1, [0; 256])).unwrap();
+        assert!(queue.check_association(&request).is_ok());
+        let written_out = named(1, request.host.to_field());
+        assert!(parse(command(1, 31), written_out).unwrap().check_association(&request).is_ok());
+        let other = parse(command(0, 31), data(0xffff)).unwrap();
+        assert_eq!(queue.check_association(&other).unwrap_err().result(), 512 | IN_DATA);
+
+        let mut nobody = named(0xffff, [0; 256]);
+        nobody.hostid = [0; 16];
         assert_eq!(refused(command(0, 31), nobody), (INVALID, 512 | IN_DATA));
     }
 

@@ -116,6 +116,7 @@ impl Pace {
         Self {
             poll,
             quiet_since: None,
+            // The first silence that is shorter is hope enough for a try.
             pause: LONGEST_WORTH_A_TRY,
             sleep: LONGEST_WORTH_A_TRY,
             answer: Duration::ZERO,

@@ -84,8 +84,8 @@ impl SubmissionQueue {
         Ok(transmute!(entry))
     }
 
-    /// The command that is `ahead` places behind the next one, if the drive knows of it already. It is not taken: the host
-    /// may change it until it is.
+    /// The command that is `ahead` places behind the next one, if the drive knows of it already and may read it. It is not
+    /// taken: the host may change it until it is.
     #[inline]
     pub(super) fn look_ahead(&self, host: &DmaMemory, ahead: u32) -> Option<SubmissionQueueEntry> {
         if ahead >= distance(self.head, self.tail, self.size) {
@@ -93,7 +93,7 @@ impl SubmissionQueue {
         }
         let index = self.head + ahead;
         let index = if index >= self.size { index - self.size } else { index };
-        let entry = host.read_entry(self.base + u64::from(index) * SQ_ENTRY).ok()?;
+        let entry = host.peek_entry(self.base + u64::from(index) * SQ_ENTRY)?;
         Some(transmute!(entry))
     }
 
@@ -240,6 +240,7 @@ fn distance(from: u32, to: u32, size: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
     use crate::dma::{Direction, DmaDomain};
@@ -257,7 +258,8 @@ mod tests {
 
     #[test]
     fn what_is_looked_at_ahead_is_what_will_be_fetched_and_nothing_behind_the_tail() {
-        let iommu = Arc::new(EmulatedIommu::new(Arc::default()));
+        let violations = Arc::new(AtomicU64::new(0));
+        let iommu = Arc::new(EmulatedIommu::new(Arc::clone(&violations)));
         let gate = iommu.gate(());
         let domain = DmaDomain::new();
         domain.attach(iommu).unwrap();
@@ -276,6 +278,16 @@ mod tests {
             }
         }
         assert!(queue.look_ahead(&inside.memory, 0).is_none());
+
+        // A queue that goes on behind the page that may be read.
+        let mut queue = SubmissionQueue::new(1, 1, memory.iova() + 4096 - SQ_ENTRY, 4);
+        queue.ring(3).unwrap();
+        assert!(queue.look_ahead(&inside.memory, 0).is_some());
+        assert!(queue.look_ahead(&inside.memory, 1).is_none());
+        queue.fetch(&inside.memory).unwrap();
+        assert_eq!(violations.load(Ordering::Relaxed), 0);
+        assert!(queue.fetch(&inside.memory).is_err());
+        assert_eq!(violations.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -57,10 +57,10 @@ impl Store {
         !matches!(self, Self::Null)
     }
 
-    /// Whether it is worth telling it what is read or written soon.
+    /// Whether it is worth telling it what is read or written soon: it is where the processor can be told.
     #[inline]
     pub(super) fn prefetches(&self) -> bool {
-        matches!(self, Self::Memory)
+        cfg!(target_arch = "x86_64") && matches!(self, Self::Memory)
     }
 
     /// Makes everything written so far durable.

@@ -166,7 +166,7 @@ impl HostId {
         u128::from_ne_bytes(self.0) == 0
     }
 
-    /// The name of the host that has this identifier and no other name. NVMe Base 2.0, 4.5: a name made of a UUID.
+    /// The name that is made of this identifier as a UUID. NVMe Base 2.0, 4.5.
     #[must_use]
     pub fn nqn(&self) -> Nqn {
         Nqn(format!("nqn.2014-08.org.nvmexpress:uuid:{self}").into())

@@ -44,7 +44,7 @@ pub(super) struct Buffers {
 impl Work {
     /// Has the blocks fetched of a command that is executed soon, if it is one that just moves them.
     #[inline]
-    pub(super) fn expect(&self, entry: &SubmissionQueueEntry) {
+    pub(super) fn prefetch(&self, entry: &SubmissionQueueEntry) {
         if matches!(entry.opcode, opcode::nvm::READ | opcode::nvm::WRITE)
             && let Ok(namespace) = self.namespaces.get(entry.nsid.get())
             && let Ok(range) = namespace.range(nvm::slba(entry), nvm::nlb(entry).into())

@@ -17,8 +17,8 @@ use super::prp::PrpReader;
 use super::ring::{CompletionQueue, SubmissionQueue};
 pub(super) use execute::{Execution, Work};
 
-/// Commands that a drive in memory executes between having the blocks of a command fetched and executing it. With none
-/// many of the blocks come too late; with one, a copy of 4 KiB takes two thirds of the time.
+/// Commands between the one that a drive in memory is about to execute and the one whose blocks it has fetched meanwhile.
+/// With none many of the blocks come too late; with one, a copy of 4 KiB takes two thirds of the time.
 const BETWEEN: u32 = 1;
 
 /// The drive's side of an I/O submission queue, whether the queue exists at present or not.
@@ -115,7 +115,7 @@ impl Device {
         while !sq.is_empty() && cq.has_room() {
             let Ok(entry) = sq.fetch(host) else { return self.unreadable(sq) };
             if prefetches && let Some(later) = sq.look_ahead(host, BETWEEN) {
-                work.expect(&later);
+                work.prefetch(&later);
             }
             let done = self.execute(prps, work, host, &entry);
             if !self.post(host, sq, cq, &entry, done) {

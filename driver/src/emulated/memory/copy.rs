@@ -5,6 +5,7 @@
 //! references nor plain loads and stores may be used. On x86-64 string instructions do it: what stands in an `asm!`
 //! block is no access of the abstract machine, as with a real device's DMA. Elsewhere volatile accesses do, word by word.
 
+/// Bytes that a processor fetches together.
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE: usize = 64;
 

@@ -185,12 +185,14 @@ impl DmaMemory {
     /// They may not be accessed for `purpose`, or are not in one piece, or not aligned.
     #[inline]
     fn whole<T>(&self, iova: u64, len: usize, purpose: Purpose) -> Result<NonNull<T>, DmaFault> {
-        match self.find(iova, purpose) {
-            Some((memory, there)) if there >= len as u64 && memory.cast::<T>().is_aligned() => {
-                Ok(memory.cast())
-            }
-            _ => Err(self.violation(iova, len, purpose.access())),
-        }
+        self.find_whole(iova, len, purpose).ok_or_else(|| self.violation(iova, len, purpose.access()))
+    }
+
+    /// The same without a word about what may not be accessed.
+    #[inline]
+    fn find_whole<T>(&self, iova: u64, len: usize, purpose: Purpose) -> Option<NonNull<T>> {
+        let (memory, there) = self.find(iova, purpose)?;
+        (there >= len as u64 && memory.cast::<T>().is_aligned()).then(|| memory.cast())
     }
 
     /// Whether all of `len` bytes at `iova` may be accessed so.
@@ -280,6 +282,14 @@ impl DmaMemory {
         let words = self.whole::<u64>(iova, 64, Purpose::Submission)?;
         // SAFETY: `whole` vouches for 64 aligned bytes. The host may change them meanwhile.
         Ok(std::array::from_fn(|at| unsafe { words.add(at).read_volatile() }))
+    }
+
+    /// Reads a submission queue entry if it may be read. If not that is no violation: nobody has asked for it yet.
+    #[inline]
+    pub(super) fn peek_entry(&self, iova: u64) -> Option<[u64; 8]> {
+        let words = self.find_whole::<u64>(iova, 64, Purpose::Submission)?;
+        // SAFETY: `find_whole` vouches for 64 aligned bytes. The host may change them meanwhile.
+        Some(std::array::from_fn(|at| unsafe { words.add(at).read_volatile() }))
     }
 
     /// Writes a completion queue entry: its last dword, which holds the phase, after the others.

@@ -309,3 +309,45 @@ fn a_file_is_one_drive_only_and_has_one_size() {
     let nowhere = format!("file={}/a/b", path.display());
     assert!(open(&nowhere).unwrap_err().to_string().contains("could not open"));
 }
+
+#[test]
+fn whatever_stands_behind_commands_of_one_doorbell_they_move_their_data_and_it_gets_its_own_status() {
+    let mut host = Host::new("size=1MiB,block=512,mdts=1");
+    let mut queue = host.create_queue(1);
+    let mut data = host.buffer(PAGE, Direction::Bidirectional);
+    let blocks = 1 << 11;
+    let read = |slba, count| io_command(opcode::nvm::READ, slba, count);
+    let of = |nsid: u32, entry| SubmissionQueueEntry { nsid: nsid.into(), ..entry };
+    let behind = [
+        (read(blocks - 8, 8), Status::SUCCESS),
+        (read(blocks - 7, 8), Status::LBA_OUT_OF_RANGE),
+        (read(u64::MAX, 1), Status::LBA_OUT_OF_RANGE),
+        (read(0, 0x1_0000), Status::LBA_OUT_OF_RANGE),
+        (read(0, 17), Status::INVALID_FIELD),
+        (of(0, read(0, 1)), Status::INVALID_NAMESPACE_OR_FORMAT),
+        (of(u32::MAX, read(0, 1)), Status::INVALID_NAMESPACE_OR_FORMAT),
+        (io_command(opcode::nvm::FLUSH, 0, 1), Status::SUCCESS),
+        (SubmissionQueueEntry::new(0x7f), Status::INVALID_OPCODE),
+    ];
+    for (number, (mut last, status)) in behind.into_iter().enumerate() {
+        let written = pattern(number as u64, PAGE);
+        data.copy_from_slice(&written);
+        let mut write = io_command(opcode::nvm::WRITE, 8, 8);
+        let mut back = read(8, 8);
+        for entry in [&mut write, &mut back, &mut last] {
+            entry.set_prp(data.iova(), 0);
+        }
+        // One behind the other, so that data moves before the last command, which may move some itself.
+        queue.put(&write);
+        queue.put(&back);
+        queue.put(&last);
+        queue.ring();
+        for expected in [Status::SUCCESS, Status::SUCCESS, status] {
+            let seen = queue.poll().unwrap().status();
+            assert!(seen.is(expected), "{number}: {seen}");
+        }
+        queue.run(&back);
+        assert!(data[..] == written[..], "{number}");
+    }
+    assert_eq!(host.probe.violations(), 0);
+}
