@@ -279,9 +279,7 @@ impl DmaMemory {
     /// It may not be read. Queues begin at pages, so that no entry lies in two mappings.
     #[inline]
     pub(super) fn read_entry(&self, iova: u64) -> Result<[u64; 8], DmaFault> {
-        let words = self.whole::<u64>(iova, 64, Purpose::Submission)?;
-        // SAFETY: `whole` vouches for 64 aligned bytes. The host may change them meanwhile.
-        Ok(std::array::from_fn(|at| unsafe { words.add(at).read_volatile() }))
+        self.peek_entry(iova).ok_or_else(|| self.violation(iova, 64, Access::Read))
     }
 
     /// Reads a submission queue entry if it may be read. If not that is no violation: nobody has asked for it yet.
