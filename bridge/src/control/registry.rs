@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gangway_fabric::connect::{ConnectError, ConnectRequest};
 use gangway_spec::fabrics::Nqn;
 
-use crate::association::Association;
+use crate::association::{Association, ONE_IDENTIFIER_ONE_NAME};
 
 /// Identifiers from FFF0h on are reserved (NVMe Base 2.0, 3.1.2).
 const LAST_CNTLID: u16 = 0xffef;
@@ -74,7 +74,7 @@ impl Registry {
         if export.is_some()
             && let Some(other) = state.other_name(&connect)
         {
-            tracing::warn!(host = %connect.host, %other, "two hosts have the same host identifier: give one of them another (/etc/nvme/hostid)");
+            tracing::warn!(host = %connect.host, %other, "the host identifier is that of a connected host of another name: {ONE_IDENTIFIER_ONE_NAME}");
             return Err(ConnectError::host_identifier_taken());
         }
         // Upwards and around, so that an identifier is not handed out again at once.

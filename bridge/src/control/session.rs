@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::link::{Arrived, Link, LinkEnd};
 use super::{Shared, admin};
-use crate::association::{Association, QueueClaim};
+use crate::association::{Association, ONE_IDENTIFIER_ONE_NAME, QueueClaim};
 use crate::reactor::{Adoption, Message, ReactorHandle};
 use crate::remote::{DiscoveryService, RemoteController, limits};
 
@@ -150,7 +150,7 @@ fn admit_host(
     }
     let (host, drives) = (u128::from_be_bytes(request.host_id.0), export.drives());
     if let Some(other) = shared.reservations.other_name(&drives, host, &request.host) {
-        tracing::warn!(host = %request.host, %other, "the host identifier is that of a host that is registered for reservations under another name");
+        tracing::warn!(host = %request.host, %other, "the host identifier is that of a host that is registered for reservations under another name: {ONE_IDENTIFIER_ONE_NAME}");
         return Err(ConnectError::host_identifier_taken());
     }
     check_room(shared)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use gangway_spec::command::NSID_BROADCAST;
 
+use crate::association::ONE_IDENTIFIER_ONE_NAME;
+
 /// A namespace of a drive, as an export is to show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
@@ -181,8 +183,8 @@ pub enum ChangeError {
     },
     /// A host would have the reservations of another.
     #[error(
-        "{host}, which is connected to {nqn}, has the host identifier that {other} is registered with for reservations: give \
-         one of them another (/etc/nvme/hostid)"
+        "{host}, which is connected to {nqn}, has the host identifier that {other} is registered with for reservations: \
+         {ONE_IDENTIFIER_ONE_NAME}"
     )]
     SameHostIdentifier {
         /// The export.
@@ -273,5 +275,13 @@ mod tests {
             Selection::Namespaces(vec![mapping(5, 3), mapping(1, 0), mapping(2, 3), mapping(7, 1)]);
         assert_eq!(selection.drives(), [3, 0, 1]);
         assert_eq!(Selection::Drive(2).drives(), [2]);
+    }
+    #[test]
+    fn who_gives_two_names_under_one_identifier_is_told_of_both_files() {
+        let [nqn, host, other] = ["nqn", "one", "two"].map(String::from);
+        let message = ChangeError::SameHostIdentifier { nqn, host, other }.to_string();
+        for file in ["/etc/nvme/hostid", "/etc/nvme/hostnqn"] {
+            assert!(message.contains(file), "{message}");
+        }
     }
 }
