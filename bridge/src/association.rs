@@ -14,8 +14,8 @@ use crate::reservation::NotificationLog;
 use crate::status::Tally;
 
 /// What to do when two names come with the same host identifier.
-pub(crate) const ONE_IDENTIFIER_ONE_NAME: &str = "give two hosts two identifiers (/etc/nvme/hostid), and one host the same name \
-    everywhere (/etc/nvme/hostnqn; one that gives no name is known by its identifier)";
+pub(crate) const ONE_IDENTIFIER_ONE_NAME: &str = "give two hosts two identifiers (/etc/nvme/hostid), \
+    and one host the same name everywhere (/etc/nvme/hostnqn); one that gives no name has the one that is made of its identifier";
 
 /// One host's association with one controller of ours (NVMe Base 2.0, 3.3.2; NVMe over Fabrics 1.1, 1.5.2).
 #[derive(Debug)]

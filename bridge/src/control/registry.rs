@@ -74,7 +74,7 @@ impl Registry {
         if export.is_some()
             && let Some(other) = state.other_name(&connect)
         {
-            tracing::warn!(host = %connect.host, %other, "the host identifier is that of a connected host of another name: {ONE_IDENTIFIER_ONE_NAME}");
+            tracing::warn!(host = %connect.host, %other, "the host identifier is that of a connected host with another name: {ONE_IDENTIFIER_ONE_NAME}");
             return Err(ConnectError::host_identifier_taken());
         }
         // Upwards and around, so that an identifier is not handed out again at once.

@@ -276,6 +276,7 @@ mod tests {
         assert_eq!(selection.drives(), [3, 0, 1]);
         assert_eq!(Selection::Drive(2).drives(), [2]);
     }
+
     #[test]
     fn who_gives_two_names_under_one_identifier_is_told_of_both_files() {
         let [nqn, host, other] = ["nqn", "one", "two"].map(String::from);
